@@ -2,7 +2,7 @@
 //!
 //! Networks that are never steered are absent (`networks`).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
@@ -49,6 +49,15 @@ pub fn is_link_local(address: IpAddr) -> bool {
 /// packet that is steered takes one.
 pub fn stays_on_link(destination: IpNet) -> bool {
     matches!(SpecialAddress::of(destination.addr()), Some(SpecialAddress::LinkLocal | SpecialAddress::Multicast))
+}
+
+/// The IPv4 address that is written as an IPv6 one: `::ffff:10.0.0.1`. No packet on a wire has one, and the API server
+/// takes none.
+pub fn mapped_ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(v6) => v6.to_ipv4_mapped(),
+    }
 }
 
 /// Whether no host can have this address: 0.0.0.0/8, class E and the limited broadcast (`ipv4_is_zeronet`,

@@ -5,7 +5,7 @@
 //! are displayed without any effect: no mention, no reference, no link, no HTML, no end of a code fence or of a
 //! table.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use super::text::shortened;
 
@@ -194,6 +194,23 @@ pub fn fenced(language: &str, text: &str) -> String {
     }
     let fence = "`".repeat(3.max(longest + 1));
     format!("{fence}{language}\n{lines}{fence}\n")
+}
+
+/// JSON that is read as YAML: readers of YAML refuse control characters that JSON may have in strings, and take some for
+/// ends of lines.
+pub fn json_as_yaml(json: &str) -> String {
+    let special = |letter: &char| {
+        matches!(letter, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+    };
+    let mut text = String::with_capacity(json.len());
+    for letter in json.chars() {
+        if special(&letter) {
+            let _ = write!(text, "\\u{:04x}", u32::from(letter));
+        } else {
+            text.push(letter);
+        }
+    }
+    text
 }
 
 #[cfg(test)]

@@ -73,6 +73,8 @@ pub(crate) enum Fault {
     Status(u16),
     /// It is refused with 429 and this many seconds in `Retry-After`.
     TooManyRequests(u64),
+    /// An admission webhook refuses it with these words.
+    Denied(&'static str),
     /// It waits, then is answered.
     Delay(Duration),
     /// It waits until the fault is cleared, then is answered.

@@ -65,7 +65,11 @@ impl Asked {
             agent: "test".to_owned(),
             authorization: None,
             partial: false,
-            body: if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) },
+            body: if body.is_null() {
+                Bytes::new()
+            } else {
+                Bytes::from(egret::core::escape::json_as_yaml(&body.to_string()))
+            },
         }
     }
 
@@ -121,6 +125,9 @@ pub(crate) enum Reply {
     Events(Box<Watch>),
 }
 
+/// The largest body that is read.
+const MAX_BODY: usize = 3 << 20;
+
 /// Answers one request.
 pub(crate) async fn answer(
     State(shared): State<Arc<Shared>>,
@@ -130,10 +137,13 @@ pub(crate) async fn answer(
     let (parts, body) = request.into_parts();
     // A body that ends early belongs to a connection that is gone: nobody reads the answer.
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+    let too_large = (body.len() > MAX_BODY).then(|| status::body_too_large(MAX_BODY));
     let asked = Asked::new(&parts, body);
     let fault = meet(&shared, &asked);
     let refused = match &fault {
+        _ if too_large.is_some() => too_large,
         Some((_, Fault::Status(code))) => Some(status::any(*code)),
+        Some((_, Fault::Denied(why))) => Some(status::denied(why)),
         Some((_, Fault::TooManyRequests(seconds))) => Some(status::too_many(*seconds)),
         Some((_, Fault::Drop)) => {
             note(&mut shared.world(), &asked, 0, false);

@@ -181,6 +181,11 @@ pub(crate) fn unavailable() -> Refusal {
     status(503, "ServiceUnavailable", message, Some(json!({})))
 }
 
+/// A body that the server does not read.
+pub(crate) fn body_too_large(most: usize) -> Refusal {
+    status(413, "RequestEntityTooLarge", &format!("Request entity too large: limit is {most}"), None)
+}
+
 /// 504 of a list that asks for what has not happened yet.
 pub(crate) fn too_large(wanted: u64, current: u64) -> Refusal {
     let details = json!({
@@ -189,6 +194,12 @@ pub(crate) fn too_large(wanted: u64, current: u64) -> Refusal {
     });
     let message = format!("Timeout: Too large resource version: {wanted}, current: {current}");
     status(504, "Timeout", &message, Some(details))
+}
+
+/// 403 of a validating webhook.
+pub(crate) fn denied(why: &str) -> Refusal {
+    let message = format!("admission webhook \"policies.example.com\" denied the request: {why}");
+    status(403, "Forbidden", &message, None)
 }
 
 /// Any other code.

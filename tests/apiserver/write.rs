@@ -113,6 +113,11 @@ pub(crate) fn change(world: &mut World, call: &Call<'_>, kind: &str, body: &[u8]
     let custom = call.target.resource.schema.is_some();
     match kind {
         "application/apply-patch+yaml" => {
+            // JSON is read as YAML too, which is narrower.
+            let control = |c: char| matches!(c, '\u{7f}'..='\u{84}' | '\u{86}'..='\u{9f}' | '\u{fffe}' | '\u{ffff}');
+            if String::from_utf8_lossy(body).contains(control) {
+                return Err(status::bad_request("error decoding YAML: yaml: control characters are not allowed"));
+            }
             let applied = serde_json::from_slice(body).or_else(|_| {
                 let text = String::from_utf8_lossy(body);
                 serde_yaml::from_str(&text)
@@ -349,6 +354,7 @@ fn finish_create(world: &mut World, call: &Call<'_>, mut new: Value, managers: &
         return Err(status::already_exists(resource.named(&name)));
     }
     managers::put(&mut new, managers);
+    storable(&new)?;
     if call.dry() {
         return Ok((201, new));
     }
@@ -387,6 +393,7 @@ fn finish_update(world: &mut World, call: &Call<'_>, live: &Arc<Value>, mut new:
         return Ok((200, new));
     }
     let key = World::key(call.target);
+    storable(&new)?;
     if is_over(&new) {
         world.store.remove(&key);
         return Ok((200, new));
@@ -394,6 +401,17 @@ fn finish_update(world: &mut World, call: &Call<'_>, live: &Arc<Value>, mut new:
     let object = world.store.put(&key, new);
     after(world, call, &key);
     Ok((200, Value::clone(&object)))
+}
+
+/// The largest request that etcd takes, and the overhead of one with an object.
+const MAX_REQUEST: usize = 1_572_864 - 1024;
+
+fn storable(object: &Value) -> Outcome<()> {
+    if object.to_string().len() > MAX_REQUEST {
+        Err(status::internal("etcdserver: request is too large"))
+    } else {
+        Ok(())
+    }
 }
 
 /// What the generation counts the changes of.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use egret::cluster::live::resources::{ConfigSpec, ConfigStatus, NodeStatus, PolicyStatus};
+use egret::core::policy::limits::{MAX_SPEC, max_config};
 use egret::core::policy::{document, schema};
 use egret::core::status::{ConditionType, Reason};
 use egret::serve::FAMILIES;
@@ -38,6 +39,87 @@ const ONE_SIDED: [(&str, &str); 18] = [
     ("config.metadata", "of the document"),
     ("config.clusters", "published are the values of one cluster"),
 ];
+
+/// Rules of the definitions that are no sizes, each with what keeps it. Sizes are read from the definitions (`core::policy::limits`).
+const KEPT: [(&str, &str); 40] = [
+    ("config required rule", "the controller writes all of them, with the fencing token"),
+    ("count format minimum", "a count of policies"),
+    ("destinationCIDRs minItems", "no-destination"),
+    ("destinationCIDRs.* rule", "bad-cidr"),
+    ("digest pattern", "published::digest_of"),
+    ("egressGateways minItems", "missing-field"),
+    ("egressGateways.* required rule", "missing-field, interface-and-address"),
+    ("egressIP rule", "bad-address"),
+    ("excludedCIDRs.* rule", "bad-cidr"),
+    ("exclusions.* rule", "bad-cidr"),
+    ("existingConnections enum", "unknown-value"),
+    ("fence format minimum", "the fencing token"),
+    ("firstTable format maximum minimum", "out-of-range"),
+    ("gateways required", "published whole or not"),
+    ("interface pattern", "bad-interface"),
+    ("kind enum", "published::kind_name"),
+    ("labelled.* required", "no-labels"),
+    ("line format minimum", "lines count from 1"),
+    ("markMask format maximum minimum", "out-of-range"),
+    ("matchExpressions.* required", "missing-field"),
+    ("matchExpressions.* required rule", "no-values, needless-values"),
+    ("mtu format maximum minimum", "out-of-range"),
+    ("nextHops.* rule", "bad-address"),
+    ("onNoGateway enum", "unknown-value"),
+    ("open.* required", "missing-field"),
+    ("operator enum", "unknown-value"),
+    ("podCIDRs.* rule", "bad-cidr"),
+    ("podNetworks.* rule", "the controller leaves mapped networks out"),
+    ("policies required", "the controller writes all of them"),
+    ("policy required rule", "missing-field; the fencing token"),
+    ("port format maximum minimum", "out-of-range"),
+    ("priority format", "out-of-range"),
+    ("require enum", "unknown-value"),
+    ("revision pattern", "a commit of Git"),
+    ("selectors minItems", "no-selector"),
+    ("selectors.* rule", "no-selector"),
+    ("serviceCIDRs.* rule", "bad-cidr"),
+    ("signatures required", "missing-field"),
+    ("source required", "where the document stands"),
+    ("suspend required", "missing-field"),
+];
+
+/// The last name of a path, with the rules of that part that are no sizes.
+fn rules(schema: &Value, path: &str, found: &mut BTreeSet<String>) {
+    let mut words = Vec::new();
+    for (keyword, word) in [("enum", "enum"), ("maximum", "maximum"), ("minItems", "minItems"), ("minimum", "minimum")]
+    {
+        words.extend((!schema[keyword].is_null()).then_some(word));
+    }
+    for (keyword, word) in [("minProperties", "minProperties"), ("pattern", "pattern"), ("required", "required")] {
+        words.extend((!schema[keyword].is_null()).then_some(word));
+    }
+    words.extend((!schema["x-kubernetes-validations"].is_null()).then_some("rule"));
+    words.extend((schema["type"] == "integer" && !schema["format"].is_null()).then_some("format"));
+    words.sort_unstable();
+    if !words.is_empty() {
+        let entry = path.strip_suffix(".*");
+        let name = entry.unwrap_or(path).rsplit('.').next().unwrap_or_default();
+        found.insert(format!("{name}{} {}", if entry.is_some() { ".*" } else { "" }, words.join(" ")));
+    }
+    for (name, below) in schema["properties"].as_object().into_iter().flatten() {
+        rules(below, &format!("{path}.{name}"), found);
+    }
+    for (below, part) in [(&schema["items"], "*"), (&schema["additionalProperties"], "labels")] {
+        if below.is_object() {
+            rules(below, &format!("{path}.{part}"), found);
+        }
+    }
+}
+
+#[test]
+fn every_rule_of_the_definitions_that_is_no_size_is_kept_by_somebody() {
+    let mut found = BTreeSet::new();
+    rules(&definition(POLICIES, "spec"), "policy", &mut found);
+    rules(&definition(CONFIGS, "spec"), "config", &mut found);
+    let kept: BTreeSet<String> = KEPT.iter().map(|(rule, _)| (*rule).to_owned()).collect();
+    assert_eq!(found, kept);
+}
 
 fn yaml(text: &str) -> Value {
     serde_yaml::from_str(text).expect("YAML")
@@ -95,6 +177,14 @@ fn differences(documents: &BTreeMap<String, Value>, published: &BTreeMap<String,
                 one[what].as_array().into_iter().flatten().map(ToString::to_string).collect()
             };
             if words(field) != words(other) && !(what == "required" && words(field).is_empty()) {
+                wrong.push(format!(
+                    "{path}: {what} is {} in the JSON schema and {} in the definition",
+                    field[what], other[what]
+                ));
+            }
+        }
+        for what in ["minItems", "maxItems", "minLength", "maxLength", "minimum", "maximum"] {
+            if field[what].is_number() && other[what].is_number() && field[what] != other[what] {
                 wrong.push(format!(
                     "{path}: {what} is {} in the JSON schema and {} in the definition",
                     field[what], other[what]
@@ -255,6 +345,41 @@ fn first_cells(page: &str, heading: &str) -> Vec<String> {
     let section = after.split("\n## ").next().unwrap_or_default();
     let rows = section.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
     rows.filter(|cell| cell.starts_with('`')).map(|cell| cell.replace('`', "")).collect()
+}
+
+/// Every limit of entries in a schema, by the field's name.
+fn limits(schema: &Value, name: &str, found: &mut BTreeMap<String, BTreeSet<u64>>) {
+    for limit in ["maxItems", "maxProperties"] {
+        found.entry(name.to_owned()).or_default().extend(schema[limit].as_u64());
+    }
+    for (name, below) in schema["properties"].as_object().into_iter().flatten() {
+        limits(below, name, found);
+    }
+    if schema["items"].is_object() {
+        limits(&schema["items"], "", found);
+    }
+}
+
+#[test]
+fn the_page_of_sizes_has_the_limits_of_the_definitions() {
+    let page = include_str!("../../docs/configuration.md");
+    let (_, section) = page.split_once("\n## Sizes\n").expect("a section");
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |")?.split_once("` | "));
+    let documented: BTreeMap<String, String> = rows.map(|(field, most)| (field.to_owned(), most.to_owned())).collect();
+    let mut found = BTreeMap::new();
+    limits(&definition(POLICIES, "spec"), "", &mut found);
+    limits(&definition(CONFIGS, "spec")["properties"]["config"], "", &mut found);
+    // One router for each family, and an entry for each NodeLabels.
+    found.retain(|name, limits| !limits.is_empty() && !["nextHops", "labelled"].contains(&name.as_str()));
+    let one = |limits: BTreeSet<u64>| limits.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let found: BTreeMap<String, String> = found.into_iter().map(|(name, limits)| (name, one(limits))).collect();
+    assert_eq!(documented, found);
+    for size in [MAX_SPEC, max_config()] {
+        let digits = size.to_string();
+        let groups: Vec<&str> =
+            digits.as_bytes().rchunks(3).rev().filter_map(|group| std::str::from_utf8(group).ok()).collect();
+        assert!(section.contains(&format!(" {} bytes", groups.join(","))), "{size}");
+    }
 }
 
 #[test]

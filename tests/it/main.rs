@@ -25,6 +25,7 @@ mod kernel_nft;
 #[path = "../lab/mod.rs"]
 mod lab;
 mod lab_alone;
+mod limits;
 mod manifests;
 mod outpost;
 mod policy;

@@ -8,6 +8,11 @@ use std::time::Duration;
 use kube::core::Status;
 use kube::core::response::StatusCause;
 
+use crate::core::text::shortened;
+
+/// The most characters of a server's message. A refused document can be quoted in it whole.
+const LONGEST: usize = 800;
+
 /// A failed operation and its cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing}")]
@@ -36,7 +41,7 @@ pub enum ApiErrorCause {
         code: u16,
         /// Kubernetes' reason: `Forbidden`, `Conflict`. Empty if the answer is not an API server's.
         reason: String,
-        /// Its message.
+        /// Its message with those about single fields, as one line.
         message: String,
         /// Its messages about single fields.
         fields: Vec<RefusedField>,
@@ -58,6 +63,21 @@ pub struct RefusedField {
     pub reason: String,
     /// Its message.
     pub message: String,
+}
+
+impl RefusedField {
+    /// The server mostly repeats what it says of fields in its message.
+    fn is_in(&self, message: &str) -> bool {
+        let said = self.message.split_whitespace().collect::<Vec<_>>().join(" ");
+        message.contains(&said)
+    }
+}
+
+impl std::fmt::Display for RefusedField {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let said = self.message.split_whitespace().collect::<Vec<_>>().join(" ");
+        if self.field.is_empty() { f.write_str(&said) } else { write!(f, "{}: {said}", self.field) }
+    }
 }
 
 impl ApiError {
@@ -101,7 +121,20 @@ impl ApiError {
     /// CRDs.
     pub fn fenced(&self) -> bool {
         matches!(&self.cause, ApiErrorCause::Refused { code: 422, fields, message, .. }
-            if message.contains("fence") || fields.iter().any(|field| field.field.ends_with("fence")))
+            if message.contains("fence never goes back") || fields.iter().any(|field| field.field == "spec.fence"))
+    }
+
+    /// Whether the server refused this very object, and may accept another one: by its schema, for its size, or by an
+    /// admission policy or webhook.
+    pub fn refuses_content(&self) -> bool {
+        match &self.cause {
+            ApiErrorCause::Refused { code: 413 | 422, .. } => !self.fenced(),
+            ApiErrorCause::Refused { code: 400 | 403, message, .. } => {
+                message.contains("denied the request") || message.contains("denied request")
+            }
+            ApiErrorCause::Refused { code: 500, message, .. } => message.contains("request is too large"),
+            _ => false,
+        }
     }
 
     /// A hint for the user.
@@ -146,7 +179,8 @@ impl From<kube::Error> for ApiErrorCause {
         match error {
             kube::Error::Api(status) => Self::from(*status),
             kube::Error::SerdeError(error) => Self::Answer(error),
-            kube::Error::Auth(error) => Self::Configuration(innermost(&error)),
+            // Its own text has the file or program, and the cause.
+            kube::Error::Auth(error) => Self::Configuration(error.to_string()),
             other => Self::Unreachable(innermost(&other)),
         }
     }
@@ -158,12 +192,18 @@ impl From<Status> for ApiErrorCause {
             |cause: StatusCause| RefusedField { field: cause.field, reason: cause.reason, message: cause.message };
         // kube's placeholder for an answer that is not a Status: a proxy's page, or an unknown path.
         let reason = if status.reason == "Failed to parse error data" { String::new() } else { status.reason };
-        let message = match status.message.lines().next() {
-            Some(line) if !line.is_empty() => line.to_owned(),
-            _ => format!("HTTP status {}", status.code),
-        };
-        let fields = status.details.map(|details| details.causes.into_iter().map(field).collect());
-        Self::Refused { code: status.code, reason, message, fields: fields.unwrap_or_default() }
+        let fields: Vec<RefusedField> =
+            status.details.map(|details| details.causes.into_iter().map(field).collect()).unwrap_or_default();
+        // Of a page only the first line means something; webhooks write several.
+        let lines = status.message.lines().take(if reason.is_empty() { 1 } else { usize::MAX });
+        let mut message = lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ");
+        if message.is_empty() {
+            message = format!("HTTP status {}", status.code);
+        }
+        let unsaid: Vec<String> =
+            fields.iter().filter(|one| !one.is_in(&message)).map(RefusedField::to_string).collect();
+        let message = shortened(&[&[message], unsaid.as_slice()].concat().join("; "), LONGEST);
+        Self::Refused { code: status.code, reason, message, fields }
     }
 }
 
@@ -178,6 +218,8 @@ fn innermost(error: &dyn Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use kube::core::response::StatusDetails;
+
     use super::*;
 
     fn refused(code: u16, message: &str) -> ApiError {
@@ -215,5 +257,56 @@ mod tests {
             "PublishedEgressPolicy.egret.dev \"outpost\" is invalid: spec: Invalid value: the fence never goes back";
         assert!(refused(422, message).fenced());
         assert!(!refused(422, "spec.egressIP must be an IP address").fenced());
+        assert!(!refused(422, "PublishedEgressPolicy.egret.dev \"over-the-fence\" is invalid: spec: no").fenced());
+    }
+
+    #[test]
+    fn what_is_refused_for_its_content_is_told_from_what_is_refused_to_everybody() {
+        let webhook = "admission webhook \"policies.example.com\" denied the request: not on a Friday";
+        for (code, message) in [
+            (422, "spec.selectors: Too many: 1001: must have at most 1000 items"),
+            (403, webhook),
+            (400, webhook),
+            (422, "ValidatingAdmissionPolicy 'hours' with binding 'hours' denied request: not on a Friday"),
+            (413, "Request entity too large: limit is 3145728"),
+            (500, "etcdserver: request is too large"),
+        ] {
+            assert!(refused(code, message).refuses_content(), "{code} {message}");
+        }
+        let fenced = "spec.fence: Invalid value: fence never goes back; a newer leader has written since";
+        let rights = "is forbidden: User \"egret\" cannot patch resource \"publishedegresspolicies\"";
+        for (code, message) in [(422, fenced), (403, rights), (500, "etcd leader changed"), (429, "busy")] {
+            assert!(!refused(code, message).refuses_content(), "{code} {message}");
+        }
+    }
+
+    #[test]
+    fn the_servers_words_are_one_line_with_those_about_fields_and_of_bounded_length() {
+        let cause = |field: &str, message: &str| StatusCause {
+            field: field.to_owned(),
+            message: message.to_owned(),
+            reason: "FieldValueInvalid".to_owned(),
+        };
+        let told = |message: &str, causes: Vec<StatusCause>| {
+            let details = StatusDetails {
+                name: String::new(),
+                group: String::new(),
+                kind: String::new(),
+                uid: String::new(),
+                causes,
+                retry_after_seconds: 0,
+            };
+            ApiErrorCause::from(Status::failure(message, "Invalid").with_code(422).with_details(details)).to_string()
+        };
+        let said = "x is invalid: spec.a: Invalid value: no";
+        assert_eq!(told(said, vec![cause("spec.a", "Invalid value: no")]), said);
+        assert_eq!(
+            told("denied:\n  one\n  two\n", vec![cause("spec.b", "and\nthree")]),
+            "denied: one two; spec.b: and three"
+        );
+        assert_eq!(told(&"long ".repeat(1000), vec![]).chars().count(), LONGEST);
+        assert_eq!(told("", vec![]), "HTTP status 422");
+        let page = Status::failure("<html>\n<body>", "Failed to parse error data").with_code(502);
+        assert_eq!(ApiErrorCause::from(page).to_string(), "<html>");
     }
 }

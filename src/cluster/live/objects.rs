@@ -12,6 +12,7 @@ use super::resources::{API_VERSION, CONFIG_NAME, ConfigSpec, ConfigStatus, GATEW
 use super::view::EgressNodeObject;
 use super::wire::{Configs, EgressNodes, Meta, Policies, Slim, Watched};
 use super::{ANSWER, ApiClient, PAGE};
+use crate::core::escape::json_as_yaml;
 use crate::core::name::NodeName;
 use crate::core::status::Condition;
 
@@ -154,6 +155,9 @@ impl ApiClient {
                 Request::new(kind.path).patch(name, &parameters, &Patch::Apply(body)),
             ),
         };
+        // The server reads an apply as YAML.
+        let request =
+            request.map(|request| request.map(|body| json_as_yaml(&String::from_utf8_lossy(&body)).into_bytes()));
         let Answer { metadata } = self.call(&doing, request, ANSWER).await?;
         let generation = metadata.generation.unwrap_or_default();
         Ok(Written { uid: metadata.uid, resource_version: metadata.resource_version, generation })
@@ -186,4 +190,17 @@ impl ApiClient {
 
 fn is_absent(error: &ApiError) -> bool {
     error.code() == Some(404)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_yaml_does_not_take_is_escaped_and_read_back_as_it_was() {
+        let body = json!({"reason": "a\u{7f}\u{85}\u{9f}\u{a0}\u{2028}\u{feff}\u{ffff}é😀\n", "\u{80}": "\\"});
+        let text = json_as_yaml(&body.to_string());
+        assert!(text.contains(r"a\u007f\u0085\u009f") && text.contains("é😀") && text.contains('\u{a0}'), "{text}");
+        assert_eq!(serde_json::from_str::<Value>(&text).expect("JSON"), body);
+    }
 }

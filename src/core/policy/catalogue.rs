@@ -14,6 +14,7 @@
 mod conflicts;
 mod effective;
 mod last_good;
+mod publishable;
 mod requirements;
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,8 @@ use super::check::{Checked, ConfigDocument, DocumentIdentity};
 use super::config::Config;
 use super::diagnostic_sink::{Span, diagnostic};
 use super::document::CONFIG_FILE;
-use super::file::{ParsedFile, parse};
+use super::file::{ParsedFile, parse_with};
+use super::limits;
 use super::spans::Spans;
 use super::yaml::MAX_BYTES;
 use crate::core::diagnostic::{Diagnostic, Severity};
@@ -359,7 +361,8 @@ impl Catalogue {
         let selected = || self.files.iter().filter(|(path, _)| self.selected(path));
         let parsed = selected().filter_map(|(_, file)| file.parsed.as_ref()).flat_map(|parsed| &parsed.diagnostics);
         let refused = selected().filter_map(|(path, file)| Some(refusal_of(path, file.refused?)));
-        let mut all: Vec<Diagnostic> = parsed.chain(self.between.values().flatten()).cloned().chain(refused).collect();
+        let more = refused.chain(publishable::mistakes(&self.set, &self.spans));
+        let mut all: Vec<Diagnostic> = parsed.chain(self.between.values().flatten()).cloned().chain(more).collect();
         all.sort();
         all
     }
@@ -395,6 +398,11 @@ impl Catalogue {
         let documents = documents.sum::<usize>().max(touched.len());
         DiagnosticCounts { errors, warnings: diagnostics.len() - errors, touched: touched.len(), documents }
     }
+}
+
+/// Parses a file of the repository. What the API server has accepted already is read without the limits.
+fn parse(path: &str, text: &str) -> ParsedFile {
+    parse_with(path, text, limits::check)
 }
 
 fn refusal_of(path: &str, refusal: FileRefusal) -> Diagnostic {

@@ -23,7 +23,6 @@ use super::{NodeLabels, ObjectName, Policy, PolicyId, PolicyKind};
 
 pub use self::admission::windows_file;
 pub use self::config::{ConfigDocument, ConfigFields};
-pub use self::policy::MAX_GATEWAYS;
 pub(super) use self::policy::{EXISTING_CONNECTIONS, ON_NO_GATEWAY};
 pub(super) use self::signatures::REQUIRE;
 

@@ -196,7 +196,8 @@ pub enum Recognised<'n> {
     Mistaken,
 }
 
-fn field<'n>(node: &'n YamlNode, name: &str) -> Option<&'n MappingEntry> {
+/// An entry of a mapping.
+pub(super) fn field<'n>(node: &'n YamlNode, name: &str) -> Option<&'n MappingEntry> {
     match &node.value {
         YamlValue::Mapping(entries) => entries.iter().find(|entry| entry.key == name),
         _ => None,

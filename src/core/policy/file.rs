@@ -26,10 +26,18 @@ pub struct ParsedFile {
     pub clean: bool,
 }
 
+/// Checks a document beyond what its reader does.
+pub(super) type MoreChecks = fn(&Checked, &YamlNode, &mut DiagnosticSink<'_>);
+
 /// Parses a file.
 pub fn parse(path: &str, text: &str) -> ParsedFile {
-    let mut file =
-        Reading { findings: DiagnosticSink::new(path), parsed: ParsedFile::default(), foreign: false, configs: 0 };
+    parse_with(path, text, |_, _, _| {})
+}
+
+/// Parses a file whose good documents have to pass another check as well.
+pub(super) fn parse_with(path: &str, text: &str, more: MoreChecks) -> ParsedFile {
+    let findings = DiagnosticSink::new(path);
+    let mut file = Reading { findings, parsed: ParsedFile::default(), foreign: false, configs: 0, more };
     for tree in read(text, &mut file.findings) {
         file.parsed.starts.push(tree.start.offset);
         if let Some(root) = &tree.root {
@@ -48,6 +56,7 @@ struct Reading<'f> {
     /// Whether a foreign object was reported, which is done once for each file.
     foreign: bool,
     configs: usize,
+    more: MoreChecks,
 }
 
 impl Reading<'_> {
@@ -100,6 +109,9 @@ impl Reading<'_> {
         let document = head(kind, root, &mut self.findings);
         let identity = identity(&document);
         let checked = check(&document, &mut self.findings);
+        if let Some(checked) = checked.as_ref().filter(|_| self.findings.errors() == errors) {
+            (self.more)(checked, root, &mut self.findings);
+        }
         match (identity, checked) {
             (Some(identity), Some(checked)) if !broken && self.findings.errors() == errors => {
                 self.parsed.good.push((identity, Arc::new(checked)));

@@ -9,6 +9,7 @@ pub mod diagnostic_sink;
 pub mod document;
 pub mod file;
 pub mod grants;
+pub mod limits;
 pub mod lint;
 pub mod mapping_reader;
 pub mod published;

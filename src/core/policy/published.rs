@@ -16,6 +16,7 @@ use super::{
     Egress, GatewaySpec, MemberSelector, ObjectName, Origin, Policy, PolicyId, PolicyKind, PolicySet, Suspend, file,
 };
 use crate::core::admission::{ChangeWindows, Window};
+use crate::core::escape::json_as_yaml;
 use crate::core::labels::{Operator, Requirement, Selector};
 use crate::core::name::NodeName;
 use crate::core::signature::Signatures;
@@ -214,7 +215,7 @@ fn selector(requirements: &[Requirement]) -> Value {
 }
 
 /// The values of egret.yaml that nodes need. Paths, branch and schedule concern only the controller.
-fn config(config: &Config, grants: Option<&[Grant]>) -> Value {
+pub(super) fn config(config: &Config, grants: Option<&[Grant]>) -> Value {
     let range = config.range;
     let mut written = json!({
         "datapath": {
@@ -255,7 +256,7 @@ fn config(config: &Config, grants: Option<&[Grant]>) -> Value {
 }
 
 /// In the form of a NodeLabels `spec`.
-fn grant(grant: &Grant) -> Value {
+pub(super) fn grant(grant: &Grant) -> Value {
     let mut written = json!({"labels": grant.labels});
     if !grant.nodes.is_empty() {
         written["nodes"] = json!(grant.nodes.iter().map(NodeName::as_str).collect::<Vec<_>>());
@@ -304,7 +305,7 @@ pub fn read_policy(name: &str, spec: &Value) -> Result<Policy, Unreadable> {
         "metadata": {"name": id.name.as_str()},
         "spec": fields,
     });
-    let parsed = file::parse(PUBLISHED, &document.to_string());
+    let parsed = file::parse(PUBLISHED, &json_as_yaml(&document.to_string()));
     let checked = parsed.good.first().and_then(|(_, checked)| checked.policy());
     let Some(checked) = checked else { return Err(fault(first_error(&parsed))) };
     Ok(Policy { id, origin, ..checked.policy.clone() })
@@ -318,7 +319,7 @@ pub fn read_config(config: &Value) -> Result<Config, Unreadable> {
     }
     document.insert("apiVersion".to_owned(), json!(DocumentKind::Config.api_version()));
     document.insert("kind".to_owned(), json!(DocumentKind::Config.name()));
-    let parsed = file::parse(CONFIG_FILE, &Value::Object(document).to_string());
+    let parsed = file::parse(CONFIG_FILE, &json_as_yaml(&Value::Object(document).to_string()));
     match parsed.good.first().and_then(|(_, checked)| checked.config()) {
         Some(config) => Ok(config.of("")),
         None => Err(Unreadable { name: "spec.config".to_owned(), message: first_error(&parsed) }),
@@ -342,7 +343,7 @@ fn read_grant(spec: &Value) -> Result<Grant, Unreadable> {
         "metadata": {"name": LABELLED},
         "spec": spec,
     });
-    let parsed = file::parse("spec.json", &document.to_string());
+    let parsed = file::parse("spec.json", &json_as_yaml(&document.to_string()));
     match parsed.good.first().and_then(|(_, checked)| checked.node_labels()) {
         Some(checked) => Ok(Grant::new(&checked.node_labels, |_| true)),
         None => Err(Unreadable { name: format!("spec.config.gateways.{LABELLED}"), message: first_error(&parsed) }),

@@ -8,8 +8,8 @@
 
 use serde_json::{Value, json};
 
-use super::check::MAX_GATEWAYS;
 use super::document::ANNOTATIONS;
+use super::limits::max_gateways;
 
 /// The schemas, each with its file name in `schemas/`.
 pub fn files() -> [(&'static str, String); 2] {
@@ -235,7 +235,7 @@ fn policy_spec(egret: bool) -> Value {
         "excludedCIDRs": list("Destinations that are not steered.", &cidr()),
         "egressGateway": gateway,
         "egressGateways": {
-            "type": "array", "maxItems": MAX_GATEWAYS, "items": gateway,
+            "type": "array", "maxItems": max_gateways(), "items": gateway,
             "description": "Several gateways; members are spread over them.",
         },
     });

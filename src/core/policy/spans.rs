@@ -46,6 +46,8 @@ pub struct Spans {
     pub policies: BTreeMap<PolicyId, PolicySpans>,
     /// The suspension of the cluster in egret.yaml.
     pub suspend: Option<Span>,
+    /// `onlyLabelledFromGit` of the cluster in egret.yaml.
+    pub only_labelled: Option<Span>,
     /// Of NodeLabels.
     pub node_labels: BTreeMap<ObjectName, NodeLabelsSpans>,
 }

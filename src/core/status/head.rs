@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::condition::{
-    Condition, ConditionStatus, ConditionType, Reason, condition, is_ready, observe, readable, settle, with_progress,
+    Condition, ConditionStatus, ConditionType, LONGEST_MESSAGE, Reason, condition, is_ready, observe, readable, settle,
+    with_progress,
 };
 use super::node::NodeStatus;
 use super::summary;
@@ -14,6 +15,7 @@ use crate::core::admission::{PendingCommit, PendingReason};
 use crate::core::facts::Node;
 use crate::core::name::NodeName;
 use crate::core::report::history::Rejected;
+use crate::core::text::shortened;
 
 /// The most documents that a status names; the reports branch names all.
 const CARRIED: usize = 20;
@@ -112,14 +114,19 @@ pub fn head_status(facts: HeadStatusInput<'_>, before: &HeadStatus, now: Timesta
     let ready = Condition::new(ConditionType::Ready, status, reason, message, now);
     let others = [git, up_to_date, accepted].into_iter().chain(reports).chain(previews);
     let conditions = observe(with_progress(ready, others), facts.generation);
-    let mut rejected = facts.rejected.to_vec();
-    rejected.truncate(CARRIED);
+    // Paths, and names of documents that are held together, can be longer than the schema takes.
+    let short = |text: &str| shortened(text, LONGEST_MESSAGE);
+    let rejected = facts.rejected.iter().take(CARRIED).map(|Rejected { place, message, instead }| Rejected {
+        place: short(place),
+        message: short(message),
+        instead: short(instead),
+    });
     HeadStatus {
         observed_generation: facts.generation,
         leader: facts.leader.to_owned(),
         node_summary: format!("{}/{}", nodes.current, nodes.total),
         nodes,
-        rejected,
+        rejected: rejected.collect(),
         conditions: settle(conditions, &before.conditions),
     }
 }

@@ -14,6 +14,7 @@ use crate::core::name::NodeName;
 use crate::core::policy::PolicySet;
 use crate::core::report::history::{NodeReport, ObservedDrift, RequestedBy};
 use crate::core::status::Reason;
+use crate::telemetry::chain;
 
 /// The field manager of labels.
 const MANAGER: &str = "egret";
@@ -105,7 +106,7 @@ impl LabelReconciler {
             let decision = known.memory.decide(&desired, seen, MANAGER, set.config.on_label_drift, now);
             known.note(name, &decision, set, commit, events, now);
             if let Err(error) = known.carry_out(live, name, &decision, now).await {
-                known.report.mark_uncorrected(&error.to_string());
+                known.report.mark_uncorrected(&chain(&error));
                 fault = fault.and(Err(error));
             }
         }

@@ -428,14 +428,13 @@ impl Controller {
         // A label that cannot be written does not prevent the publication of policies.
         let labelled = self.labels.apply(&self.live, pass.view, &intent.set, &commit, &mut label_events, now).await;
         let publication = match pass.publish().await {
-            Err(PassError::Live(error)) => {
-                // A server that does not answer accepts no status either.
-                if error.code().is_some() {
+            Ok(publication) => publication,
+            Err(error) => {
+                if error.is_reportable() {
                     pass.report_failure(&error, now).await;
                 }
-                return Err(error.into());
+                return Err(error);
             }
-            outcome => outcome?,
         };
         let patient = pass.patient || publication.wrote;
         let pass = Pass { patient, ..pass };

@@ -15,8 +15,10 @@ use super::super::leadership::Leadership;
 use super::labels::LabelReconciler;
 use crate::cluster::live::resources::{ConfigSpec, PolicyDigest};
 use crate::cluster::live::{ApiClient, ApiError, PolicyObject, View, Written};
+use crate::core::address_class::mapped_ipv4;
 use crate::core::name::NodeName;
 use crate::core::placement::{GatewayReports, Placement, place_with};
+use crate::core::policy::limits::{max_pod_networks, refuses_set};
 use crate::core::policy::published::{Published, hash_of, read_policy, resource_name, spec};
 use crate::core::pools::Network;
 use crate::core::report::history::{NodeReport, Rejected};
@@ -37,9 +39,23 @@ pub(super) enum PassError {
     /// The API server rejected a request, or is unavailable.
     #[error(transparent)]
     Live(#[from] ApiError),
+    /// The EgressConfig of the desired revision is larger than the API server takes. Nothing was written.
+    #[error("{0}")]
+    TooLarge(String),
     /// Another controller leads.
     #[error("another controller leads now")]
     NotLeading,
+}
+
+impl PassError {
+    /// Whether the status of the EgressConfig can tell of it: a server that does not answer accepts no status either.
+    pub(super) fn is_reportable(&self) -> bool {
+        match self {
+            Self::Live(error) => error.code().is_some(),
+            Self::TooLarge(_) => true,
+            Self::NotLeading => false,
+        }
+    }
 }
 
 /// The inputs of a pass.
@@ -129,6 +145,9 @@ impl Pass<'_> {
     /// Publishes policies and, after all of them, the EgressConfig. A policy that the API server rejects stops no
     /// other: its previous version stays active, and the rejection is reported.
     pub(super) async fn publish(&self) -> Result<PublicationResult, PassError> {
+        if let Some((why, _)) = refuses_set(&self.intent.set) {
+            return Err(PassError::TooLarge(why));
+        }
         let wanted = Published::of(&self.intent.set);
         let mut published = wanted.clone();
         let mut publication = PublicationResult::default();
@@ -151,7 +170,7 @@ impl Pass<'_> {
                         publication.deleted.push(name.clone());
                     }
                 }
-                Err(PassError::Live(error)) if error.code() == Some(422) && !error.fenced() => {
+                Err(PassError::Live(error)) if error.refuses_content() => {
                     let before = found.and_then(|found| read_policy(name, &found.spec).ok());
                     publication.refused.push(refused(wanted, &error, before.is_some()));
                     match before {
@@ -197,14 +216,15 @@ impl Pass<'_> {
         Ok(self.live.apply_policy(name, &fenced).await?)
     }
 
-    /// The pod networks that CNIs report, as far as the schema accepts them.
+    /// The pod networks that CNIs report, as far as the API server accepts them.
     fn pod_networks(&self) -> Vec<Network> {
-        const LONGEST: usize = 10_000;
         let mut networks = if self.pools { self.view.networks_of_pools() } else { Vec::new() };
-        if networks.len() > LONGEST {
+        networks.retain(|network| mapped_ipv4(network.addr()).is_none());
+        let most = max_pod_networks();
+        if networks.len() > most {
             let (all, hint) = (networks.len(), "name networks that contain them as podCIDRs in egret.yaml");
-            tracing::warn!(all, hint, "CNIs report more pod networks than can be published; the first {LONGEST} are");
-            networks.truncate(LONGEST);
+            tracing::warn!(all, hint, "CNIs report more pod networks than can be published; the first {most} are");
+            networks.truncate(most);
         }
         networks
     }
@@ -267,7 +287,7 @@ impl Pass<'_> {
 
     /// Writes why not everything is published into the status of the EgressConfig. The statuses of what is published go
     /// on.
-    pub(super) async fn report_failure(&self, error: &ApiError, now: Timestamp) {
+    pub(super) async fn report_failure(&self, error: &PassError, now: Timestamp) {
         let (nothing, rejected) = (PublicationResult::default(), &self.intent.rejected);
         let written = self.write_config_status(None, rejected, Some(&chain(error)), now).await;
         let written = match written {
@@ -386,7 +406,7 @@ fn refused(wanted: &Value, error: &ApiError, has_before: bool) -> Rejected {
     let instead = if has_before { "its previous version stays active" } else { "no earlier version is active" };
     Rejected {
         place: format!("{}:{}", source["file"].as_str().unwrap_or_default(), source["line"]),
-        message: format!("the API server refuses it: {error}"),
+        message: format!("the API server refuses it: {}", error.cause()),
         instead: instead.to_owned(),
     }
 }

@@ -99,3 +99,50 @@ fn a_publication_that_the_api_server_refuses_is_in_ready_of_the_config() -> Outc
     stand.api.clear(fault);
     stand.await_that("a config that is Ready again", || ready() == is("True", "Programmed"))
 }
+
+#[test]
+fn why_the_api_server_refuses_a_policy_is_told_in_its_own_words() -> Outcome {
+    let stand = Stand::in_force(Options::default())?;
+    // A definition that is older than the program, and takes less.
+    let name = "publishedegresspolicies.egret.dev";
+    let mut definition =
+        stand.api.get("customresourcedefinitions.apiextensions.k8s.io", "", name).expect("a definition");
+    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/destinationCIDRs/maxItems";
+    *definition.pointer_mut(spec).expect("a limit") = json!(2);
+    let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
+    assert_eq!(stand.api.send("PUT", &path, "application/json", &definition).0, 200);
+    let webhook = Filter::writes().resource("publishedegresspolicies").name("guarded");
+    stand.api.fault(webhook, Fault::Denied("policy\n  needs an owner:\n  label `team`"));
+    let text = policy("egress-gw: \"true\"");
+    let named = |name: &str| text.replace("outpost", name);
+    let larger = text.replace("10.0.4.0/24", "10.0.4.0/25\", \"10.0.4.128/25");
+    let files = [
+        ("policies/guarded.yaml", named("guarded")),
+        ("policies/outpost.yaml", larger),
+        ("policies/other.yaml", named("other")),
+    ];
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
+    stand.push(&files)?;
+    let config = || stand.object("egressconfigs", "default");
+    stand.await_that("two refusals", || config()["status"]["rejected"].as_array().is_some_and(|all| all.len() == 2))?;
+    let webhook = "the API server refuses it: admission webhook \"policies.example.com\" denied the request: policy needs an owner: \
+                   label `team`";
+    let schema = "the API server refuses it: PublishedEgressPolicy.egret.dev \"outpost\" is invalid: [spec.destinationCIDRs: Too many: \
+                  3: must have at most 2 items";
+    let rejected = config()["status"]["rejected"].clone();
+    let told = |index: usize| (rejected[index]["place"].as_str(), rejected[index]["message"].as_str());
+    assert_eq!(told(0), (Some("policies/guarded.yaml:1"), Some(webhook)));
+    let (place, message) = told(1);
+    assert_eq!(place, Some("policies/outpost.yaml:1"));
+    assert!(message.is_some_and(|message| message.starts_with(schema)), "{message:?}");
+    assert_eq!(rejected[1]["instead"], json!("its previous version stays active"));
+    let accepted = condition(&config(), "PoliciesAccepted")["message"].clone();
+    assert_eq!(accepted, json!(format!("policies/guarded.yaml:1: {webhook}, and 2 in all")));
+    // The one beside them is published.
+    assert_eq!(stand.object("publishedegresspolicies", "other")["spec"]["source"]["name"], json!("other"));
+    assert_eq!(stand.object("publishedegresspolicies", "guarded"), Value::Null);
+    stand.await_that("an event with the same words", || {
+        let notes = stand.api.list("events.events.k8s.io");
+        notes.iter().any(|event| event["note"].as_str().is_some_and(|note| note.contains(webhook)))
+    })
+}

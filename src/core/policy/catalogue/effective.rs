@@ -73,7 +73,9 @@ impl Catalogue {
         let standing = self.standing.get(&DocumentIdentity::Config);
         let document = standing.and_then(|standing| standing.document.config());
         let as_it_stands = standing.is_some_and(|standing| standing.held.is_none());
-        self.spans.suspend = document.filter(|_| as_it_stands).and_then(|document| document.suspend_at(&self.cluster));
+        let written = document.filter(|_| as_it_stands);
+        self.spans.suspend = written.and_then(|document| document.suspend_at(&self.cluster));
+        self.spans.only_labelled = written.and_then(|document| document.only_labelled_at(&self.cluster));
         self.set.config = match document {
             Some(document) => document.of(&self.cluster),
             None => ConfigDocument::default().of(&self.cluster),

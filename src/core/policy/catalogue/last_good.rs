@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::file::parse;
-use super::{Catalogue, DocumentIdentity, Standing};
+use super::{Catalogue, DocumentIdentity, Standing, parse};
 
 /// Texts with held documents. All other active documents are in the repository: a start reads this, then the files of the
 /// commit last applied, then those of newer ones.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::core::address_class::SpecialAddress;
+use crate::core::address_class::{SpecialAddress, mapped_ipv4};
 use crate::core::name::Interface;
 use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::policy::mapping_reader::{list, text};
@@ -43,6 +43,11 @@ fn cidr(node: &YamlNode, noun: &str, out: &mut DiagnosticSink<'_>) -> Option<IpN
             .hint(format!("{} for the network, {} for the host", net.trunc(), IpNet::from(net.addr())));
         return None;
     }
+    if let Some(v4) = mapped_ipv4(net.addr()) {
+        out.error(node.span, "bad-cidr", format!("{net} is an IPv4 network in the form of IPv6"))
+            .hint(format!("{v4}/{}", net.prefix_len().saturating_sub(96)));
+        return None;
+    }
     Some(net)
 }
 
@@ -70,6 +75,11 @@ pub(super) fn address(written: &str, at: Span, what: &str, out: &mut DiagnosticS
         out.error(at, "bad-address", format!("{what} is {}, which is no IP address", quoted(written))).hint_if(hint);
         return None;
     };
+    if let Some(v4) = mapped_ipv4(address) {
+        out.error(at, "bad-address", format!("{what} is {address}, an IPv4 address in the form of IPv6"))
+            .hint(v4.to_string());
+        return None;
+    }
     let why = SpecialAddress::of(address).and_then(|special| match special {
         SpecialAddress::Nobody => Some("is no address of a host"),
         SpecialAddress::Loopback => Some("never leaves its node"),

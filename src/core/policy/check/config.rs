@@ -72,7 +72,7 @@ pub struct ConfigFields {
     on_no_gateway: Option<OnNoGateway>,
     existing_connections: Option<ExistingConnections>,
     on_label_drift: Option<OnLabelDrift>,
-    only_labelled_from_git: Option<bool>,
+    only_labelled_from_git: Option<(bool, Span)>,
     allowed_keys: Option<Vec<KeyPattern>>,
     require_namespace: Option<bool>,
     pod_cidrs: Option<Vec<IpNet>>,
@@ -102,6 +102,16 @@ impl ConfigDocument {
     fn suspend_of(&self, cluster: &str) -> Option<&(Suspension, Span)> {
         let own = self.clusters.get(cluster).and_then(|own| own.suspend.as_ref());
         own.or(self.common.suspend.as_ref())
+    }
+
+    /// The location of the cluster's `onlyLabelledFromGit`, if it is set.
+    pub fn only_labelled_at(&self, cluster: &str) -> Option<Span> {
+        self.only_labelled_of(cluster).map(|(_, at)| at)
+    }
+
+    fn only_labelled_of(&self, cluster: &str) -> Option<(bool, Span)> {
+        let own = self.clusters.get(cluster).and_then(|own| own.only_labelled_from_git);
+        own.or(self.common.only_labelled_from_git)
     }
 
     /// The configuration of one cluster.
@@ -138,7 +148,7 @@ impl ConfigDocument {
             on_no_gateway: own.on_no_gateway.or(common.on_no_gateway).unwrap_or_default(),
             existing_connections: own.existing_connections.or(common.existing_connections).unwrap_or_default(),
             on_label_drift: own.on_label_drift.or(common.on_label_drift).unwrap_or_default(),
-            only_labelled_from_git: own.only_labelled_from_git.or(common.only_labelled_from_git).unwrap_or_default(),
+            only_labelled_from_git: self.only_labelled_of(cluster).is_some_and(|(only, _)| only),
             // The operator's list does not come from egret.yaml.
             label_keys: LabelKeys {
                 operator: None,
@@ -255,8 +265,9 @@ fn read_gateways(object: &MappingReader<'_>, found: &mut ConfigFields, out: &mut
     if let Some(entry) = object.get("gateways")
         && let Some(gateways) = MappingReader::read(&entry.value, "gateways", entry.key_span, GATEWAYS, out)
     {
-        found.only_labelled_from_git =
-            gateways.get("onlyLabelledFromGit").and_then(|entry| boolean(&entry.value, "`onlyLabelledFromGit`", out));
+        found.only_labelled_from_git = gateways
+            .get("onlyLabelledFromGit")
+            .and_then(|entry| Some((boolean(&entry.value, "`onlyLabelledFromGit`", out)?, entry.key_span)));
     }
     if let Some(entry) = object.get("nodeLabels")
         && let Some(labels) = MappingReader::read(&entry.value, "nodeLabels", entry.key_span, NODE_LABELS, out)

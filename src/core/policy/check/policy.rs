@@ -22,9 +22,6 @@ use crate::core::policy::{
     Egress, ExistingConnections, GatewaySpec, MemberSelector, OnNoGateway, Policy, PolicyId, PolicyKind, Suspend,
 };
 
-/// Maximum number of gateway entries of a policy. Each is an exit with a mark of its own on every node with members.
-pub const MAX_GATEWAYS: usize = 64;
-
 /// Values of `onNoGateway`.
 pub(in crate::core::policy) const ON_NO_GATEWAY: [(&str, OnNoGateway); 2] =
     [("Drop", OnNoGateway::Drop), ("Passthrough", OnNoGateway::Passthrough)];
@@ -122,13 +119,6 @@ fn gateways(
     let one = spec.get("egressGateway");
     let many = spec.get("egressGateways");
     let listed: &[YamlNode] = many.and_then(|entry| list(&entry.value, "`egressGateways`", out)).unwrap_or(&[]);
-    if listed.len() > MAX_GATEWAYS
-        && let Some(entry) = many
-    {
-        let message = format!("a policy has {} gateways; {MAX_GATEWAYS} are the most", listed.len());
-        out.error(entry.key_span, "too-many-gateways", message);
-        return Vec::new();
-    }
     let entries: Vec<(&YamlNode, Span)> = match (one, listed.is_empty()) {
         (Some(entry), false) => {
             out.warning(entry.key_span, "ignored-gateway", "`egressGateway` is ignored beside `egressGateways`")
