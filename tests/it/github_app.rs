@@ -85,7 +85,7 @@ fn what_is_wrong_is_told_with_what_to_do() {
         (error.to_string(), error.hint().unwrap_or_default(), error.retryable())
     };
     let host = format!("127.0.0.1:{}", double.port);
-    let undecoded = format!("{host} does not believe the GitHub App {ID}: A JSON web token could not be decoded");
+    let undecoded = format!("{host} rejects the GitHub App {ID}: A JSON web token could not be decoded");
     let hint = "is the App's id right, and is the key one of that App that was not deleted?";
     assert_eq!(told("other"), (undecoded, hint.to_owned(), false));
     assert!(told("missing").0.ends_with("missing.pem") && told("missing").2);

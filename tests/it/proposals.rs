@@ -163,7 +163,7 @@ fn a_forge_that_is_away_holds_nothing_up_and_is_told_until_it_is_back() {
     stand.open(1, &[("policies/alliance.yaml", &policy("alliance", "alliance"))]);
     stand.await_that("a word that previews are not posted", || stand.condition("PreviewsPosted").0 == "False");
     let (_, message) = stand.condition("PreviewsPosted");
-    assert!(message.contains("the forge says 503: Unicorn!"), "{message}");
+    assert!(message.contains("the forge answers 503: Unicorn!"), "{message}");
     stand.origin.push(&[("policies/rebels.yaml", &policy("rebels", "rebels"))], "rebels");
     stand.tell("push", &json!({ "ref": "refs/heads/main" }));
     stand.await_that("the new policy in force", || stand.published() == ["empire", "rebels"]);
@@ -199,7 +199,9 @@ fn a_status_that_is_not_taken_is_logged_once_and_one_whose_author_is_not_known_k
     stand.await_comment(2, &good[..12]);
     stand.await_that("a word about the other", || {
         let (status, message) = stand.condition("PreviewsPosted");
-        status == "False" && message.contains("pull request 3: ") && message.contains("does not say who it is of")
+        status == "False"
+            && message.contains("pull request 3: ")
+            && message.contains("does not name the account of the token")
     });
     assert_eq!(stand.forge.comments(3), Vec::<String>::new());
 }

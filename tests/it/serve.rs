@@ -142,7 +142,7 @@ fn counters_are_read_when_somebody_asks_and_a_busy_loop_keeps_nobody_waiting() {
     alone(async {
         let metrics = Metrics::new();
         let server = start(&Health::new(), &metrics);
-        let mut questions = metrics.questions();
+        let mut questions = metrics.scrapes();
         let (page, ()) = tokio::join!(get(&server, "/metrics"), async {
             questions.next().await.answer(&counters(&[]));
         });

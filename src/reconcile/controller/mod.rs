@@ -277,7 +277,7 @@ impl Controller {
                 self.scheduled = self.schedule.next_after(self.live.clock().now());
                 if let Some(intent) = &self.intent {
                     self.metrics.revision(&intent.commit.id.to_string());
-                    self.metrics.commit_pending(intent.active.pending.as_ref().map(|pending| pending.why.word()));
+                    self.metrics.commit_pending(intent.active.pending.as_ref().map(|pending| pending.why.as_str()));
                     self.metrics.suspended(intent.suspended(self.live.clock().now()));
                 }
                 tracing::debug!(took = ?began.elapsed(), "published");

@@ -155,7 +155,7 @@ fn a_history_that_was_rewritten_while_nobody_looked_waits_for_the_window_as_well
         commit.to_string()
     };
     let withheld = |known: &ActiveRevision, mirror: &str| match reading(&origin, mirror, known.clone(), None).next() {
-        RepositoryEvent::Pending(withheld) => (withheld.commit, withheld.why.word()),
+        RepositoryEvent::Pending(withheld) => (withheld.commit, withheld.why.as_str()),
         other => panic!("{other:?}"),
     };
     let other = rewrite("", "other");

@@ -368,7 +368,7 @@ fn a_branch_that_reaches_back_too_far_is_folded_after_a_report() {
     publisher.send(letter(vec![report("a", &[])]), None);
     publisher.finish();
     let log = origin.in_bare(&["log", "--format=%s", BRANCH]);
-    assert_eq!(log, "a: c0ffeec0ffee \"let the empire through\" is in force\n3 earlier reports, folded into one");
+    assert_eq!(log, "a: c0ffeec0ffee \"let the empire through\" is active\n3 earlier reports, folded into one");
 }
 
 #[test]
@@ -388,7 +388,7 @@ fn every_command_of_the_readme_is_one_that_works() {
         "+- object: ip rule 9001",
         "policy: outpost",
         "  c0ffeec0ffee",
-        "# kind: 0 open, 1 put right",
+        "# kind: 0 open, 1 corrected",
         "Egret-Cluster: kind",
     ];
     assert_eq!(commands.len(), expected.len(), "{block}");
