@@ -78,7 +78,7 @@ fn an_installation_that_is_named_is_not_looked_for_by_repository() {
 }
 
 #[test]
-fn what_is_wrong_is_told_with_what_to_do() {
+fn what_is_wrong_is_reported_with_what_to_do() {
     let double = Double::start();
     let told = |key: &str| {
         let error = app(&double, key).token(TokenPurpose::Pulls).expect_err("no token");

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_event_that_comes_again_is_counted_and_told_every_few_minutes() {
+    async fn an_event_that_comes_again_is_counted_and_written_every_few_minutes() {
         let mut recorder = ApiClient::at("http://127.0.0.1:1").recorder("egret.dev/agent", "kind-worker");
         let (start, clock) = (Instant::now(), Timestamp::UNIX_EPOCH);
         let at = |minutes: u64| start + Duration::from_mins(minutes);

@@ -25,7 +25,7 @@ fn body(request: &FakeRequest) -> Value {
 }
 
 #[tokio::test]
-async fn labels_are_applied_to_the_very_node_and_a_change_is_told() {
+async fn labels_are_applied_to_the_very_node_and_a_change_is_reported() {
     let mut fake = Fake::start();
     let (live, node) = (fake.client(), node());
     let labels = Labels::from([("egress-gw".to_owned(), "true".to_owned())]);

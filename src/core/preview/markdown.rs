@@ -340,7 +340,7 @@ impl<'p> Comment<'p> {
         let cluster = self.preview.input.cluster;
         text.push('\n');
         if !self.whole {
-            text.push_str("Shortened to fit into a comment; the command below tells everything.\n\n");
+            text.push_str("Shortened to fit into a comment; the command below shows everything.\n\n");
         }
         let plain = |word: &str| word.chars().all(|letter| letter.is_ascii_alphanumeric() || ".-_/".contains(letter));
         if [base, head, cluster].into_iter().all(plain) {

@@ -180,7 +180,7 @@ fn drift_that_stays_open_is_one_record_and_says_why_it_stays() {
 }
 
 #[test]
-fn the_newest_hundred_that_were_put_right_are_kept() {
+fn the_newest_hundred_corrected_records_are_kept() {
     let mut report = NodeReport::new("a");
     for number in 0..103 {
         report.seen(vec![observed(&format!("rule {number}"), None)], at(1));
@@ -271,7 +271,7 @@ fn the_page_of_a_cluster_without_drift_says_so() {
 }
 
 #[test]
-fn a_commit_in_force_keeps_its_time_over_rounds_and_restarts() {
+fn an_active_commit_keeps_its_time_over_rounds_and_restarts() {
     let mut report = NodeReport::new("a");
     report.set_active("one", "", at(1));
     report.set_active("one", "", at(2));
@@ -285,7 +285,7 @@ fn a_commit_in_force_keeps_its_time_over_rounds_and_restarts() {
 }
 
 #[test]
-fn nodes_that_left_are_told_in_the_subject() {
+fn nodes_that_left_are_named_in_the_subject() {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     assert_eq!(gone(&names(&[])), None);
     assert_eq!(gone(&names(&["a"])).as_deref(), Some("a is no node any more"));

@@ -87,7 +87,7 @@ fn node_labels_are_counted_too() {
 }
 
 #[test]
-fn overlaps_without_end_are_not_all_told_and_that_is_said() {
+fn overlaps_without_end_are_not_all_listed_and_that_is_said() {
     let nets = |number: usize| ["11.0.0.0/8".to_owned(), format!("11.0.{number}.0/24")];
     let told = |count: usize| {
         let case = with((0..count).map(|number| policy(number, "org: empire", &nets(number))));

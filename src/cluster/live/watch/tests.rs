@@ -158,7 +158,7 @@ async fn a_list_too_long_for_its_pages_is_asked_for_in_one() {
 }
 
 #[tokio::test]
-async fn while_the_server_is_away_everything_stays_known_and_the_fault_is_told() {
+async fn while_the_server_is_away_everything_stays_known_and_the_fault_is_reported() {
     let mut fake = Fake::start();
     let (mut watching, watch) = synced(&mut fake).await;
     watch.send("ADDED", &pod("ywing", "7", "10.1.1.2"));
@@ -217,7 +217,7 @@ async fn a_watch_that_ends_at_once_is_a_fault_and_not_asked_for_without_a_pause(
 }
 
 #[tokio::test]
-async fn a_right_that_is_missing_is_told_with_what_to_do() {
+async fn a_missing_right_is_reported_with_what_to_do() {
     let mut fake = Fake::start();
     let mut watching = pods(&fake.client(), WatchOptions::default());
     let message = "pods is forbidden: User \"system:serviceaccount:default:egret-agent\" cannot list resource \"pods\" in API \
