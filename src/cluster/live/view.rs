@@ -200,7 +200,6 @@ pub(super) enum ListOrEvent<K, V> {
 
 /// A list or an event of any kind.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "one at a time, and a node is what there is most of beside pods")]
 pub(super) enum WatchItem {
     Nodes(ListOrEvent<NodeName, (Node, NodeMeta)>),
     Namespaces(ListOrEvent<String, Labels>),

@@ -81,7 +81,7 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
         .map_err(StartError::of("the webhook"))?;
     let stop = Stop::listen()?;
     let edges = ControllerEdges { live, leading, repository, news, publisher, pulls, memory, stop, pushes, hook, seed };
-    serve_with(options, edges, health, metrics).await
+    Box::pin(serve_with(options, edges, health, metrics)).await
 }
 
 /// The edges of a controller: normally those of this machine; a simulation has its own.
@@ -112,7 +112,7 @@ pub struct ControllerEdges {
 
 /// Runs on these edges until it is stopped.
 pub async fn serve(options: ControllerOptions, edges: ControllerEdges) -> Result<(), ControllerError> {
-    serve_with(options, edges, Health::new(), Metrics::new()).await
+    Box::pin(serve_with(options, edges, Health::new(), Metrics::new())).await
 }
 
 async fn serve_with(
