@@ -108,11 +108,11 @@ mod tests {
         let (folder, path) = old();
         let mut seen = String::new();
         let beside = folder.path().join(".egret-a.json.tmp");
-        let look = || {
+        let read = || {
             seen = fs::read_to_string(&beside)?;
             Ok(false)
         };
-        assert!(!replace_if(&path, b"new", |_| Ok(()), look).expect("answered"));
+        assert!(!replace_if(&path, b"new", |_| Ok(()), read).expect("answered"));
         assert_eq!(seen, "new", "the question comes last");
         let refused = replace_if(&path, b"new", |_| Err(ErrorKind::PermissionDenied.into()), || Ok(true));
         assert_eq!(refused.expect_err("an error").kind(), ErrorKind::PermissionDenied);

@@ -24,7 +24,7 @@ const QUIET: Duration = Duration::from_millis(10);
 const IMPATIENCE: Duration = Duration::from_millis(100);
 /// How often the watched inodes are compared with those at the paths: inotify does not report when a folder far above is
 /// moved.
-const LOOK: Duration = Duration::from_secs(5);
+const RESYNC: Duration = Duration::from_secs(5);
 
 /// Why a watch cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -61,14 +61,14 @@ impl Watcher {
         })
         .map_err(FileWatchError::Inotify)?;
         // Capacity one: a second change before the receiver handled the first adds nothing.
-        let (tell, told) = mpsc::channel(1);
-        let mut watch = Watch { inotify, roots: paths.to_vec(), laid: BTreeSet::new(), inodes: Vec::new(), tell };
+        let (sender, changes) = mpsc::channel(1);
+        let mut watch = Watch { inotify, roots: paths.to_vec(), laid: BTreeSet::new(), inodes: Vec::new(), sender };
         watch.lay();
         thread::Builder::new()
             .name("egret-watch".to_owned())
             .spawn(move || watch.run(&events))
             .map_err(FileWatchError::Thread)?;
-        Ok((Self { wake }, told))
+        Ok((Self { wake }, changes))
     }
 }
 
@@ -90,13 +90,13 @@ struct Watch {
     roots: Vec<PathBuf>,
     laid: BTreeSet<Place>,
     inodes: Vec<Option<Inode>>,
-    tell: mpsc::Sender<()>,
+    sender: mpsc::Sender<()>,
 }
 
 impl Watch {
     fn run(mut self, events: &blocking::Receiver<Message>) {
         loop {
-            let mut changed = match events.recv_timeout(LOOK) {
+            let mut changed = match events.recv_timeout(RESYNC) {
                 Ok(Message::Event(event)) => self.concerns_us(&event),
                 Ok(Message::Stop) | Err(blocking::RecvTimeoutError::Disconnected) => return,
                 Err(blocking::RecvTimeoutError::Timeout) => self.moved(),
@@ -112,7 +112,7 @@ impl Watch {
                 }
                 // Renew the watches first and report afterwards: a change in between is then reported once more.
                 self.lay();
-                if matches!(self.tell.try_send(()), Err(mpsc::error::TrySendError::Closed(()))) {
+                if matches!(self.sender.try_send(()), Err(mpsc::error::TrySendError::Closed(()))) {
                     return;
                 }
             }

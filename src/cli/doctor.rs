@@ -44,18 +44,18 @@ pub(super) struct DoctorArgs {
 }
 
 pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
-    let mut asked = DoctorInput::default();
+    let mut input = DoctorInput::default();
     let mut found = Vec::new();
     if let Some(address) = &args.repo {
         let (check, config) = repository(Repository { address, git: &args.git }, &args.cluster_name);
-        asked.range = config.range;
-        asked.mask_is_given = !config.mask_is_auto;
+        input.range = config.range;
+        input.mask_is_given = !config.mask_is_auto;
         found.push(check);
     }
     if let (Some(path), Some(node)) = (&args.cluster, &args.node) {
-        found.extend(cluster(path, node, &mut asked));
+        found.extend(cluster(path, node, &mut input));
     }
-    found.extend(output::runtime()?.block_on(doctor::examine(&asked)));
+    found.extend(output::runtime()?.block_on(doctor::examine(&input)));
     output::print(&shown(&found, args.output, output::colour()))?;
     let bad = found.iter().any(|check| check.severity == CheckStatus::Error);
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -88,7 +88,7 @@ fn repository(repository: Repository<'_>, cluster_name: &str) -> (Check, Config)
 }
 
 /// Whether the cluster's manifests can be read and have this node. What they hold of both is added to `asked`.
-fn cluster(path: &Path, name: &str, asked: &mut DoctorInput) -> Vec<Check> {
+fn cluster(path: &Path, name: &str, input: &mut DoctorInput) -> Vec<Check> {
     let read = if is_standard_input(path) {
         standard_input().and_then(|text| Ok((Manifests::of_text(&text)?, vec![text])))
     } else {
@@ -101,7 +101,7 @@ fn cluster(path: &Path, name: &str, asked: &mut DoctorInput) -> Vec<Check> {
             return vec![Check::error("cluster", message, hint.unwrap_or_default())];
         }
     };
-    asked.cilium = cilium_config(&texts);
+    input.cilium = cilium_config(&texts);
     let mut found = Vec::new();
     if let Some(first) = cluster.faults.first() {
         let message = format!("{}: {} mistakes, the first: {first}", path.display(), cluster.faults.len());
@@ -109,11 +109,11 @@ fn cluster(path: &Path, name: &str, asked: &mut DoctorInput) -> Vec<Check> {
     }
     let known = NodeName::parse(name).ok().and_then(|name| cluster.facts.nodes.get_key_value(&name));
     if let Some((name, node)) = known {
-        asked.node = Some((name.clone(), node.clone()));
+        input.node = Some((name.clone(), node.clone()));
         let others = cluster.facts.nodes.iter().filter(|(other, _)| *other != name);
         let peers =
             others.filter_map(|(name, node)| Some((name.clone(), node.tunnel_address()?, node.pod_cidrs.clone())));
-        asked.peers = peers.collect();
+        input.peers = peers.collect();
     } else {
         let (message, hint) = Failure::unknown_node(name, path, &cluster.facts).parts();
         found.push(Check::error("cluster", message, hint.unwrap_or_default()));

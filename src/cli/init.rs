@@ -107,12 +107,12 @@ mod tests {
         fs::write(folder.path().join("README.md"), "mine").unwrap();
         fs::create_dir(folder.path().join("nodes")).unwrap();
         fs::write(folder.path().join("nodes/gateways.yaml"), "").unwrap();
-        let said = write_missing(folder.path()).unwrap();
+        let output = write_missing(folder.path()).unwrap();
         let expected = format!(
             "9 files written to {shown}. Left as they were: README.md, nodes/gateways.yaml. Next:\n\n    cd {shown} && git init -b main \
              && git add -A && git commit -m 'egress'\n    egret validate\n"
         );
-        assert_eq!(said, expected);
+        assert_eq!(output, expected);
         for (path, text) in TEMPLATE {
             let expected = match *path {
                 "README.md" => "mine",

@@ -192,7 +192,7 @@ fn shown(preview: &Preview<'_>, args: &OutputArgs, code: u8, meaning: &str) -> S
             let colour = output::colour();
             let form = TextForm { width: output::width(), diff: !args.no_diff };
             let painted = lines(preview, form).into_iter().map(|line| {
-                let look = match line.look {
+                let style = match line.style {
                     LineStyle::Title => Paint::Title,
                     LineStyle::Bad => Paint::Bad,
                     LineStyle::Doubtful => Paint::Doubtful,
@@ -201,7 +201,7 @@ fn shown(preview: &Preview<'_>, args: &OutputArgs, code: u8, meaning: &str) -> S
                     LineStyle::Place => Paint::Place,
                     LineStyle::Plain => return line.text + "\n",
                 };
-                paint(&line.text, look, colour) + "\n"
+                paint(&line.text, style, colour) + "\n"
             });
             painted.collect::<String>() + &format!("exit code {code}: {meaning}\n")
         }

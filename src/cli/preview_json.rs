@@ -24,9 +24,9 @@ pub(super) struct PreviewJson<'p> {
     policies: PoliciesJson,
     pods_moved: usize,
     moves: Vec<MoveJson<'p>>,
-    dangers: Vec<DangerJson>,
+    dangers: Vec<RiskJson>,
     waits: Option<&'p PendingReason>,
-    if_a_gateway_dies: Vec<LossJson<'p>>,
+    if_a_gateway_dies: Vec<GatewayFailureJson<'p>>,
     nodes: NodesJson<'p>,
     config_diff: &'p str,
     drift: &'p [String],
@@ -80,7 +80,7 @@ struct WayJson {
 }
 
 #[derive(Debug, Serialize)]
-struct DangerJson {
+struct RiskJson {
     level: &'static str,
     code: &'static str,
     title: &'static str,
@@ -88,7 +88,7 @@ struct DangerJson {
 }
 
 #[derive(Debug, Serialize)]
-struct LossJson<'p> {
+struct GatewayFailureJson<'p> {
     gateway: &'p str,
     policy: String,
     pods: usize,
@@ -142,9 +142,9 @@ impl<'p> PreviewJson<'p> {
             },
             pods_moved: preview.moved,
             moves: moves(preview),
-            dangers: dangers(preview),
+            dangers: risks(preview),
             waits: preview.waits.as_ref(),
-            if_a_gateway_dies: losses(preview),
+            if_a_gateway_dies: gateway_failures(preview),
             nodes: nodes(preview, diff),
             config_diff: input.config_diff,
             drift: &preview.drift,
@@ -168,7 +168,7 @@ fn found(one: &Diagnostic, known: bool) -> FoundJson<'_> {
 fn moves<'p>(preview: &'p Preview<'p>) -> Vec<MoveJson<'p>> {
     let words = Sentences(preview);
     let moves = preview.moves.iter().zip(&preview.fates).map(|(one, fate)| {
-        let [from, to, _] = words.ways(one).map(|phrase| phrase.to_string());
+        let [from, to, _] = words.exits(one).map(|phrase| phrase.to_string());
         MoveJson {
             policy: one.policy.to_string(),
             policy_before: one.was.as_ref().map(ToString::to_string),
@@ -195,30 +195,30 @@ fn kind(way: &Disposition) -> &'static str {
     }
 }
 
-fn dangers(preview: &Preview<'_>) -> Vec<DangerJson> {
-    let dangers = preview.dangers.iter().map(|danger| {
-        let level = match danger.level {
+fn risks(preview: &Preview<'_>) -> Vec<RiskJson> {
+    let risks = preview.risks.iter().map(|risk| {
+        let level = match risk.level {
             RiskLevel::Danger => "danger",
             RiskLevel::Warning => "warning",
             RiskLevel::Note => "note",
             RiskLevel::Waits => "waits",
         };
-        DangerJson { level, code: danger.code, title: danger.title, text: danger.text.to_string() }
+        RiskJson { level, code: risk.code, title: risk.title, text: risk.text.to_string() }
     });
-    dangers.collect()
+    risks.collect()
 }
 
-fn losses<'p>(preview: &'p Preview<'p>) -> Vec<LossJson<'p>> {
-    let losses = preview.losses.iter().map(|loss| {
-        let (then, exits) = match &loss.then {
+fn gateway_failures<'p>(preview: &'p Preview<'p>) -> Vec<GatewayFailureJson<'p>> {
+    let failures = preview.gateway_failures.iter().map(|failure| {
+        let (then, exits) = match &failure.then {
             FailureOutcome::Through(exits) => ("through", exits.iter().map(ToString::to_string).collect()),
             FailureOutcome::Dropped => ("dropped", Vec::new()),
             FailureOutcome::Own => ("own", Vec::new()),
         };
-        let (gateway, policy) = (loss.gateway.as_str(), loss.policy.to_string());
-        LossJson { gateway, policy, pods: loss.pods, then, exits }
+        let (gateway, policy) = (failure.gateway.as_str(), failure.policy.to_string());
+        GatewayFailureJson { gateway, policy, pods: failure.pods, then, exits }
     });
-    losses.collect()
+    failures.collect()
 }
 
 fn nodes<'p>(preview: &'p Preview<'p>, diff: bool) -> NodesJson<'p> {

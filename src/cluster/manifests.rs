@@ -94,7 +94,7 @@ struct Reading {
 }
 
 /// The result of checking one file.
-enum Look {
+enum FileRead {
     Same,
     Changed,
     Doubted,
@@ -128,10 +128,10 @@ impl Manifests {
         let mut again = None;
         for path in listed {
             let file = self.files.entry(path.clone()).or_default();
-            match file.look(&path) {
-                Look::Same => {}
-                Look::Changed => dirty = true,
-                Look::Doubted => again = Some(STILL),
+            match file.read(&path) {
+                FileRead::Same => {}
+                FileRead::Changed => dirty = true,
+                FileRead::Doubted => again = Some(STILL),
             }
         }
         let changed = dirty && self.merge();
@@ -139,7 +139,7 @@ impl Manifests {
     }
 
     /// Refreshes until no file is being written any more, or for 2 s.
-    pub(super) fn settle(&mut self) -> Result<(), ClusterError> {
+    pub(super) fn require_readable(&mut self) -> Result<(), ClusterError> {
         for _ in 0..SETTLE_LOOKS {
             let Some(wait) = self.refresh()?.again else { return Ok(()) };
             std::thread::sleep(wait);
@@ -211,10 +211,10 @@ impl Manifests {
 }
 
 impl KnownFile {
-    fn look(&mut self, path: &Path) -> Look {
+    fn read(&mut self, path: &Path) -> FileRead {
         let (stamp, bytes) = match self.read_if_changed(path) {
             Ok(Some(read)) => read,
-            Ok(None) => return Look::Same,
+            Ok(None) => return FileRead::Same,
             Err(error) => {
                 // Read again at the next refresh, whatever the stamp.
                 self.read = None;
@@ -229,7 +229,7 @@ impl KnownFile {
         if self.read.is_some_and(|before| before.hash == reading.hash) {
             self.read = Some(reading);
             self.doubted = None;
-            return Look::Same;
+            return FileRead::Same;
         }
         let parsed = match std::str::from_utf8(&bytes) {
             Ok(text) => parse::parse(&path.display().to_string(), text).map_err(|fault| *fault),
@@ -237,7 +237,7 @@ impl KnownFile {
         };
         let doubtful = parsed.as_ref().map_or(true, |parsed| may_be_cut_off(&bytes) || self.would_lose(parsed));
         if doubtful && !self.is_still(stamp) {
-            return Look::Doubted;
+            return FileRead::Doubted;
         }
         self.doubted = None;
         self.read = Some(reading);
@@ -290,7 +290,7 @@ impl KnownFile {
         })
     }
 
-    fn take(&mut self, parsed: Parsed) -> Look {
+    fn take(&mut self, parsed: Parsed) -> FileRead {
         let mut objects = parsed.objects;
         for key in parsed.broken {
             if let Some(last_good) = self.objects.remove(&key) {
@@ -298,19 +298,19 @@ impl KnownFile {
             }
         }
         if self.objects == objects && self.faults == parsed.faults {
-            return Look::Same;
+            return FileRead::Same;
         }
         self.objects = objects;
         self.faults = parsed.faults;
-        Look::Changed
+        FileRead::Changed
     }
 
-    fn keep_objects(&mut self, faults: Vec<Diagnostic>) -> Look {
+    fn keep_objects(&mut self, faults: Vec<Diagnostic>) -> FileRead {
         if self.faults == faults {
-            return Look::Same;
+            return FileRead::Same;
         }
         self.faults = faults;
-        Look::Changed
+        FileRead::Changed
     }
 }
 

@@ -137,7 +137,7 @@ impl Cluster {
     /// most.
     pub fn open(path: &Path) -> Result<Self, ClusterError> {
         let mut manifests = Manifests::open(path)?;
-        manifests.settle()?;
+        manifests.require_readable()?;
         Ok(Self::Manifests(manifests))
     }
 

@@ -64,7 +64,7 @@ pub enum PendingReason {
 
 impl PendingReason {
     /// The reason of a condition and of an event, for programs.
-    pub fn word(&self) -> &'static str {
+    pub fn as_str(&self) -> &'static str {
         match self {
             Self::Window { .. } => "ChangeWindowClosed",
             Self::Suspended { .. } => "Suspended",

@@ -102,7 +102,7 @@ impl Gate<'_> {
 
     /// The suspension that was last known to hold.
     fn last_suspension(&self) -> Option<Suspension> {
-        match self.active.pending.as_ref().map(|withheld| &withheld.why) {
+        match self.active.pending.as_ref().map(|pending| &pending.why) {
             Some(PendingReason::Suspended { until: Some(until), owner, reason }) => {
                 Some(Suspension { until: *until, owner: owner.clone(), reason: reason.clone() })
             }

@@ -130,9 +130,9 @@ impl LabelHistory {
                 force = true;
             }
         }
-        let settled = labels.keys().collect::<BTreeSet<_>>() == owned
+        let applied = labels.keys().collect::<BTreeSet<_>>() == owned
             && labels.iter().all(|(key, value)| seen.labels.get(key) == Some(value));
-        decision.apply = (!settled).then_some(LabelApply { labels, force });
+        decision.apply = (!applied).then_some(LabelApply { labels, force });
         decision
     }
 

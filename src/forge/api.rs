@@ -183,7 +183,8 @@ fn read(answer: &HttpResponse) -> Result<(Value, HeaderMap), Trouble> {
         return Ok((value, answer.headers.clone()));
     }
     if answer.status.is_redirection() {
-        let to = answer.headers.get(LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("it does not say where");
+        let to =
+            answer.headers.get(LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("a place that it does not name");
         // The query may be secret.
         return Err(ForgeErrorKind::Moved { to: to.split('?').next().unwrap_or_default().to_owned() }.into());
     }
@@ -215,11 +216,12 @@ fn limited(status: u16, headers: &HeaderMap, message: &str, now: Timestamp) -> O
 /// texts by field.
 fn message(body: &[u8]) -> String {
     let value: Value = serde_json::from_slice(body).unwrap_or_default();
-    let said = ["message", "error"].iter().find_map(|name| match value.get(name)? {
+    let message = ["message", "error"].iter().find_map(|name| match value.get(name)? {
         Value::String(text) => Some(text.clone()),
         other => Some(other.to_string()),
     });
-    let mut text: String = said.unwrap_or_default().chars().filter(|letter| !letter.is_control()).take(300).collect();
+    let mut text: String =
+        message.unwrap_or_default().chars().filter(|letter| !letter.is_control()).take(300).collect();
     if let Some(Value::Array(errors)) = value.get("errors") {
         for error in errors.iter().take(3) {
             let what = error.get("message").or_else(|| error.get("code")).and_then(Value::as_str);

@@ -62,7 +62,7 @@ pub enum ForgeErrorKind {
     #[error(transparent)]
     Http(#[from] https::HttpError),
     /// The forge refused or failed.
-    #[error("the forge says {status}: {message}")]
+    #[error("the forge answers {status}: {message}")]
     Refused {
         /// The HTTP status.
         status: u16,
@@ -76,19 +76,19 @@ pub enum ForgeErrorKind {
         until: Timestamp,
     },
     /// The forge redirects. Redirects are not followed: a token is only for the configured host.
-    #[error("the forge says that it is elsewhere: {to}")]
+    #[error("the forge redirects to {to}")]
     Moved {
         /// The target.
         to: String,
     },
     /// An answer that cannot be read.
-    #[error("the answer is not understood: {0}")]
+    #[error("the answer cannot be read: {0}")]
     Answer(String),
     /// A list continues on another host.
-    #[error("the list goes on at another place: {0}")]
+    #[error("the list continues on another host: {0}")]
     Elsewhere(String),
     /// The token's user is not known.
-    #[error("the token does not say who it is of")]
+    #[error("the forge does not name the account of the token")]
     Nobody,
 }
 

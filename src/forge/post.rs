@@ -51,8 +51,8 @@ impl Post {
             (false, true) => CheckConclusion::Changes,
             (false, false) => CheckConclusion::NoChanges,
         };
-        let dangers = preview.dangers.iter().filter(|danger| danger.level == RiskLevel::Danger).count();
-        let dangers = match dangers {
+        let count = preview.risks.iter().filter(|risk| risk.level == RiskLevel::Danger).count();
+        let risks = match count {
             0 => String::new(),
             1 => "; 1 danger".to_owned(),
             many => format!("; {many} dangers"),
@@ -62,7 +62,7 @@ impl Post {
             body: markdown(preview),
             verdict,
             title: format!("{cluster}: {}", words.verdict()),
-            summary: format!("{}{dangers} ({})", words.verdict(), words.counts()),
+            summary: format!("{}{risks} ({})", words.verdict(), words.counts()),
             details,
             annotations: validation.found.iter().take(MOST_ANNOTATIONS).map(|(one, _)| Annotation::from(one)).collect(),
         }

@@ -238,6 +238,6 @@ fn same(there: &str, here: &str) -> bool {
 /// Identifies the content of a check run.
 fn mark(post: &Post) -> String {
     // Without the details page: its address differs in each run.
-    let told = (post.verdict, &post.title, &post.summary, &post.body, &post.annotations);
-    hex::encode(&Sha256::digest(format!("{told:?}"))[..16])
+    let content = (post.verdict, &post.title, &post.summary, &post.body, &post.annotations);
+    hex::encode(&Sha256::digest(format!("{content:?}"))[..16])
 }

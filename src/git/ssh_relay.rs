@@ -365,8 +365,8 @@ async fn first_line(socket: &mut TcpStream) -> Option<Vec<u8>> {
 
 /// Whether a first line asks for this exchange's service at the secret path: `git-upload-pack /PATH\0host=...\0`.
 fn is_authorized(line: &[u8], secret: &SecretPath, service: Service) -> bool {
-    let asked = line.split(|byte| *byte == 0).next().and_then(|asked| std::str::from_utf8(asked).ok());
-    let path = asked.and_then(|asked| asked.strip_prefix(service.name())?.strip_prefix(' '));
+    let command = line.split(|byte| *byte == 0).next().and_then(|command| std::str::from_utf8(command).ok());
+    let path = command.and_then(|asked| asked.strip_prefix(service.name())?.strip_prefix(' '));
     path.and_then(|path| secret.strip(path)) == Some("")
 }
 
@@ -423,11 +423,11 @@ mod tests {
 
     #[test]
     fn known_kinds_of_host_keys_are_asked_for_first_and_sha_1_never() {
-        let asked = |kinds: &[&str]| {
+        let listed = |kinds: &[&str]| {
             let kinds: Vec<String> = kinds.iter().map(|kind| (*kind).to_owned()).collect();
             host_key_algorithms(&kinds).iter().map(|one| one.as_str().to_owned()).collect::<Vec<_>>()
         };
-        let (first, all) = (asked(&["ssh-rsa"]), asked(&[]));
+        let (first, all) = (listed(&["ssh-rsa"]), listed(&[]));
         assert_eq!(first[..2], ["rsa-sha2-512", "rsa-sha2-256"]);
         assert_eq!(all.len(), first.len());
         assert_eq!(all[0], "ssh-ed25519");

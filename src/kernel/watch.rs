@@ -107,7 +107,7 @@ impl KernelWatch {
                     None => return Err(KernelError::Open(std::io::ErrorKind::BrokenPipe.into())),
                 },
                 event = self.nft.next() => Some(nft_event(event.map_err(KernelError::Nft)?)),
-                heard = self.netconf.next() => Some(setting_event(heard.map_err(KernelError::Open)?)),
+                event = self.netconf.next() => Some(setting_event(event.map_err(KernelError::Open)?)),
             };
             if let Some(event) = event {
                 return Ok(event);
@@ -170,8 +170,8 @@ impl KernelWatch {
 }
 
 /// The kernel does not name who writes a sysctl, so Egret's own writes are events, too: their round finds nothing to do.
-fn setting_event(heard: SettingEvent) -> KernelEvent {
-    let subject = match heard {
+fn setting_event(event: SettingEvent) -> KernelEvent {
+    let subject = match event {
         SettingEvent::Changed => EventSubject::Setting,
         SettingEvent::Overrun => EventSubject::Everything,
     };

@@ -32,7 +32,7 @@ impl Default for Health {
 impl Health {
     /// Alive, and not ready yet.
     pub fn new() -> Self {
-        let ready = Err("it has only just begun".to_owned());
+        let ready = Err("it has just started".to_owned());
         Self(Arc::new(Mutex::new(State { beat: Instant::now(), ready, remark: None })))
     }
 
@@ -66,8 +66,8 @@ impl Health {
         self.with(|state| state.remark.clone())
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
-        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn whether_it_is_ready_is_the_loop_s_to_say() {
         let health = Health::new();
-        assert_eq!(health.ready(), Err("it has only just begun".to_owned()));
+        assert_eq!(health.ready(), Err("it has just started".to_owned()));
         health.clone().set_ready(Ok(()));
         assert_eq!(health.ready(), Ok(()));
     }

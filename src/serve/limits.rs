@@ -153,8 +153,8 @@ impl Drop for Place {
     }
 }
 
-fn with<T>(places: &Mutex<Places>, look: impl FnOnce(&mut Places) -> T) -> T {
-    look(&mut places.lock().unwrap_or_else(PoisonError::into_inner))
+fn with<T>(places: &Mutex<Places>, change: impl FnOnce(&mut Places) -> T) -> T {
+    change(&mut places.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// A connection that ends after [`LIFE`], whichever side is to send, or when its place is given to another.
@@ -232,17 +232,17 @@ mod tests {
     #[test]
     fn with_many_strangers_the_one_that_has_been_idle_longest_goes_and_who_has_asked_stays() {
         let mut places = Places::default();
-        let asked: Vec<_> = (0..32).map(|number| places.give(stranger(number))).collect();
+        let given: Vec<_> = (0..32).map(|number| places.give(stranger(number))).collect();
         places.taken.get_mut(&0).expect("the first").has_spoken = true;
         places.give(stranger(99));
         assert_eq!(taken(&places), [vec![0], (2..33).collect()].concat());
-        let told: Vec<u64> = asked
+        let notified: Vec<u64> = given
             .into_iter()
             .filter_map(|(number, mut out)| {
                 matches!(out.try_recv(), Err(oneshot::error::TryRecvError::Closed)).then_some(number)
             })
             .collect();
-        assert_eq!(told, [1], "it hears of it");
+        assert_eq!(notified, [1], "it hears of it");
         for taken in places.taken.values_mut() {
             taken.has_spoken = true;
         }

@@ -60,7 +60,7 @@ pub enum PreviewResult {
 }
 
 impl PreviewResult {
-    fn word(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Posted => "posted",
             Self::Unchanged => "unchanged",
@@ -122,7 +122,7 @@ impl Metrics {
 
     /// Counts a round.
     pub fn reconciled(&self, succeeded: bool, took: Duration) {
-        self.tell(|values| {
+        self.with(|values| {
             let new = || Reconciled { succeeded: 0, failed: 0, took: Histogram::new(BUCKETS) };
             let reconciled = values.reconciled.get_or_insert_with(new);
             *(if succeeded { &mut reconciled.succeeded } else { &mut reconciled.failed }) += 1;
@@ -132,7 +132,7 @@ impl Metrics {
 
     /// Counts objects that had drifted. One call with zero is useful: `increase()` needs a first value.
     pub fn drift(&self, class: DriftClass, objects: usize) {
-        self.tell(|values| {
+        self.with(|values| {
             let new = || [DriftClass::Missing, DriftClass::Extra, DriftClass::Changed].map(|class| (class, 0)).into();
             let drift: &mut BTreeMap<DriftClass, u64> = values.drift.get_or_insert_with(new);
             *drift.entry(class).or_default() += u64::try_from(objects).unwrap_or(u64::MAX);
@@ -141,28 +141,28 @@ impl Metrics {
 
     /// The number of objects that drifted and are not corrected yet.
     pub fn drift_open(&self, objects: usize) {
-        self.tell(|values| values.drift_open = Some(objects));
+        self.with(|values| values.drift_open = Some(objects));
     }
 
     /// The number of exits of which the node is a gateway, and of those of which it is only a source.
     pub fn exits(&self, gateway: usize, source: usize) {
-        self.tell(|values| values.exits = Some((gateway, source)));
+        self.with(|values| values.exits = Some((gateway, source)));
     }
 
     /// The number of pods of this node that a policy selects.
     pub fn members(&self, pods: usize) {
-        self.tell(|values| values.members = Some(pods));
+        self.with(|values| values.members = Some(pods));
     }
 
     /// The kernel's counters, as [`Totals`](crate::core::compile::counters::Totals) sums them up. Exits and policies
     /// that are missing in it are no longer shown.
     pub fn counters(&self, counters: &Counters) {
-        self.tell(|values| values.counters = Some(counters.clone()));
+        self.with(|values| values.counters = Some(counters.clone()));
     }
 
     /// The time of Git's last answer, with a new commit or without.
     pub fn git_fetched(&self, at: SystemTime) {
-        self.tell(|values| values.git_fetched = Some(at));
+        self.with(|values| values.git_fetched = Some(at));
     }
 
     /// The source of the API server's errors. Only the first call counts: a process has one API server.
@@ -177,27 +177,27 @@ impl Metrics {
 
     /// Counts the result of a preview. One call with none is useful: `increase()` needs a first value.
     pub fn preview(&self, became: Option<PreviewResult>) {
-        self.tell(|values| {
+        self.with(|values| {
             let new = || {
                 [PreviewResult::Posted, PreviewResult::Unchanged, PreviewResult::Failed]
-                    .map(|became| (became.word(), 0))
+                    .map(|became| (became.as_str(), 0))
                     .into()
             };
             let previews: &mut BTreeMap<&'static str, u64> = values.previews.get_or_insert_with(new);
             if let Some(became) = became {
-                *previews.entry(became.word()).or_default() += 1;
+                *previews.entry(became.as_str()).or_default() += 1;
             }
         });
     }
 
     /// Whether this process leads.
     pub fn leader(&self, leads: bool) {
-        self.tell(|values| values.leader = Some(leads));
+        self.with(|values| values.leader = Some(leads));
     }
 
     /// The active commit.
     pub fn revision(&self, commit: &str) {
-        self.tell(|values| {
+        self.with(|values| {
             if values.revision.as_deref() != Some(commit) {
                 values.revision = Some(commit.to_owned());
             }
@@ -206,16 +206,16 @@ impl Metrics {
 
     /// What the newest commit waits for, if it is pending: one of [`REASONS`].
     pub fn commit_pending(&self, reason: Option<&'static str>) {
-        self.tell(|values| values.pending = REASONS.map(|one| (one, reason == Some(one))).into());
+        self.with(|values| values.pending = REASONS.map(|one| (one, reason == Some(one))).into());
     }
 
     /// What is suspended, and until when, in seconds since the epoch. What is missing in it is no longer shown.
     pub fn suspended(&self, until: BTreeMap<String, u64>) {
-        self.tell(|values| values.suspended = until);
+        self.with(|values| values.suspended = until);
     }
 
     /// The receiving end of requests for the kernel's counters, for the loop that reads them.
-    pub fn questions(&self) -> ScrapeRequests {
+    pub fn scrapes(&self) -> ScrapeRequests {
         self.0.asking.listen()
     }
 
@@ -225,7 +225,7 @@ impl Metrics {
         self.0.asking.ask(Box::new(move |counters| metrics.counters(counters))).await;
     }
 
-    pub(super) fn tell<T>(&self, tell: impl FnOnce(&mut Values) -> T) -> T {
-        tell(&mut self.0.values.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn with<T>(&self, change: impl FnOnce(&mut Values) -> T) -> T {
+        change(&mut self.0.values.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -47,9 +47,9 @@ impl Server {
 /// Listens, and serves on the current runtime. An error says what is wrong with the address, for instance a port in
 /// use.
 pub fn start(listen: SocketAddr, health: Health, metrics: Metrics) -> io::Result<Server> {
-    let told = |error: io::Error| io::Error::new(error.kind(), format!("listen on {listen}: {error}"));
-    let listener = limits::Limited::bind(listen).map_err(told)?;
-    let address = axum::serve::Listener::local_addr(&listener).map_err(told)?;
+    let failed = |error: io::Error| io::Error::new(error.kind(), format!("listen on {listen}: {error}"));
+    let listener = limits::Limited::bind(listen).map_err(failed)?;
+    let address = axum::serve::Listener::local_addr(&listener).map_err(failed)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let served = axum::serve(listener, router(health, metrics)).with_graceful_shutdown(async {
         // An error means that the sender was dropped, which is the signal.
@@ -67,17 +67,17 @@ fn router(health: Health, metrics: Metrics) -> Router {
 }
 
 async fn healthz(State(health): State<Health>) -> Response {
-    told(health.alive())
+    response(health.alive())
 }
 
 async fn readyz(State(health): State<Health>) -> Response {
     match (health.ready(), health.remark()) {
         (Ok(()), Some(remark)) => (StatusCode::OK, format!("ok\n{remark}\n")).into_response(),
-        (ready, _) => told(ready),
+        (ready, _) => response(ready),
     }
 }
 
-fn told(state: Result<(), String>) -> Response {
+fn response(state: Result<(), String>) -> Response {
     match state {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()).into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),

@@ -109,7 +109,7 @@ struct Page(Metrics);
 impl Collector for Page {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let api = self.0.api_error_counts();
-        self.0.tell(|values| {
+        self.0.with(|values| {
             let mut page = Writer(&mut encoder);
             page.info("build", [("version", env!("CARGO_PKG_VERSION"))])?;
             page.reconciling(values)?;

@@ -28,7 +28,7 @@ impl ScrapeRequests {
     /// Waits for the next request; for ever if there is no sender any more. Cancelling the wait loses nothing.
     pub async fn next(&mut self) -> ScrapeRequest {
         match self.0.recv().await {
-            Some(question) => question,
+            Some(request) => request,
             None => std::future::pending().await,
         }
     }
@@ -63,7 +63,7 @@ impl fmt::Debug for ScrapeRequest {
 pub(super) struct ScrapeRelay {
     to: Mutex<Option<mpsc::Sender<ScrapeRequest>>>,
     /// The time of the last request. Locked while an answer is awaited, so that one request is open at a time.
-    asked: tokio::sync::Mutex<Option<Instant>>,
+    last: tokio::sync::Mutex<Option<Instant>>,
 }
 
 impl ScrapeRelay {
@@ -77,8 +77,8 @@ impl ScrapeRelay {
     /// Asks, and waits until the answer is in or patience ends.
     pub(super) async fn ask(&self, record: Record) {
         let Some(to) = self.to.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return };
-        let mut asked = self.asked.lock().await;
-        if asked.is_some_and(|at| at.elapsed() < FRESH) {
+        let mut last = self.last.lock().await;
+        if last.is_some_and(|at| at.elapsed() < FRESH) {
             return;
         }
         let (done, answered) = oneshot::channel();
@@ -87,6 +87,6 @@ impl ScrapeRelay {
             // Late or dropped: what was last known is shown.
             let _ = timeout(PATIENCE, answered).await;
         }
-        *asked = Some(Instant::now());
+        *last = Some(Instant::now());
     }
 }

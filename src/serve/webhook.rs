@@ -59,14 +59,14 @@ pub struct WebhookEvents {
 /// Listens. Each relevant push and each event of a pull request sends one message.
 pub fn start(options: WebhookListener) -> io::Result<(Server, WebhookEvents)> {
     let listen = options.listen;
-    let told = |error: io::Error| io::Error::new(error.kind(), format!("listen on {listen}: {error}"));
+    let failed = |error: io::Error| io::Error::new(error.kind(), format!("listen on {listen}: {error}"));
     // A secret that cannot be read would otherwise be noticed only at the first push.
     if secrets(&options.secret_file)?.is_empty() {
         let error = format!("{} holds no secret", options.secret_file.display());
         return Err(io::Error::new(io::ErrorKind::InvalidData, error));
     }
-    let listener = limits::Limited::bind(listen).map_err(told)?;
-    let address = axum::serve::Listener::local_addr(&listener).map_err(told)?;
+    let listener = limits::Limited::bind(listen).map_err(failed)?;
+    let address = axum::serve::Listener::local_addr(&listener).map_err(failed)?;
     // One queued message is enough: it triggers a poll, and a poll reads everything.
     let (pushed, pushes) = mpsc::channel(1);
     let (proposed, pulls) = mpsc::channel(1);
@@ -218,10 +218,10 @@ enum Kind {
 impl Kind {
     /// Forges send more than pushes. A request that names no event means a push.
     fn of(headers: &HeaderMap) -> Self {
-        let told = ["x-github-event", "x-gitea-event", "x-forgejo-event", "x-gitlab-event"]
+        let event = ["x-github-event", "x-gitea-event", "x-forgejo-event", "x-gitlab-event"]
             .into_iter()
             .find_map(|name| headers.get(name).and_then(|value| value.to_str().ok()));
-        match told {
+        match event {
             None | Some("push" | "Push Hook") => Self::Push,
             Some("pull_request" | "pull_request_sync" | "Merge Request Hook") => Self::Pull,
             Some(_) => Self::Other,

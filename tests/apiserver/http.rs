@@ -185,7 +185,7 @@ fn meet(shared: &Shared, asked: &Asked) -> Option<(FaultId, Fault)> {
     let fault = world.faults.take(verb, &resource, &name_of(asked, target.as_ref()), &user);
     drop(world);
     if fault.is_some() {
-        shared.tell();
+        shared.notify();
     }
     fault
 }
@@ -246,7 +246,7 @@ fn execute(shared: &Shared, asked: &Asked) -> Reply {
     let wrote = world.store.version() != before;
     note(&mut world, asked, code, wrote);
     drop(world);
-    shared.tell();
+    shared.notify();
     reply
 }
 
@@ -255,7 +255,7 @@ pub(crate) fn execute_as_admin(shared: &Shared, asked: &Asked) -> (u16, Value) {
     let mut world = shared.world();
     let reply = act(&mut world, &User::admin("test"), asked);
     drop(world);
-    shared.tell();
+    shared.notify();
     match reply {
         Ok(Reply::Whole(code, body)) | Err(Refusal { code, body }) => (code, body),
         Ok(Reply::Events(_)) => (200, Value::Null),

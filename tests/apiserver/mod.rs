@@ -255,7 +255,7 @@ impl ApiServer {
 
     fn set_away(&self, away: bool) {
         self.shared.away.store(away, Ordering::SeqCst);
-        self.shared.tell();
+        self.shared.notify();
         let done = wait_until(Duration::from_secs(10), || self.shared.listening.load(Ordering::SeqCst) != away);
         assert!(done, "the listening socket follows");
     }
@@ -310,7 +310,7 @@ impl ApiServer {
 
     fn change<T>(&self, change: impl FnOnce(&mut world::World) -> T) -> T {
         let value = change(&mut self.shared.world());
-        self.shared.tell();
+        self.shared.notify();
         value
     }
 }

@@ -47,7 +47,7 @@ impl Shared {
     }
 
     /// Wakes everybody who waits.
-    pub(crate) fn tell(&self) {
+    pub(crate) fn notify(&self) {
         self.changed.send_modify(|count| *count += 1);
     }
 

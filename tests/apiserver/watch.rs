@@ -150,7 +150,7 @@ impl Watch {
                 return News::Events(self.pending.drain(..).collect());
             };
             let told = changes.iter().take_while(|change| change.version <= visible);
-            let events: Vec<Value> = told.filter_map(|change| self.told(change)).collect();
+            let events: Vec<Value> = told.filter_map(|change| self.event_for(change)).collect();
             self.position = visible;
             if !events.is_empty() {
                 return News::Events(events);
@@ -166,7 +166,7 @@ impl Watch {
     }
 
     /// A change as this watch sees it: an object that is no longer selected is gone for it.
-    fn told(&self, change: &Change) -> Option<Value> {
+    fn event_for(&self, change: &Change) -> Option<Value> {
         let Target { resource, namespace, .. } = &self.target;
         let in_it =
             change.key.resource == resource.id() && (namespace.is_empty() || change.key.namespace == *namespace);

@@ -219,7 +219,7 @@ impl World {
     }
 
     /// Says something under it.
-    pub(crate) fn say(&mut self, author: &str, body: &str) -> u64 {
+    pub(crate) fn comment(&mut self, author: &str, body: &str) -> u64 {
         self.say_under(PULL, author, body).id
     }
 
@@ -263,7 +263,7 @@ impl Asked {
     }
 }
 
-fn said(status: u16, value: &Value) -> Response {
+fn json_response(status: u16, value: &Value) -> Response {
     let body = if value.is_null() { String::new() } else { value.to_string() };
     let builder = Response::builder().status(StatusCode::from_u16(status).expect("a status"));
     builder.header("content-type", "application/json; charset=utf-8").body(Body::from(body)).expect("an answer")
@@ -277,15 +277,15 @@ async fn answer(State(world): State<Arc<Mutex<World>>>, request: Request) -> Res
         let line = format!("{} {}", head.method, head.uri);
         world.log.push(line);
         if world.down {
-            return said(503, &json!({ "message": "Unicorn!" }));
+            return json_response(503, &json!({ "message": "Unicorn!" }));
         }
         world.trouble(head.method.as_str(), head.uri.path())
     };
     match trouble {
         Some(Trouble::Hang) => std::future::pending::<()>().await,
-        Some(Trouble::BadGateway) => return said(502, &json!("<html>")),
+        Some(Trouble::BadGateway) => return json_response(502, &json!("<html>")),
         Some(Trouble::RetryAfter(status, seconds)) => {
-            let mut answer = said(status, &json!({ "message": "You have exceeded a secondary rate limit" }));
+            let mut answer = json_response(status, &json!({ "message": "You have exceeded a secondary rate limit" }));
             answer.headers_mut().insert("retry-after", seconds.into());
             return answer;
         }
@@ -295,7 +295,7 @@ async fn answer(State(world): State<Arc<Mutex<World>>>, request: Request) -> Res
                 let world = world.lock().unwrap_or_else(PoisonError::into_inner);
                 if world.kind == ForgeKind::GitHub { (403, "x-ratelimit") } else { (429, "ratelimit") }
             };
-            let mut answer = said(status, &json!({ "message": "too often" }));
+            let mut answer = json_response(status, &json!({ "message": "too often" }));
             for (name, value) in [("remaining", 0), ("reset", at)] {
                 let name: axum::http::HeaderName = format!("{prefix}-{name}").parse().expect("a name");
                 answer.headers_mut().insert(name, value.into());
@@ -303,10 +303,10 @@ async fn answer(State(world): State<Arc<Mutex<World>>>, request: Request) -> Res
             return answer;
         }
         Some(Trouble::NotTaken) => {
-            return said(400, &json!({ "message": "Cannot transition status via :run from :running" }));
+            return json_response(400, &json!({ "message": "Cannot transition status via :run from :running" }));
         }
         Some(Trouble::Moved) => {
-            let mut answer = said(301, &json!({ "message": "Moved Permanently" }));
+            let mut answer = json_response(301, &json!({ "message": "Moved Permanently" }));
             answer.headers_mut().insert("location", "https://elsewhere.example/x?token=y".parse().expect("a header"));
             return answer;
         }

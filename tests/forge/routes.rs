@@ -8,7 +8,7 @@ use egret::forge::ForgeKind;
 use serde_json::{Value, json};
 
 use super::answers::{comment, pull, status};
-use super::{Asked, Status, World, said};
+use super::{Asked, Status, World, json_response};
 
 pub(super) fn route(world: &mut World, head: &Parts, body: &[u8]) -> Response {
     let root = match world.kind {
@@ -19,17 +19,17 @@ pub(super) fn route(world: &mut World, head: &Parts, body: &[u8]) -> Response {
     let line = format!("{} {}", head.method, head.uri);
     let Some(path) = head.uri.path().strip_prefix(root) else {
         world.wrong.push(format!("{line}: not below {root}"));
-        return said(404, &json!({ "message": "Not Found" }));
+        return json_response(404, &json!({ "message": "Not Found" }));
     };
     if let Some(what) = headers(world.kind, head, body) {
         world.wrong.push(format!("{line}: {what}"));
-        return said(400, &json!({ "message": what }));
+        return json_response(400, &json!({ "message": what }));
     }
     let scheme = if world.kind == ForgeKind::Gitea { "token" } else { "Bearer" };
     let token = head.headers.get("authorization").and_then(|value| value.to_str().ok());
     let token = token.and_then(|text| text.strip_prefix(scheme)?.strip_prefix(' '));
     let Some(login) = token.and_then(|token| world.tokens.get(token)).cloned() else {
-        return said(401, &json!({ "message": "Bad credentials" }));
+        return json_response(401, &json!({ "message": "Bad credentials" }));
     };
     let pairs = head.uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
     let asked = Asked {
@@ -46,7 +46,7 @@ pub(super) fn route(world: &mut World, head: &Parts, body: &[u8]) -> Response {
     };
     answer.unwrap_or_else(|| {
         world.wrong.push(format!("{line}: nothing of that kind, with {}", asked.body));
-        said(404, &json!({ "message": "Not Found" }))
+        json_response(404, &json!({ "message": "Not Found" }))
     })
 }
 
@@ -75,7 +75,7 @@ fn has(asked: &Asked, needed: &[&str], possible: &[&str]) -> bool {
 }
 
 fn forbidden() -> Response {
-    said(403, &json!({ "message": "Resource not accessible by integration" }))
+    json_response(403, &json!({ "message": "Resource not accessible by integration" }))
 }
 
 /// A page of a list, with the link to the next.
@@ -85,7 +85,7 @@ fn page(world: &World, asked: &Asked, size: &str, all: Vec<Value>, below: Option
     let total = all.len();
     let shown: Vec<Value> = all.into_iter().skip((number - 1) * per).take(per).collect();
     let value = below.map_or_else(|| json!(shown), |name| json!({ "total_count": total, name: shown }));
-    let mut answer = said(200, &value);
+    let mut answer = json_response(200, &value);
     if number * per < total {
         let root = match world.kind {
             ForgeKind::GitHub => "/api/v3",
@@ -106,7 +106,7 @@ fn user(world: &World, asked: &Asked) -> Response {
         return forbidden();
     }
     let name = if world.kind == ForgeKind::GitLab { "username" } else { "login" };
-    said(200, &json!({ "id": 7, name: asked.login }))
+    json_response(200, &json!({ "id": 7, name: asked.login }))
 }
 
 fn create_comment(world: &mut World, asked: &Asked, number: &str) -> Option<Response> {
@@ -119,13 +119,13 @@ fn create_comment(world: &mut World, asked: &Asked, number: &str) -> Option<Resp
     }
     let body = asked.body["body"].as_str().unwrap_or_default().to_owned();
     if body.chars().count() > 65_536 {
-        return Some(said(
+        return Some(json_response(
             422,
             &json!({ "message": "Validation Failed", "errors": [{ "message": "body is too long" }] }),
         ));
     }
     let made = world.say_under(number, &asked.login, &body);
-    Some(said(201, &comment(world, &made)))
+    Some(json_response(201, &comment(world, &made)))
 }
 
 fn update_comment(world: &mut World, asked: &Asked, id: &str) -> Option<Response> {
@@ -137,11 +137,11 @@ fn update_comment(world: &mut World, asked: &Asked, id: &str) -> Option<Response
     }
     let body = asked.body["body"].as_str().unwrap_or_default().to_owned();
     let Some(found) = world.comments.iter_mut().find(|one| one.id.to_string() == id) else {
-        return Some(said(404, &json!({ "message": "Not Found" })));
+        return Some(json_response(404, &json!({ "message": "Not Found" })));
     };
     found.body = body;
     let changed = found.clone();
-    Some(said(200, &comment(world, &changed)))
+    Some(json_response(200, &comment(world, &changed)))
 }
 
 /// Takes a status whose state is one of these.
@@ -161,11 +161,11 @@ fn create_status(
     }
     if asked.body["description"].as_str()?.chars().count() > 140 {
         let why = json!([{ "message": "description is too long (maximum is 140 characters)" }]);
-        return Some(said(422, &json!({ "message": "Validation Failed", "errors": why })));
+        return Some(json_response(422, &json!({ "message": "Validation Failed", "errors": why })));
     }
     let made = Status { commit: commit.to_owned(), author: asked.login.clone(), set: asked.body.clone() };
     world.statuses.push(made.clone());
-    Some(said(201, &status(world, world.statuses.len(), &made)))
+    Some(json_response(201, &status(world, world.statuses.len(), &made)))
 }
 
 fn statuses(world: &World, commit: &str) -> Vec<Value> {
@@ -180,7 +180,7 @@ fn known(world: &World, number: &str) -> Option<u64> {
 
 fn one_pull(world: &World, number: &str) -> Option<Response> {
     let number = known(world, number)?;
-    Some(said(200, &pull(world, number, &world.pulls[&number])))
+    Some(json_response(200, &pull(world, number, &world.pulls[&number])))
 }
 
 fn open_pulls(world: &World) -> Vec<Value> {
@@ -232,7 +232,7 @@ fn github(world: &mut World, asked: &Asked) -> Option<Response> {
             run["status"] = asked.body["status"].clone();
             run["conclusion"] = asked.body["conclusion"].clone();
             run["output"]["annotations"].as_array_mut()?.extend(annotations);
-            Some(said(200, &world.checks[at].clone()))
+            Some(json_response(200, &world.checks[at].clone()))
         }
         _ => None,
     }
@@ -262,13 +262,13 @@ fn check(world: &mut World, asked: &Asked, new: bool) -> Option<Response> {
         return Some(forbidden());
     }
     if !new {
-        return Some(said(200, &Value::Null));
+        return Some(json_response(200, &Value::Null));
     }
     let mut run = asked.body.clone();
     run["id"] = json!(world.fresh());
     run["html_url"] = json!(format!("https://forge.example/runs/{}", run["id"]));
     world.checks.push(run.clone());
-    Some(said(201, &run))
+    Some(json_response(201, &run))
 }
 
 fn gitlab(world: &mut World, asked: &Asked) -> Option<Response> {
@@ -314,7 +314,7 @@ fn gitea(world: &mut World, asked: &Asked) -> Option<Response> {
         }
         ("GET", ["pulls", number]) => one_pull(world, number),
         // All at once.
-        ("GET", ["issues", number, "comments"]) => Some(said(200, &json!(comments(world, number)?))),
+        ("GET", ["issues", number, "comments"]) => Some(json_response(200, &json!(comments(world, number)?))),
         ("POST", ["issues", number, "comments"]) => create_comment(world, asked, number),
         ("PATCH", ["issues", "comments", id]) => update_comment(world, asked, id),
         ("GET", ["statuses", sha]) => Some(page(world, asked, "limit", statuses(world, sha), None)),

@@ -40,7 +40,7 @@ const STEPS: &[(&str, Step)] = &[
     ("with nothing to do nobody writes", way::quiet),
     ("a pod that starts is let in without any write", way::pod),
     ("labels come from Git, beside those of others", labels::from_git),
-    ("a hand edit is put right, and reported with who did it", labels::hand_edit),
+    ("a hand edit is corrected, and reported with who did it", labels::hand_edit),
     ("a label that leaves Git leaves the node", labels::removed),
     ("a node that is gone is not made anew", labels::gone),
     ("a fight over a label is given up", labels::fight),
@@ -57,17 +57,17 @@ fn run(kubeconfig: Kubeconfig) -> Outcome {
     let mut suite = Suite::up(kubeconfig)?;
     let mut faults = Vec::new();
     for (number, (name, step)) in STEPS.iter().enumerate() {
-        suite.say(&format!("{:2}/{} {name}", number + 1, STEPS.len()));
+        suite.log(&format!("{:2}/{} {name}", number + 1, STEPS.len()));
         let outcome = catch_unwind(AssertUnwindSafe(|| step(&mut suite)));
         let outcome = outcome.unwrap_or_else(|_| Err(fault("it panicked, with the message above")));
         if let Err(fault) = outcome {
-            suite.say(&format!("      FAILED: {fault:?}"));
+            suite.log(&format!("      FAILED: {fault:?}"));
             faults.push(format!("{name}: {fault:?}"));
         }
     }
-    suite.say("taking everything out");
+    suite.log("taking everything out");
     faults.extend(suite.down());
-    suite.say(&if faults.is_empty() { "passed".to_owned() } else { format!("{} faults", faults.len()) });
+    suite.log(&if faults.is_empty() { "passed".to_owned() } else { format!("{} faults", faults.len()) });
     if faults.is_empty() { Ok(()) } else { Err(fault(faults.join("\n\n"))) }
 }
 

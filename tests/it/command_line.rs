@@ -210,7 +210,7 @@ fn every_command_has_a_manual_page_and_the_hidden_one_has_none() {
 }
 
 #[test]
-fn the_version_is_told_for_people_and_programs() {
+fn the_version_is_printed_for_people_and_programs() {
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(plain(&["--version"]).stdout, format!("egret {version}\n"));
     assert!(plain(&["version"]).stdout.starts_with(&format!("egret {version}")));

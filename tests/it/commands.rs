@@ -87,7 +87,7 @@ fn the_hook_before_a_commit_lets_good_documents_pass_and_no_mistake() {
 }
 
 #[test]
-fn a_cluster_with_no_document_in_its_paths_is_told_so() {
+fn a_cluster_without_documents_in_its_paths_is_reported() {
     let folder = template();
     let config = "apiVersion: egret.dev/v1alpha1\nkind: Config\nclusters: {moon: {paths: [moon]}}\n";
     fs::write(folder.path().join("egret.yaml"), config).unwrap();
@@ -179,7 +179,7 @@ fn what_cannot_be_asked_says_so_with_a_hint() {
 
 #[test]
 #[expect(clippy::too_many_lines, reason = "one story, step after step")]
-fn a_plan_tells_of_changes_until_they_are_made() {
+fn a_plan_shows_changes_until_they_are_made() {
     let lab = Lab::up(Options::default()).unwrap();
     let repository = lab.repository();
     repository.write("nodes/gateways.yaml", LABELS).unwrap();

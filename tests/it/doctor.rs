@@ -136,7 +136,7 @@ fn a_program_on_the_tunnels_port_is_seen_and_a_cluster_that_is_none() {
 }
 
 #[test]
-fn a_node_the_manifests_do_not_know_is_told_which_they_know() {
+fn a_node_the_manifests_do_not_know_is_reported_with_those_they_know() {
     let lab = Lab::up(Options::default()).unwrap();
     let node = lab.node("kind-worker").unwrap();
     let map = "kind: ConfigMap\nmetadata: {name: cilium-config}\ndata: {kube-proxy-replacement: \"true\", enable-bpf-masquerade: \"true\"}\n";

@@ -98,7 +98,7 @@ fn the_first_post_is_written_the_same_again_is_not_and_another_takes_its_place()
 }
 
 #[test]
-fn nobody_is_told_that_nothing_changes_unless_they_were_told_otherwise() {
+fn no_comment_says_that_nothing_changes_unless_an_earlier_one_said_otherwise() {
     for kind in KINDS {
         let double = Double::start(kind);
         let nothing = post(CheckConclusion::NoChanges, "nothing changes");
@@ -134,12 +134,12 @@ fn the_own_comment_is_found_on_the_last_page_and_that_of_another_cluster_is_anot
     for kind in KINDS {
         let double = Double::start(kind);
         for number in 0..230 {
-            double.world().say("han", &format!("comment {number}"));
+            double.world().comment("han", &format!("comment {number}"));
         }
         let other = format!("{}\n", MARKER.replace("prod", "prod-2"));
         let (other_id, ours) = {
             let mut world = double.world();
-            (world.say("egret-bot", &other), world.say("egret-bot", &format!("{MARKER}\nold")))
+            (world.comment("egret-bot", &other), world.comment("egret-bot", &format!("{MARKER}\nold")))
         };
         let changes = post(CheckConclusion::Changes, "1 pod would leave another way");
         let posted = send(&double, &changes).expect("it is posted");
@@ -158,11 +158,11 @@ fn a_comment_with_our_marker_by_somebody_else_is_theirs() {
     for kind in KINDS {
         let double = Double::start(kind);
         let theirs = format!("{MARKER}\nI am the preview\n");
-        let id = double.world().say("greedo", &theirs);
+        let id = double.world().comment("greedo", &theirs);
         {
             let mut world = double.world();
-            world.say("egret-bot", &format!("> {MARKER}\nour account, quoting"));
-            let system = world.say("egret-bot", MARKER);
+            world.comment("egret-bot", &format!("> {MARKER}\nour account, quoting"));
+            let system = world.comment("egret-bot", MARKER);
             let note = world.comments.iter_mut().find(|one| one.id == system).expect("a note");
             note.system = kind == ForgeKind::GitLab;
             note.author = if kind == ForgeKind::GitLab { "egret-bot" } else { "greedo" }.to_owned();
@@ -180,7 +180,10 @@ fn of_several_comments_of_ours_the_newest_is_kept_up_to_date() {
     let double = Double::start(ForgeKind::GitHub);
     let (old, new) = {
         let mut world = double.world();
-        (world.say("egret-bot", &format!("{MARKER}\nold")), world.say("Egret-Bot", &format!("{MARKER}\r\nnew\r\n")))
+        (
+            world.comment("egret-bot", &format!("{MARKER}\nold")),
+            world.comment("Egret-Bot", &format!("{MARKER}\r\nnew\r\n")),
+        )
     };
     let changes = post(CheckConclusion::Changes, "x");
     send(&double, &changes).expect("it is posted");
@@ -231,7 +234,7 @@ fn whoever_else_set_the_same_status_is_not_taken_for_us() {
             world.tokens.insert(TOKEN.to_owned(), "github-actions[bot]".to_owned());
             let set = json!({ "state": "success", "context": "egret/preview (prod)", "description": "x" });
             world.statuses.push(Status { commit: HEAD.to_owned(), author: "egret[bot]".to_owned(), set });
-            world.say("egret[bot]", &format!("{MARKER}\nold"))
+            world.comment("egret[bot]", &format!("{MARKER}\nold"))
         };
         for expected in ["created", "same"] {
             let posted = forge(options.clone(), TOKEN).post(11, HEAD, &changes).expect("it is posted");

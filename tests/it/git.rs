@@ -180,7 +180,7 @@ fn people_name_commits_by_branch_tag_id_and_steps_back() {
 }
 
 #[test]
-fn a_commit_tells_who_and_the_history_tells_who_changed_a_file() {
+fn a_commit_names_its_author_and_the_history_who_changed_a_file() {
     let origin = Origin::new();
     let first = origin.push(&[("a.yaml", "a: 1\n"), ("b.yaml", "b: 1\n")], "first\n\nwith a body");
     let second = origin.push(&[("b.yaml", "b: 2\n")], "second");

@@ -78,14 +78,14 @@ fn an_installation_that_is_named_is_not_looked_for_by_repository() {
 }
 
 #[test]
-fn what_is_wrong_is_told_with_what_to_do() {
+fn what_is_wrong_is_reported_with_what_to_do() {
     let double = Double::start();
     let told = |key: &str| {
         let error = app(&double, key).token(TokenPurpose::Pulls).expect_err("no token");
         (error.to_string(), error.hint().unwrap_or_default(), error.retryable())
     };
     let host = format!("127.0.0.1:{}", double.port);
-    let undecoded = format!("{host} does not believe the GitHub App {ID}: A JSON web token could not be decoded");
+    let undecoded = format!("{host} rejects the GitHub App {ID}: A JSON web token could not be decoded");
     let hint = "is the App's id right, and is the key one of that App that was not deleted?";
     assert_eq!(told("other"), (undecoded, hint.to_owned(), false));
     assert!(told("missing").0.ends_with("missing.pem") && told("missing").2);

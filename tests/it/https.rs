@@ -134,7 +134,7 @@ fn a_proxy_leads_to_the_server_and_says_why_not() {
     let with = |proxy: &str| ClientOptions { proxy: Some(Secret::new(proxy.to_owned())), ..options(&certificates) };
     let open = Proxy::start(None);
     ask(with(&format!("http://127.0.0.1:{}", open.port)), &server.url("/")).expect("an answer");
-    assert_eq!(open.asked(), [format!("CONNECT 127.0.0.1:{} HTTP/1.1", server.port)]);
+    assert_eq!(open.requests(), [format!("CONNECT 127.0.0.1:{} HTTP/1.1", server.port)]);
     // `ada:p@ss`
     let closed = Proxy::start(Some("Basic YWRhOnBAc3M="));
     ask(with(&format!("http://ada:p%40ss@127.0.0.1:{}/", closed.port)), &server.url("/")).expect("an answer");
@@ -222,7 +222,7 @@ fn a_redirect_is_an_answer_and_nobody_goes_there() {
 }
 
 #[test]
-fn what_breaks_off_is_told_and_may_have_happened() {
+fn what_breaks_off_is_reported_and_may_have_happened() {
     let certificates = Certificates::new();
     for reply in [Reply::Close, Reply::Declared(10)] {
         let server = Server::start(certificates.server("good"), reply);

@@ -253,7 +253,7 @@ fn faults_say_file_line_and_column() {
 }
 
 #[test]
-fn of_two_with_one_name_the_later_file_counts_and_somebody_is_told() {
+fn of_two_with_one_name_the_later_file_counts_and_it_is_reported() {
     let pod = |ip: &str| format!("kind: Pod\nmetadata:\n  name: p\nstatus: {{podIP: {ip}}}\n");
     let folder =
         folder(&[("a.yaml", &format!("{}---\n{}", pod("10.0.0.1"), pod("10.0.0.2"))), ("b.yaml", &pod("10.0.0.3"))]);

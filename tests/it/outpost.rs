@@ -1,6 +1,6 @@
 //! The outpost scenario of DESIGN §1 with the real program, real packets and a real repository.
 //!
-//! `stand` is the scenario in force; every other module is one subject of what it must stand up to. Each test has a lab of its own, so they
+//! `stand` is the scenario applied; every other module is one subject of what it must stand up to. Each test has a lab of its own, so they
 //! run side by side. What is only measured (seconds from a push, milliseconds of a repair) is printed and never asserted.
 //! Deliberately absent: what the lab does by itself (`lab_alone`).
 

@@ -1,6 +1,6 @@
-//! Documents from their text to what is in force: every field in its good form, and every mistake with its place and hint.
+//! Documents from their text to what is active: every field in its good form, and every mistake with its place and hint.
 //!
-//! Deliberately absent: what comes into force after which change (`core::policy::catalogue`'s own tests).
+//! Deliberately absent: what becomes active after which change (`core::policy::catalogue`'s own tests).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -155,7 +155,7 @@ fn the_schemas_in_the_template_are_those_that_are_generated() {
 }
 
 #[test]
-fn a_suspension_that_ended_or_ends_late_is_told_where_it_stands() {
+fn a_suspension_that_ended_or_ends_late_is_reported_where_it_stands() {
     let config = "apiVersion: egret.dev/v1alpha1\nkind: Config\nsuspend: {until: \"2026-06-01T00:00:00Z\", owner: Han, reason: a}\n\
                   clusters:\n  prod:\n    suspend: {until: \"2026-12-01T00:00:00Z\", owner: Leia, reason: b}\n";
     let policy = "apiVersion: egret.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {name: p}\nspec:\n  selectors: [{podSelector: {}}]\n  \
@@ -305,7 +305,7 @@ fn lint_says_what_a_policy_would_cut_off_and_what_reaches_nothing() {
 }
 
 #[test]
-fn nodes_that_share_an_address_are_told_where_a_policy_means_them() {
+fn nodes_that_share_an_address_are_reported_where_a_policy_means_them() {
     let mut facts = facts();
     let first = facts.nodes[&node_name("n1")].addresses.clone();
     for node in facts.nodes.values_mut() {

@@ -23,12 +23,12 @@ fn a_pull_request_gets_a_comment_that_follows_its_head_and_its_base() {
     assert!(comment.starts_with("<!-- egret-preview:{\"cluster\":\"default\",\"v\":1} -->\n"), "{comment}");
     assert!(comment.contains(&first[..12]) && comment.contains("1 pod would come from another address"), "{comment}");
     assert_eq!(stand.forge.status(&first).expect("a status").0, "success");
-    assert_eq!(stand.published(), ["empire"], "nothing of it is in force");
+    assert_eq!(stand.published(), ["empire"], "nothing of it is active");
 
     // Its author pushes once more, and then by force.
     stand.origin.git(&["checkout", "--quiet", &first]);
     let second = stand.propose(1, "HEAD", &[("policies/alliance.yaml", &policy("alliance", "nobody"))]);
-    stand.tell("pull_request", &json!({ "action": "synchronize" }));
+    stand.send_webhook("pull_request", &json!({ "action": "synchronize" }));
     stand.await_comment(1, &second[..12]);
     let third = stand.open(1, &[("policies/empire.yaml", &policy("empire", "alliance"))]);
     let comment = stand.await_comment(1, &third[..12]);
@@ -36,15 +36,15 @@ fn a_pull_request_gets_a_comment_that_follows_its_head_and_its_base() {
 
     // The base gains what the head does not have, which changes nothing; then the head takes it in, and parts from there.
     let main = stand.origin.push(&[("policies/rebels.yaml", &policy("rebels", "rebels"))], "rebels").to_string();
-    stand.tell("push", &json!({ "ref": "refs/heads/main" }));
-    stand.await_that("the new policy in force", || stand.published() == ["empire", "rebels"]);
+    stand.send_webhook("push", &json!({ "ref": "refs/heads/main" }));
+    stand.await_that("the new policy active", || stand.published() == ["empire", "rebels"]);
     stand.forge.writes();
     stand.origin.git(&["checkout", "--quiet", "-B", "proposal", &third]);
     stand.origin.git(&["merge", "--quiet", "--no-edit", "main"]);
     let merged = stand.origin.git(&["rev-parse", "HEAD"]);
     assert_eq!(stand.forge.writes(), Vec::<String>::new());
     stand.publish(1, &merged);
-    stand.tell("pull_request", &json!({ "action": "synchronize" }));
+    stand.send_webhook("pull_request", &json!({ "action": "synchronize" }));
     let comment = stand.await_comment(1, &format!("{} onto {}", &merged[..12], &main[..12]));
     assert!(!comment.contains("rebels"), "{comment}");
     assert_eq!(stand.condition("PreviewsPosted").0, "True");
@@ -96,14 +96,14 @@ fn of_sixty_pull_requests_the_fifty_that_were_touched_last_are_previewed() {
     for (number, commit) in (1..).zip(&commits) {
         stand.forge.open(number, commit);
     }
-    stand.tell("pull_request", &json!({}));
+    stand.send_webhook("pull_request", &json!({}));
     let status = |number: usize| stand.forge.status(&commits[number - 1]);
     stand.await_that("a preview of each", || (11..=60).all(|number| status(number).is_some()));
     assert!((1..=10).all(|number| status(number).is_none()));
     stand.await_that("a word that all is well", || stand.condition("PreviewsPosted").0 == "True");
     // One is closed: another one takes its place, and its reference is gone.
     stand.forge.close(60);
-    stand.tell("pull_request", &json!({ "action": "closed" }));
+    stand.send_webhook("pull_request", &json!({ "action": "closed" }));
     stand.await_that("a preview of the next", || status(10).is_some());
     assert!(status(9).is_none());
     let mirror = stand.origin.path().join("state-one/pulls.git");
@@ -156,17 +156,17 @@ fn a_head_decides_nothing_but_what_is_said_of_it_and_one_that_is_bad_keeps_none_
 }
 
 #[test]
-fn a_forge_that_is_away_holds_nothing_up_and_is_told_until_it_is_back() {
+fn a_forge_that_is_away_holds_nothing_up_and_is_reported_until_it_is_back() {
     let stand = Stand::up();
     stand.await_that("a word that all is well", || stand.condition("PreviewsPosted").0 == "True");
     stand.forge.world().down = true;
     stand.open(1, &[("policies/alliance.yaml", &policy("alliance", "alliance"))]);
     stand.await_that("a word that previews are not posted", || stand.condition("PreviewsPosted").0 == "False");
     let (_, message) = stand.condition("PreviewsPosted");
-    assert!(message.contains("the forge says 503: Unicorn!"), "{message}");
+    assert!(message.contains("the forge answers 503: Unicorn!"), "{message}");
     stand.origin.push(&[("policies/rebels.yaml", &policy("rebels", "rebels"))], "rebels");
-    stand.tell("push", &json!({ "ref": "refs/heads/main" }));
-    stand.await_that("the new policy in force", || stand.published() == ["empire", "rebels"]);
+    stand.send_webhook("push", &json!({ "ref": "refs/heads/main" }));
+    stand.await_that("the new policy active", || stand.published() == ["empire", "rebels"]);
     assert_eq!(stand.forge.comments(1), Vec::<String>::new());
     stand.forge.world().down = false;
     stand.await_comment(1, "xwing");
@@ -180,12 +180,12 @@ fn a_status_that_is_not_taken_is_logged_once_and_one_whose_author_is_not_known_k
     let files = alliance.each_ref().map(|(name, text)| (*name, text.as_str()));
     let first = stand.propose(1, "main", &files);
     stand.forge.world().without_status.insert(first.clone());
-    stand.tell("pull_request", &json!({}));
+    stand.send_webhook("pull_request", &json!({}));
     stand.await_comment(1, &first[..12]);
     stand.await_that("a word that all is well", || stand.condition("PreviewsPosted").0 == "True");
     let second = stand.propose(1, "main", &[("policies/empire.yaml", &policy("empire", "alliance"))]);
     stand.forge.world().without_status.insert(second.clone());
-    stand.tell("pull_request", &json!({}));
+    stand.send_webhook("pull_request", &json!({}));
     stand.await_comment(1, &second[..12]);
     stand.await_that("a second preview", || stand.logs().matches("pull request previewed").count() == 2);
     assert_eq!(stand.logs().matches("the commit's status is not taken").count(), 1, "{}", stand.logs());
@@ -195,11 +195,13 @@ fn a_status_that_is_not_taken_is_logged_once_and_one_whose_author_is_not_known_k
     let good = stand.propose(2, "main", &files);
     let unknown = stand.propose(3, "main", &[("policies/empire.yaml", &policy("empire", "nobody"))]);
     stand.forge.world().without_status.insert(unknown);
-    stand.tell("pull_request", &json!({}));
+    stand.send_webhook("pull_request", &json!({}));
     stand.await_comment(2, &good[..12]);
     stand.await_that("a word about the other", || {
         let (status, message) = stand.condition("PreviewsPosted");
-        status == "False" && message.contains("pull request 3: ") && message.contains("does not say who it is of")
+        status == "False"
+            && message.contains("pull request 3: ")
+            && message.contains("does not name the account of the token")
     });
     assert_eq!(stand.forge.comments(3), Vec::<String>::new());
 }
@@ -227,7 +229,7 @@ fn another_leader_goes_on_with_the_same_comment() {
 
 /// A Service reaches any of them, and these look by themselves once an hour.
 #[test]
-fn a_push_that_only_a_controller_without_the_lead_is_told_of_is_in_force_at_once() {
+fn a_push_that_only_a_controller_without_the_lead_hears_of_is_active_at_once() {
     let mut stand = Stand::up();
     stand.await_that("the first policy", || stand.published() == ["empire"]);
     stand.controller("two");
@@ -254,7 +256,7 @@ fn a_github_app_reads_the_repository_and_posts_and_a_token_that_is_taken_back_is
     stand.controller_with("one", &words);
     let first = stand.open(1, &[("policies/alliance.yaml", &policy("alliance", "alliance"))]);
     stand.await_comment(1, &first[..12]);
-    stand.await_that("the policy in force", || stand.published() == ["empire"]);
+    stand.await_that("the policy active", || stand.published() == ["empire"]);
     let given = github.with(|state| state.given.clone());
     let uses: Vec<bool> = given.iter().map(|body| body["permissions"]["pull_requests"] == "write").collect();
     assert_eq!(uses.iter().filter(|of_pulls| **of_pulls).count(), 1, "{given:?}");

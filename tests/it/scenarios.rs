@@ -61,7 +61,7 @@ fn every_scenario_gives_what_its_folder_expects() {
 /// Everything that a scenario gives, by the name of its file.
 fn outcome(scenario: &Path) -> BTreeMap<String, String> {
     let world = World::read(&root(), &[scenario.to_path_buf()]);
-    // What was in force when somebody else had a hand in it, or when the repository or cluster changed.
+    // What was active when somebody else had a hand in it, or when the repository or cluster changed.
     let other = ["before", "found"].map(|name| scenario.join(name)).into_iter().find(|path| path.is_dir());
     let drifted = other.as_ref().is_some_and(|path| path.ends_with("found"));
     let other = other.map(|path| World::read(&root(), &[scenario.to_path_buf(), path]));
@@ -161,7 +161,7 @@ fn leads_there(scenario: &Path, node: &NodeName, desired: &NodeState, observed: 
     assert_eq!(plan(&again, &state, range).to_string(), "", "{place}: there is something to do again");
 }
 
-/// The node's report after somebody made of it what was found, one minute ago, and it was put right now.
+/// The node's report after somebody made of it what was found, one minute ago, and it was corrected now.
 fn drift_report(node: &NodeName, desired: &NodeState, found: &NodeState) -> String {
     let seen: Timestamp = "2026-06-01T11:59:59.962Z".parse().expect("a time");
     let sighting = |drift| ObservedDrift { drift, by: None, wanted_by: Vec::new() };

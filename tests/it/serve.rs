@@ -65,7 +65,7 @@ fn counters(exits: &[(&str, bool)]) -> Counters {
 }
 
 #[test]
-fn the_page_has_what_was_told_and_nothing_else() {
+fn the_page_has_what_was_recorded_and_nothing_else() {
     alone(async {
         let metrics = Metrics::new();
         let server = start(&Health::new(), &metrics);
@@ -142,7 +142,7 @@ fn counters_are_read_when_somebody_asks_and_a_busy_loop_keeps_nobody_waiting() {
     alone(async {
         let metrics = Metrics::new();
         let server = start(&Health::new(), &metrics);
-        let mut questions = metrics.questions();
+        let mut questions = metrics.scrapes();
         let (page, ()) = tokio::join!(get(&server, "/metrics"), async {
             questions.next().await.answer(&counters(&[]));
         });
@@ -190,7 +190,7 @@ fn probes_say_why_not_and_there_is_nothing_else() {
 }
 
 #[test]
-fn a_port_in_use_is_said_and_a_dropped_server_leaves_it() {
+fn a_port_in_use_is_reported_and_a_dropped_server_leaves_it() {
     alone(async {
         let server = start(&Health::new(), &Metrics::new());
         let address = server.address();

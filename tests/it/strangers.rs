@@ -137,7 +137,7 @@ fn labels_that_are_not_allowed_any_more_keep_their_last_good_version_and_new_one
     assert_eq!(names(&catalogue), ["a"]);
     assert_eq!(catalogue.held()[0].why, "it has errors in a.yaml");
     assert_eq!(catalogue.diagnostics().len(), 2);
-    // What is remembered is in force after a restart, too.
+    // What is remembered is active after a restart, too.
     let mut again = Catalogue::new("prod");
     again.import_good(&catalogue.export_good());
     update(&mut again, &[("egret.yaml", &narrow), ("a.yaml", &old), ("b.yaml", &new)]);
@@ -178,7 +178,7 @@ fn a_selector_without_a_namespace_is_warned_of_and_refused_where_egret_yaml_says
 }
 
 #[test]
-fn a_policy_that_was_in_force_stays_when_namespaces_are_demanded_and_cannot_be_changed_without_one() {
+fn a_policy_that_was_active_stays_when_namespaces_are_demanded_and_cannot_be_changed_without_one() {
     let mut catalogue = read(&[("p.yaml", &policy("p", "podSelector: {}", "a: b"))]);
     update(&mut catalogue, &[("egret.yaml", &config("clusters: {prod: {requireNamespace: true}}"))]);
     let gateway = |catalogue: &Catalogue| {

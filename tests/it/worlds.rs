@@ -75,7 +75,7 @@ fn see(world: World) -> Result<Seen, LabError> {
             .collect::<Vec<_>>()
     });
     let mut leaks = leaks(&standing)?;
-    leaks.extend(settled.err().map(|error| format!("(not in force) {error}")));
+    leaks.extend(settled.err().map(|error| format!("(not active) {error}")));
     let mut seen = Seen { world, verdicts, leaks, logs: String::new(), took: begun.elapsed() };
     if !seen.holds() {
         seen.logs = format!("--- router\n{}\n", standing.router_rules()?);

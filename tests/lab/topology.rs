@@ -1,6 +1,6 @@
 //! What a lab looks like: its nodes, pods, addresses and routes, and the lines for `ip -batch` that make them.
 //!
-//! Deliberately absent: anything that touches the machine. These are values and texts; `mod` puts them in force.
+//! Deliberately absent: anything that touches the machine. These are values and texts; `mod` applies them.
 //! The addresses are those of the outpost scenario, so that a document written for one lab fits them all.
 
 use std::collections::BTreeMap;

@@ -35,7 +35,7 @@ struct Truth {
     revisions: Vec<Revision>,
     /// The teams that an address had.
     teams: BTreeMap<IpAddr, BTreeSet<u8>>,
-    /// Nodes on which nothing is known to be in force yet: Egret was never there.
+    /// Nodes on which nothing is known to be active yet: Egret was never there.
     bare: BTreeSet<u8>,
     faults: BTreeSet<String>,
 }

@@ -89,7 +89,7 @@ impl Revision {
                 self.policies.remove(&name);
             }
             7 => {
-                // A bad edit: what was in force stays so.
+                // A bad edit: what was active stays so.
                 if stable.contains(&name) {
                     self.broken.insert(name);
                 }

@@ -1,4 +1,4 @@
-//! What holds in a world in which nothing happens and nothing is wrong: everything that is asked for is in force, everybody says so, and
+//! What holds in a world in which nothing happens and nothing is wrong: everything that is asked for is active, everybody says so, and
 //! nobody does anything.
 
 use std::time::Duration;

@@ -47,7 +47,7 @@ pub enum ApiErrorCause {
         fields: Vec<RefusedField>,
     },
     /// An answer that cannot be read.
-    #[error("the answer is not understood")]
+    #[error("the answer cannot be read")]
     Answer(#[source] serde_json::Error),
     /// A watch that the server ends at once.
     #[error("the server ends the watch at once")]

@@ -77,7 +77,7 @@ struct Known {
     name: String,
     count: u32,
     last: Instant,
-    told: Instant,
+    written: Instant,
 }
 
 /// What to write.
@@ -135,10 +135,10 @@ impl Recorder {
         if let Some(known) = self.known.get_mut(key) {
             known.count += 1;
             known.last = now;
-            if now.duration_since(known.told) < PAUSE {
+            if now.duration_since(known.written) < PAUSE {
                 return Write::Nothing;
             }
-            known.told = now;
+            known.written = now;
             return Write::Again(known.name.clone(), known.count);
         }
         if self.known.len() >= KEPT
@@ -148,7 +148,7 @@ impl Recorder {
         }
         // The naming scheme of kubelet and client-go. Names have at most 253 characters.
         let name = format!("{}.{:x}", cut(key.0.name(), 230), clock.as_nanosecond());
-        self.known.insert(key.clone(), Known { name: name.clone(), count: 1, last: now, told: now });
+        self.known.insert(key.clone(), Known { name: name.clone(), count: 1, last: now, written: now });
         Write::New(name)
     }
 
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_event_that_comes_again_is_counted_and_told_every_few_minutes() {
+    async fn an_event_that_comes_again_is_counted_and_written_every_few_minutes() {
         let mut recorder = ApiClient::at("http://127.0.0.1:1").recorder("egret.dev/agent", "kind-worker");
         let (start, clock) = (Instant::now(), Timestamp::UNIX_EPOCH);
         let at = |minutes: u64| start + Duration::from_mins(minutes);

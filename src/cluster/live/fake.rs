@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The server. Dropping it closes all of its connections.
 pub(super) struct Fake {
     pub(super) address: String,
-    asked: mpsc::UnboundedReceiver<FakeRequest>,
+    requests: mpsc::UnboundedReceiver<FakeRequest>,
     thread: Option<(oneshot::Sender<()>, thread::JoinHandle<()>)>,
 }
 
@@ -55,20 +55,20 @@ impl Fake {
         let listener = TcpListener::bind(address).expect("a port");
         listener.set_nonblocking(true).expect("a listener");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
-        let (tell, asked) = mpsc::unbounded_channel();
+        let (sender, requests) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel();
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-                let router = Router::new().fallback(hand_over).with_state(tell);
+                let router = Router::new().fallback(hand_over).with_state(sender);
                 tokio::select! {
                     ended = axum::serve(listener, router) => ended.expect("a server"),
                     _ = stopped => {}
                 }
             });
         });
-        Self { address, asked, thread: Some((stop, thread)) }
+        Self { address, requests, thread: Some((stop, thread)) }
     }
 
     pub(super) fn client(&self) -> ApiClient {
@@ -76,13 +76,13 @@ impl Fake {
     }
 
     /// The next request.
-    pub(super) async fn asked(&mut self) -> FakeRequest {
-        tokio::time::timeout(PATIENCE, self.asked.recv()).await.expect("a request in time").expect("a server")
+    pub(super) async fn next_request(&mut self) -> FakeRequest {
+        tokio::time::timeout(PATIENCE, self.requests.recv()).await.expect("a request in time").expect("a server")
     }
 
     /// Whether no request arrives within this time.
     pub(super) async fn quiet(&mut self, time: Duration) -> bool {
-        tokio::time::timeout(time, self.asked.recv()).await.is_err()
+        tokio::time::timeout(time, self.requests.recv()).await.is_err()
     }
 }
 
@@ -96,14 +96,14 @@ impl Drop for Fake {
     }
 }
 
-async fn hand_over(State(tell): State<mpsc::UnboundedSender<FakeRequest>>, request: Request) -> Response {
+async fn hand_over(State(sender): State<mpsc::UnboundedSender<FakeRequest>>, request: Request) -> Response {
     let method = request.method().to_string();
     let path = request.uri().to_string();
     let authorization = request.headers().get("authorization").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let body = axum::body::to_bytes(request.into_body(), usize::MAX).await.expect("a body");
     let body = String::from_utf8(body.to_vec()).expect("a text");
     let (answer, answered) = oneshot::channel();
-    tell.send(FakeRequest { method, path, body, authorization, answer }).expect("a test");
+    sender.send(FakeRequest { method, path, body, authorization, answer }).expect("a test");
     // A request that is dropped without an answer stays unanswered.
     match answered.await {
         Ok(response) => response,

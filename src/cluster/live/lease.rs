@@ -55,13 +55,13 @@ impl Lease {
         // A leader writes without reading: if another candidate wrote first, the write is refused.
         let mut act = self.candidate.decide(Instant::now());
         if act != LeaseAction::Renew || self.object.is_none() {
-            act = self.look().await?;
+            act = self.read().await?;
         }
         for last in [false, true] {
             match self.act(&act).await {
                 Ok(()) => break,
                 // Another candidate wrote in between: read again, and try once more if it is still our turn.
-                Err(error) if matches!(error.code(), Some(404 | 409)) && !last => act = self.look().await?,
+                Err(error) if matches!(error.code(), Some(404 | 409)) && !last => act = self.read().await?,
                 Err(error) => return Err(error),
             }
         }
@@ -91,7 +91,7 @@ impl Lease {
         format!("{what} Lease {}/{}", self.namespace, self.name)
     }
 
-    async fn look(&mut self) -> Result<LeaseAction, ApiError> {
+    async fn read(&mut self) -> Result<LeaseAction, ApiError> {
         let request = self.path().get(&self.name, &GetParams::default());
         let limit = self.candidate.timing().request();
         let found: Option<Object> = match self.live.call(&self.doing("reading"), request, limit).await {

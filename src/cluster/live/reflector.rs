@@ -203,18 +203,18 @@ impl<W: Watched> Reflector<W> {
     /// Reports that there are no objects, or that they cannot be read, and waits for a long time. False if the
     /// receiver is gone.
     async fn rest(&mut self, error: ApiError) -> bool {
-        let told = match error.code() {
-            Some(404) => self.tell(ListOrEvent::All(BTreeMap::new())).await,
+        let connected = match error.code() {
+            Some(404) => self.send(ListOrEvent::All(BTreeMap::new())).await,
             _ => self.out.send(Message::Closed(W::NAME, error)).await.is_ok(),
         };
         let wait = self.backoff.spread(self.query.optional.unwrap_or(LONGEST));
         tokio::select! {
-            () = tokio::time::sleep(wait) => told,
+            () = tokio::time::sleep(wait) => connected,
             () = self.out.closed() => false,
         }
     }
 
-    async fn tell(&self, news: ListOrEvent<W::Key, W::Value>) -> bool {
+    async fn send(&self, news: ListOrEvent<W::Key, W::Value>) -> bool {
         self.out.send(Message::News(W::NAME, Box::new((self.wrap)(news)))).await.is_ok()
     }
 
@@ -254,7 +254,7 @@ impl<W: Watched> Reflector<W> {
             if next.is_none() {
                 self.whole = false;
                 let version = page.metadata.resource_version;
-                return if self.tell(ListOrEvent::All(found)).await { End::Well(version) } else { End::Unheard };
+                return if self.send(ListOrEvent::All(found)).await { End::Well(version) } else { End::Unheard };
             }
         }
     }
@@ -331,13 +331,13 @@ impl<W: Watched> Reflector<W> {
             }
             WatchEvent::Error(status) => return Err(ApiError::new(Self::watching(), ApiErrorCause::from(*status))),
         };
-        let told = W::version(&wire).to_owned();
-        if !told.is_empty() {
-            *version = told;
+        let newest = W::version(&wire).to_owned();
+        if !newest.is_empty() {
+            *version = newest;
         }
         let Some((key, value)) = W::read(wire) else { return Ok(true) };
         let news = if gone { ListOrEvent::Gone(key) } else { ListOrEvent::Set(key, value) };
-        Ok(self.tell(news).await)
+        Ok(self.send(news).await)
     }
 
     fn watching() -> String {

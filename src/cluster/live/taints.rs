@@ -131,16 +131,16 @@ mod tests {
         let mut fake = Fake::start();
         let live = fake.client();
         let removing = tokio::spawn(async move { live.remove_startup_taint(&node(), "u").await });
-        fake.asked().await.answer(200, &tainted("u", &json!([ours("NoExecute")])));
-        let first = fake.asked().await;
+        fake.next_request().await.answer(200, &tainted("u", &json!([ours("NoExecute")])));
+        let first = fake.next_request().await;
         assert_eq!(
             (first.method.as_str(), first.path.as_str()),
             ("PATCH", "/api/v1/nodes/kind-worker?fieldManager=egret-controller")
         );
         assert!(first.body.contains("/spec/taints/0"), "{}", first.body);
         first.refuse(422, "Invalid", "the server rejected our request due to an error in our request");
-        fake.asked().await.answer(200, &tainted("u", &json!([other("a"), ours("NoExecute")])));
-        let second = fake.asked().await;
+        fake.next_request().await.answer(200, &tainted("u", &json!([other("a"), ours("NoExecute")])));
+        let second = fake.next_request().await;
         assert!(second.body.contains("/spec/taints/1") && !second.body.contains("/spec/taints/0"), "{}", second.body);
         second.answer(200, &tainted("u", &json!([other("a")])));
         assert_eq!(removing.await.expect("a task").expect("an outcome"), TaintOutcome::Removed);
@@ -156,7 +156,7 @@ mod tests {
             let mut fake = Fake::start();
             let live = fake.client();
             let removing = tokio::spawn(async move { live.remove_startup_taint(&node(), "u").await });
-            fake.asked().await.answer(200, &tainted(uid, &taints));
+            fake.next_request().await.answer(200, &tainted(uid, &taints));
             // It ends without another request.
             assert_eq!(removing.await.expect("a task").expect("an outcome"), outcome);
         }
@@ -168,8 +168,8 @@ mod tests {
         let live = fake.client();
         let removing = tokio::spawn(async move { live.remove_startup_taint(&node(), "u").await });
         for _ in 0..TRIES {
-            fake.asked().await.answer(200, &tainted("u", &json!([ours("NoExecute")])));
-            fake.asked().await.refuse(409, "Conflict", "the object has been modified");
+            fake.next_request().await.answer(200, &tainted("u", &json!([ours("NoExecute")])));
+            fake.next_request().await.refuse(409, "Conflict", "the object has been modified");
         }
         assert_eq!(removing.await.expect("a task").expect_err("an error").code(), Some(409));
     }

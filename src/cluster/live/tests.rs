@@ -20,21 +20,21 @@ fn object(uid: &str, version: &str) -> Value {
     json!({"metadata": {"name": "kind-worker2", "uid": uid, "resourceVersion": version, "generation": 1}})
 }
 
-fn body(asked: &FakeRequest) -> Value {
-    serde_json::from_str(&asked.body).expect("a body")
+fn body(request: &FakeRequest) -> Value {
+    serde_json::from_str(&request.body).expect("a body")
 }
 
 #[tokio::test]
-async fn labels_are_applied_to_the_very_node_and_a_change_is_told() {
+async fn labels_are_applied_to_the_very_node_and_a_change_is_reported() {
     let mut fake = Fake::start();
     let (live, node) = (fake.client(), node());
     let labels = Labels::from([("egress-gw".to_owned(), "true".to_owned())]);
     for (version, changed) in [("231", true), ("230", false)] {
         let server = async {
-            let get = fake.asked().await;
+            let get = fake.next_request().await;
             assert_eq!((get.method.as_str(), get.path.as_str()), ("GET", "/api/v1/nodes/kind-worker2"));
             get.answer(200, &object("u", "230"));
-            let patch = fake.asked().await;
+            let patch = fake.next_request().await;
             assert_eq!(patch.path, "/api/v1/nodes/kind-worker2?&fieldManager=egret");
             let metadata = json!({"name": "kind-worker2", "uid": "u", "labels": {"egress-gw": "true"}});
             assert_eq!(body(&patch), json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata}));
@@ -51,11 +51,11 @@ async fn a_node_that_is_gone_or_another_one_by_now_is_not_even_asked() {
     let (live, node) = (fake.client(), node());
     let none = Labels::new();
     let (outcome, ()) = tokio::join!(live.apply_labels(&node, "u", &none, true), async {
-        fake.asked().await.refuse(404, "NotFound", "nodes \"kind-worker2\" not found");
+        fake.next_request().await.refuse(404, "NotFound", "nodes \"kind-worker2\" not found");
     });
     assert_eq!(outcome.expect("an outcome"), LabelOutcome::Gone);
     let (outcome, ()) = tokio::join!(live.apply_labels(&node, "u", &none, true), async {
-        fake.asked().await.answer(200, &object("later", "9"));
+        fake.next_request().await.answer(200, &object("later", "9"));
     });
     assert_eq!(outcome.expect("an outcome"), LabelOutcome::Gone);
     assert!(fake.quiet(Duration::from_millis(50)).await);
@@ -66,25 +66,29 @@ async fn a_nodes_object_belongs_to_the_node_and_its_status_is_written_apart() {
     let mut fake = Fake::start();
     let (live, node) = (fake.client(), node());
     let (written, ()) = tokio::join!(live.apply_node(&node, "u", true), async {
-        let asked = fake.asked().await;
+        let request = fake.next_request().await;
         let path = "/apis/egret.dev/v1alpha1/egressnodes/kind-worker2?&force=true&fieldManager=egret-agent";
-        assert_eq!((asked.method.as_str(), asked.path.as_str()), ("PATCH", path));
+        assert_eq!((request.method.as_str(), request.path.as_str()), ("PATCH", path));
         let owner = json!({"apiVersion": "v1", "kind": "Node", "name": "kind-worker2", "uid": "u"});
         let metadata =
             json!({"name": "kind-worker2", "labels": {"egret.dev/gateway": "true"}, "ownerReferences": [owner]});
         let whole = json!({"apiVersion": "egret.dev/v1alpha1", "kind": "EgressNode", "metadata": metadata, "spec": {}});
-        assert_eq!(body(&asked), whole);
-        asked.answer(201, &object("n", "7"));
+        assert_eq!(body(&request), whole);
+        request.answer(201, &object("n", "7"));
     });
     let expected = Written { uid: "n".to_owned(), resource_version: "7".to_owned(), generation: 1 };
     assert_eq!(written.expect("written"), expected);
 
     let status = NodeStatus { revision: "0123".to_owned(), ..NodeStatus::default() };
     let (written, ()) = tokio::join!(live.apply_node_status(&node, &status), async {
-        let asked = fake.asked().await;
-        assert!(asked.path.starts_with("/apis/egret.dev/v1alpha1/egressnodes/kind-worker2/status?"), "{}", asked.path);
-        assert_eq!(body(&asked)["status"], serde_json::to_value(&status).expect("a status"));
-        asked.answer(200, &object("n", "8"));
+        let request = fake.next_request().await;
+        assert!(
+            request.path.starts_with("/apis/egret.dev/v1alpha1/egressnodes/kind-worker2/status?"),
+            "{}",
+            request.path
+        );
+        assert_eq!(body(&request)["status"], serde_json::to_value(&status).expect("a status"));
+        request.answer(200, &object("n", "8"));
     });
     assert!(written.is_ok());
 }
@@ -94,14 +98,14 @@ async fn a_policy_is_deleted_as_it_was_seen_and_one_that_is_gone_is_no_error() {
     let mut fake = Fake::start();
     let live = fake.client();
     let (deleted, ()) = tokio::join!(live.delete_policy("outpost", Some("7")), async {
-        let asked = fake.asked().await;
-        assert_eq!(asked.method, "DELETE");
-        assert_eq!(body(&asked)["preconditions"], json!({"resourceVersion": "7"}));
-        asked.refuse(409, "Conflict", "the ResourceVersion in the precondition (7) does not match");
+        let request = fake.next_request().await;
+        assert_eq!(request.method, "DELETE");
+        assert_eq!(body(&request)["preconditions"], json!({"resourceVersion": "7"}));
+        request.refuse(409, "Conflict", "the ResourceVersion in the precondition (7) does not match");
     });
     assert_eq!(deleted.expect_err("refused").code(), Some(409));
     let (deleted, ()) = tokio::join!(live.delete_policy("outpost", None), async {
-        fake.asked().await.refuse(404, "NotFound", "publishedegresspolicies.egret.dev \"outpost\" not found");
+        fake.next_request().await.refuse(404, "NotFound", "publishedegresspolicies.egret.dev \"outpost\" not found");
     });
     assert!(!deleted.expect("deleted"));
 }
@@ -112,8 +116,8 @@ fn timing() -> Timing {
 }
 
 /// The object as a server stores it.
-fn stored(asked: &FakeRequest, version: &str) -> Value {
-    let mut object = body(asked);
+fn stored(request: &FakeRequest, version: &str) -> Value {
+    let mut object = body(request);
     object["metadata"]["resourceVersion"] = json!(version);
     object
 }
@@ -124,10 +128,10 @@ async fn a_lease_is_created_renewed_without_looking_and_released() {
     let mut lease = Lease::new(fake.client(), "egret", "egret-controller", "a", timing());
     let path = "/apis/coordination.k8s.io/v1/namespaces/egret/leases";
     let (role, created) = tokio::join!(lease.step(), async {
-        let get = fake.asked().await;
+        let get = fake.next_request().await;
         assert_eq!(get.path, format!("{path}/egret-controller"));
         get.refuse(404, "NotFound", "leases.coordination.k8s.io \"egret-controller\" not found");
-        let post = fake.asked().await;
+        let post = fake.next_request().await;
         assert_eq!(
             (post.method.as_str(), post.path.as_str()),
             ("POST", format!("{path}?&fieldManager=egret-controller").as_str())
@@ -141,7 +145,7 @@ async fn a_lease_is_created_renewed_without_looking_and_released() {
     assert_eq!(created["spec"]["leaseTransitions"], json!(1));
 
     let (role, ()) = tokio::join!(lease.step(), async {
-        let put = fake.asked().await;
+        let put = fake.next_request().await;
         assert_eq!(put.method, "PUT");
         let renewed = stored(&put, "2");
         assert_eq!(renewed["spec"]["acquireTime"], created["spec"]["acquireTime"]);
@@ -150,7 +154,7 @@ async fn a_lease_is_created_renewed_without_looking_and_released() {
     assert!(matches!(role.expect("a role"), LeaseRole::Leader { fence: 1, .. }));
 
     let (released, ()) = tokio::join!(lease.release(), async {
-        let put = fake.asked().await;
+        let put = fake.next_request().await;
         assert_eq!(body(&put)["spec"]["holderIdentity"], json!(""));
         assert_eq!(body(&put)["metadata"]["resourceVersion"], json!("2"));
         let object = stored(&put, "3");
@@ -165,14 +169,14 @@ async fn who_was_overtaken_learns_it_from_the_refusal() {
     let mut fake = Fake::start();
     let mut lease = Lease::new(fake.client(), "egret", "egret-controller", "a", timing());
     let (role, ()) = tokio::join!(lease.step(), async {
-        fake.asked().await.refuse(404, "NotFound", "not found");
-        fake.asked().await.refuse(
+        fake.next_request().await.refuse(404, "NotFound", "not found");
+        fake.next_request().await.refuse(
             409,
             "AlreadyExists",
             "leases.coordination.k8s.io \"egret-controller\" already exists",
         );
         let spec = json!({"holderIdentity": "b", "leaseTransitions": 1, "leaseDurationSeconds": 3});
-        fake.asked()
+        fake.next_request()
             .await
             .answer(200, &json!({"metadata": {"name": "egret-controller", "resourceVersion": "1"}, "spec": spec}));
     });
@@ -184,8 +188,8 @@ async fn a_leader_whose_writes_are_not_answered_stops_in_time_and_comes_back_wit
     let mut fake = Fake::start();
     let mut lease = Lease::new(fake.client(), "egret", "egret-controller", "a", timing());
     let (role, mut object) = tokio::join!(lease.step(), async {
-        fake.asked().await.refuse(404, "NotFound", "not found");
-        let post = fake.asked().await;
+        fake.next_request().await.refuse(404, "NotFound", "not found");
+        let post = fake.next_request().await;
         let object = stored(&post, "1");
         post.answer(201, &object);
         object
@@ -194,15 +198,15 @@ async fn a_leader_whose_writes_are_not_answered_stops_in_time_and_comes_back_wit
     let error = lease.step().await.expect_err("no answer");
     assert!(matches!(error.cause(), ApiErrorCause::Timeout(_)));
     // The write reached the server; only its answer was lost.
-    let _lost = fake.asked().await;
+    let _lost = fake.next_request().await;
     object["metadata"]["resourceVersion"] = json!("2");
     assert!(matches!(lease.role(), LeaseRole::Leader { fence: 1, .. }), "there is some time left");
-    tokio::time::sleep_until(until.into()).await;
+    tokio::time::sleep_until(until).await;
     assert!(matches!(lease.role(), LeaseRole::Follower { .. }));
 
     let (role, ()) = tokio::join!(lease.step(), async {
-        fake.asked().await.answer(200, &object);
-        let put = fake.asked().await;
+        fake.next_request().await.answer(200, &object);
+        let put = fake.next_request().await;
         let object = stored(&put, "3");
         put.answer(200, &object);
     });
@@ -227,9 +231,9 @@ async fn a_token_that_lies_in_a_file_goes_along() {
     let live = ApiClient::open(config).expect("a client");
     let node = node();
     let (found, ()) = tokio::join!(live.egress_node(&node), async {
-        let asked = fake.asked().await;
-        assert_eq!(asked.authorization.as_deref(), Some("Bearer secret"));
-        asked.refuse(404, "NotFound", "egressnodes.egret.dev \"kind-worker2\" not found");
+        let request = fake.next_request().await;
+        assert_eq!(request.authorization.as_deref(), Some("Bearer secret"));
+        request.refuse(404, "NotFound", "egressnodes.egret.dev \"kind-worker2\" not found");
     });
     assert_eq!(found.expect("an answer"), None);
 }
@@ -241,22 +245,22 @@ async fn an_event_is_about_its_object_and_in_the_namespace_of_those_that_are_in_
     let node = Regarding::Node { name: "kind-worker2".to_owned(), uid: "u".to_owned() };
     let (written, ()) =
         tokio::join!(recorder.event(&node, EventKind::Warning, Reason::KernelRefused, "net1 is gone"), async {
-            let asked = fake.asked().await;
-            assert_eq!(asked.path, "/apis/events.k8s.io/v1/namespaces/default/events?");
-            let event = body(&asked);
+            let request = fake.next_request().await;
+            assert_eq!(request.path, "/apis/events.k8s.io/v1/namespaces/default/events?");
+            let event = body(&request);
             let reference = json!({"apiVersion": "v1", "kind": "Node", "name": "kind-worker2", "uid": "u"});
             assert_eq!(
                 (&event["regarding"], &event["reason"], &event["type"]),
                 (&reference, &json!("KernelRefused"), &json!("Warning"))
             );
-            asked.refuse(500, "InternalError", "etcd is away");
+            request.refuse(500, "InternalError", "etcd is away");
         });
     assert!(written.is_err());
     let (written, ()) =
         tokio::join!(recorder.event(&node, EventKind::Warning, Reason::KernelRefused, "net1 is gone"), async {
-            let asked = fake.asked().await;
-            assert_eq!(asked.method, "POST", "it was not written, so it is new");
-            asked.answer(201, &json!({}));
+            let request = fake.next_request().await;
+            assert_eq!(request.method, "POST", "it was not written, so it is new");
+            request.answer(201, &json!({}));
         });
     written.expect("written");
 }

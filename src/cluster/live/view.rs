@@ -205,7 +205,6 @@ pub(super) enum ListOrEvent<K, V> {
 
 /// A list or an event of any kind.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "one at a time, and a node is what there is most of beside pods")]
 pub(super) enum WatchItem {
     Nodes(ListOrEvent<NodeName, (Node, NodeMeta)>),
     Namespaces(ListOrEvent<String, Labels>),
@@ -277,10 +276,10 @@ impl View {
 
     /// The networks to publish. While a kind cannot be read, all networks that are published already stay among them.
     pub fn networks_of_pools(&self) -> Vec<Network> {
-        let told = self.pools.values().flat_map(BTreeMap::values).flatten().copied();
+        let networks = self.pools.values().flat_map(BTreeMap::values).flatten().copied();
         let all_read = PoolKind::ALL.iter().all(|kind| self.pools.contains_key(kind));
         let published = if all_read { &[][..] } else { &self.facts.pod_networks };
-        union(told.chain(published.iter().copied()))
+        union(networks.chain(published.iter().copied()))
     }
 
     fn apply_config(&mut self, news: ListOrEvent<(), ConfigObject>) -> bool {
@@ -293,15 +292,15 @@ impl View {
 
 impl PolicyObject {
     fn says_the_same(&self, other: &Self) -> bool {
-        let told = |one: &Self| (one.uid.clone(), one.generation, one.managers.clone());
-        told(self) == told(other) && self.spec == other.spec && self.status == other.status
+        let identity = |one: &Self| (one.uid.clone(), one.generation, one.managers.clone());
+        identity(self) == identity(other) && self.spec == other.spec && self.status == other.status
     }
 }
 
 impl ConfigObject {
     fn says_the_same(&self, other: &Self) -> bool {
-        let told = |one: &Self| (one.uid.clone(), one.generation, one.pushed.clone());
-        told(self) == told(other) && self.spec == other.spec && self.status == other.status
+        let identity = |one: &Self| (one.uid.clone(), one.generation, one.pushed.clone());
+        identity(self) == identity(other) && self.spec == other.spec && self.status == other.status
     }
 }
 

@@ -241,9 +241,9 @@ impl ClusterWatch {
                     since: before.as_ref().map_or_else(Timestamp::now, |fault| fault.since),
                     count: before.as_ref().map_or(0, |fault| fault.count) + 1,
                 };
-                let told = before.is_some_and(|before| before.message == fault.message);
+                let reported = before.is_some_and(|before| before.message == fault.message);
                 self.faults.insert(kind, fault);
-                Changed { faults: !told, ..Changed::default() }
+                Changed { faults: !reported, ..Changed::default() }
             }
         }
     }

@@ -169,8 +169,8 @@ impl Reader<'_> {
             "Node" | "EgressNode" => match NodeName::parse(&name.value) {
                 // Another version may report interfaces in another form: then they are unknown.
                 Ok(name) if kind == "EgressNode" => {
-                    let told = gateway_interfaces::host_network(&document.status.interfaces);
-                    (ManifestKey::EgressNode(name), Ok(ManifestValue::EgressNode(told)))
+                    let network = gateway_interfaces::host_network(&document.status.interfaces);
+                    (ManifestKey::EgressNode(name), Ok(ManifestValue::EgressNode(network)))
                 }
                 Ok(name) => {
                     (ManifestKey::Node(name), node(labels, document.spec, &document.status).map(ManifestValue::Node))
@@ -255,8 +255,8 @@ fn node(labels: Labels, spec: Spec, status: &Status) -> Result<Node, Unusable> {
 /// The pod networks that an EgressConfig publishes, or that a CNI object defines.
 fn networks(spec: Spec) -> Result<Vec<Network>, Unusable> {
     let Spec { cidr, disabled, allowed_uses, ipv4, ipv6, ipam, pod_networks, .. } = spec;
-    let told = PoolSpec { cidr, disabled, allowed_uses, ipv4, ipv6, ipam }.networks();
-    told.iter().chain(&pod_networks).map(|net| value_of(net, "the pod network")).collect()
+    let networks = PoolSpec { cidr, disabled, allowed_uses, ipv4, ipv6, ipam }.networks();
+    networks.iter().chain(&pod_networks).map(|net| value_of(net, "the pod network")).collect()
 }
 
 fn pod(labels: Labels, terminating: bool, spec: Spec, status: Status) -> Result<Pod, Unusable> {

@@ -36,8 +36,8 @@ fn edges(window: &Window, from: &str, to: &str) -> Vec<String> {
             open = !open;
             edges.push(format!("{} {next}", if open { "opens" } else { "closes" }));
             if open {
-                let said = windows.next_opening(now).map(|(opens, _)| opens);
-                assert_eq!(said, Some(next), "it was said beforehand");
+                let foretold = windows.next_opening(now).map(|(opens, _)| opens);
+                assert_eq!(foretold, Some(next), "it was said beforehand");
             }
         }
         now = next;
@@ -169,14 +169,14 @@ fn a_suspension_ends_by_itself_and_no_trailer_passes_it() {
 #[test]
 fn what_waits_says_for_what() {
     let message = |why| {
-        let withheld = PendingCommit {
+        let pending = PendingCommit {
             commit: "a41c9e2".repeat(6)[..40].to_owned(),
             summary: "let batuu through".to_owned(),
             author: "Leia <leia@alderaan>".to_owned(),
             since: at("2026-11-24T12:00:00Z"),
             why,
         };
-        withheld.message()
+        pending.message()
     };
     let opens = Some(at("2026-11-24T21:00:00Z"));
     let closed = PendingReason::Window { opens, time_zone: "Europe/Berlin".to_owned(), window: "nights".to_owned() };

@@ -27,11 +27,11 @@ const NAMED: usize = 3;
 /// Removes a gateway's routes out through an interface that does not forward: replies would be dropped there.
 pub(super) fn close(
     exit: &ExitKey,
-    ways: &mut BTreeMap<AddressFamily, EgressRoute>,
+    routes: &mut BTreeMap<AddressFamily, EgressRoute>,
     host_network: &HostNetwork,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
-    ways.retain(|family, way| {
+    routes.retain(|family, way| {
         let open = forwards(host_network, &way.interface, *family);
         if !open {
             let setting = setting(&way.interface, *family);

@@ -80,8 +80,8 @@ struct Owner<'a> {
 /// Sorts the node's pods into groups.
 pub(super) fn gather(input: &CompileInput<'_>) -> Grouping {
     let mut grouping = Grouping::default();
-    let in_force = || input.set.policies.values().filter(|policy| input.placement.policies.contains_key(&policy.id));
-    let index = Members::new(in_force());
+    let placed = || input.set.policies.values().filter(|policy| input.placement.policies.contains_key(&policy.id));
+    let index = Members::new(placed());
     let mut groups: BTreeMap<Vec<(PolicyId, Disposition)>, Vec<PodName>> = BTreeMap::new();
     let mut owners: BTreeMap<IpAddr, Owner<'_>> = BTreeMap::new();
     for (name, pod) in local_pods(input) {

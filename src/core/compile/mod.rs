@@ -121,7 +121,7 @@ pub enum ExitRole {
         /// Destination MAC address of inner frames from other nodes.
         mac: Mac,
         /// The route out, by family.
-        ways: BTreeMap<AddressFamily, EgressRoute>,
+        routes: BTreeMap<AddressFamily, EgressRoute>,
     },
 }
 
@@ -313,13 +313,13 @@ fn exits(
         };
         let refused = input.refused.exits.contains_key(&key);
         let role = if key.gateway == *input.node {
-            let (mut ways, missing) = own_exits::resolve(&key, families, input.host_network);
+            let (mut routes, missing) = own_exits::resolve(&key, families, input.host_network);
             findings.extend(missing);
-            findings.extend(forwarding::close(&key, &mut ways, input.host_network));
+            findings.extend(forwarding::close(&key, &mut routes, input.host_network));
             if refused {
-                ways.clear();
+                routes.clear();
             }
-            ExitRole::Own { mac: exit.mac, ways }
+            ExitRole::Own { mac: exit.mac, routes }
         } else {
             let outer =
                 networks.own.as_ref().zip(networks.others.get(&key.gateway)).and_then(|(own, peer)| own.to(peer));

@@ -56,19 +56,20 @@ pub(super) fn resolve(
     families: &[AddressFamily],
     host_network: &HostNetwork,
 ) -> (BTreeMap<AddressFamily, EgressRoute>, Vec<Finding>) {
-    let mut ways = BTreeMap::new();
+    let mut routes = BTreeMap::new();
     let mut findings = Vec::new();
     for family in families {
         match egress_address(exit, *family, host_network) {
             Ok(Some((interface, address))) => {
                 findings.extend(address::remarks(exit, &interface, address, host_network));
-                ways.insert(*family, routes::way_out(exit, *family, &interface, address, host_network, &mut findings));
+                routes
+                    .insert(*family, routes::way_out(exit, *family, &interface, address, host_network, &mut findings));
             }
             Ok(None) => {}
             Err(finding) => findings.push(finding),
         }
     }
-    (ways, findings)
+    (routes, findings)
 }
 
 #[cfg(test)]

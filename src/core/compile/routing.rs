@@ -89,8 +89,8 @@ fn tunnel_mtu(
     range: DatapathConfig,
 ) -> u32 {
     const ETHERNET: u32 = 1500;
-    let ways = networks.others.values().filter_map(|end| own.to(end));
-    let sources: BTreeSet<IpAddr> = ways.map(|(source, _)| source).collect();
+    let ends = networks.others.values().filter_map(|end| own.to(end));
+    let sources: BTreeSet<IpAddr> = ends.map(|(source, _)| source).collect();
     let room = |source: &IpAddr| {
         let headers = if source.is_ipv4() { 50 } else { 70 };
         let below = host_network
@@ -160,8 +160,8 @@ fn add_exit(
         });
         // A packet with Egret's mark never falls through to the main table: without another route it ends here.
         desired.routes.insert(key(everything(family), LAST), Route::Unreachable);
-        if let ExitRole::Own { ways, .. } = &exit.role {
-            let way_out = ways.get(&family);
+        if let ExitRole::Own { routes, .. } = &exit.role {
+            let way_out = routes.get(&family);
             for out in way_out.into_iter().flat_map(|way| &way.routes) {
                 let (link, gateway, onlink) = (out.interface.clone(), out.gateway, out.onlink);
                 let route = Route::Via { link, gateway, onlink, encap: None };
@@ -229,8 +229,8 @@ pub(super) fn strict_interfaces(input: &CompileInput<'_>, exits: &BTreeMap<ExitK
     let host_network = input.host_network;
     let mut strict = BTreeMap::new();
     for exit in exits.values() {
-        let ExitRole::Own { ways, .. } = &exit.role else { continue };
-        let Some(way) = ways.get(&AddressFamily::V4) else { continue };
+        let ExitRole::Own { routes, .. } = &exit.role else { continue };
+        let Some(way) = routes.get(&AddressFamily::V4) else { continue };
         for name in way.interfaces() {
             let Some(interface) = host_network.interfaces.get(name) else { continue };
             if let Some(before) = host_network.loosened.get(name) {

@@ -226,20 +226,21 @@ impl Builder<'_> {
             let mut resets = Vec::new();
             for family in self.families.iter().copied() {
                 let of_family = group.targets.iter().filter(|(range, _)| AddressFamily::of(range.first()) == family);
-                let led: Vec<(&Addresses, bool, Option<Verdict>)> =
+                let translated: Vec<(&Addresses, bool, Option<Verdict>)> =
                     of_family.map(|(range, target)| (range, target.reset, self.verdict_of(target))).collect();
                 let element = |range: &Addresses, verdict: &Verdict| {
                     (ElementKey::Range(range.first(), range.last()), Some(ElementData::Verdict(verdict.clone())))
                 };
                 let led_away: RangeSet =
-                    led.iter().filter(|(.., verdict)| verdict.is_some()).map(|(range, ..)| **range).collect();
+                    translated.iter().filter(|(.., verdict)| verdict.is_some()).map(|(range, ..)| **range).collect();
                 let own_way = ranges(&whole(family).subtract(&led_away), family).into_keys();
                 let own_way = own_way.map(|range| (range, Some(ElementData::Verdict(Verdict::Accept))));
-                let away = led.iter().filter_map(|(range, _, verdict)| verdict.as_ref().map(|to| element(range, to)));
+                let away =
+                    translated.iter().filter_map(|(range, _, verdict)| verdict.as_ref().map(|to| element(range, to)));
                 let all: BTreeMap<_, _> = away.chain(own_way).collect();
                 // A live connection that is no longer steered must leave its exit too: for it that is a verdict like any
                 // other.
-                let again = led.iter().filter(|(_, reset, _)| *reset);
+                let again = translated.iter().filter(|(_, reset, _)| *reset);
                 let reset: BTreeMap<_, _> = again
                     .map(|(range, _, verdict)| element(range, verdict.as_ref().unwrap_or(&Verdict::Accept)))
                     .collect();

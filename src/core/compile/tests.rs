@@ -384,7 +384,7 @@ fn an_exit_whose_interface_does_not_forward_is_not_served_on_any_node() {
     assert_eq!(unfit(&name("n2"), &facts.nodes[&name("n2")].labels, &set, &host_network), BTreeMap::new());
     let role =
         compiled(&set, &facts, &host_network, &ExitIds::default()).exits.into_values().next().expect("an exit").role;
-    assert!(matches!(role, ExitRole::Own { ways, .. } if ways.is_empty()));
+    assert!(matches!(role, ExitRole::Own { routes, .. } if routes.is_empty()));
 
     let now = "2026-06-01T12:00:00Z".parse().expect("a time");
     let reports = crate::core::placement::GatewayReports { held: &facts.held, unfit: &[(name("n1"), says)].into() };

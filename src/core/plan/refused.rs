@@ -23,7 +23,7 @@ impl Compiled {
                 }
             }
             Step::SetSysctl(sysctl, ..) => {
-                let leaves = |role: &ExitRole| matches!(role, ExitRole::Own { ways, .. } if ways.values().any(|way| way.interface == sysctl.link));
+                let leaves = |role: &ExitRole| matches!(role, ExitRole::Own { routes, .. } if routes.values().any(|way| way.interface == sysctl.link));
                 let exits = self.exits.iter().filter(|(_, exit)| leaves(&exit.role));
                 refused.exits.extend(exits.map(|(key, _)| (key.clone(), error.to_owned())));
             }

@@ -84,8 +84,8 @@ fn roles(compiled: &Compiled) -> Vec<String> {
         for policy in &exit.policies {
             let members = exit.members.get(policy).map(leaving);
             match &exit.role {
-                ExitRole::Own { ways, .. } => {
-                    lines.push(format!("gateway of {policy}: {}", translation(ways)));
+                ExitRole::Own { routes, .. } => {
+                    lines.push(format!("gateway of {policy}: {}", translation(routes)));
                     lines.extend(members.map(|members| format!("source of {policy}: {members} here")));
                 }
                 ExitRole::Remote { outer, .. } => {
@@ -109,8 +109,8 @@ fn roles(compiled: &Compiled) -> Vec<String> {
     lines
 }
 
-fn translation(ways: &BTreeMap<AddressFamily, EgressRoute>) -> String {
-    let addresses: Vec<String> = ways.values().map(|way| format!("{} on {}", way.address, way.interface)).collect();
+fn translation(routes: &BTreeMap<AddressFamily, EgressRoute>) -> String {
+    let addresses: Vec<String> = routes.values().map(|way| format!("{} on {}", way.address, way.interface)).collect();
     if addresses.is_empty() {
         return "there is no address to leave with, members' packets are dropped".to_owned();
     }

@@ -208,7 +208,7 @@ impl Catalogue {
 
     fn update_config(&mut self, touched: &mut BTreeSet<DocumentIdentity>) {
         let before = self.set.config.clone();
-        self.settle(&DocumentIdentity::Config);
+        self.choose_version(&DocumentIdentity::Config);
         self.apply_config();
         if self.set.config == before {
             return;

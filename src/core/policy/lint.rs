@@ -34,7 +34,7 @@ pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagno
         let Some(places) = spans.policies.get(&policy.id) else { continue };
         let file = policy.origin.file.as_str();
         for (net, span) in policy.destinations.iter().zip(&places.destinations) {
-            found.extend(inside.look(policy, *net, &set.config.exclusions, file, *span));
+            found.extend(inside.check(policy, *net, &set.config.exclusions, file, *span));
         }
         found.extend(open_selectors::any_namespace(set, policy, file, &places.members));
         for (gateway, span) in policy.gateways.iter().zip(&places.gateways) {

@@ -57,15 +57,7 @@ fn existing_connections() -> Value {
 fn config() -> Value {
     let values = json!({
         "paths": list("Folders with documents; everything if left out.", &json!({"type": "string"})),
-        "reports": object("Drift reports.", &[], &json!({
-            "branch": text("The branch they are committed to; `<cluster>` is replaced. egret/reports/<cluster> if left out."),
-            "enabled": {"type": "boolean", "description": "Whether they are committed; true if left out."},
-            "keep": duration("How long each report stays a commit of its own; older ones are folded into one. 90d if left out."),
-            "snapshot": object("The cluster facts that previews need, on the same branch.", &[], &json!({
-                "enabled": {"type": "boolean", "description": "Whether it is kept there; true if left out."},
-                "every": duration("Its maximum age once the cluster has changed; 1h if left out."),
-            })),
-        })),
+        "reports": reports(),
         "schedule": object("When to compare everything even though nothing changed.", &[], &json!({
             "cron": text("Five fields of crontab: minute, hour, day of the month, month, day of the week."),
             "timeZone": text("An IANA name as Europe/Berlin; UTC if left out."),
@@ -76,17 +68,7 @@ fn config() -> Value {
             "owner": text("The contact."),
             "reason": text("The reason, shown in reports."),
         })),
-        "signatures": object("The signatures that a commit needs to be activated.", &["require"], &json!({
-            "require": word(
-                "Which commits: only the one that is activated, or every one that comes with it.",
-                &["Head", "Every"],
-            ),
-            "allowedSigners": list(
-                "Lines of OpenSSH's allowed_signers: NAME [namespaces=\"git\"] KIND KEY.",
-                &json!({"type": "string"}),
-            ),
-            "openPGPKeys": list("Armored OpenPGP public keys.", &json!({"type": "string"})),
-        })),
+        "signatures": signatures(),
         "onNoGateway": on_no_gateway(),
         "existingConnections": existing_connections(),
         "onLabelDrift": word(
@@ -100,15 +82,7 @@ fn config() -> Value {
         "podCIDRs": list("Pod networks, where Node objects do not have them.", &cidr()),
         "serviceCIDRs": list("Service networks.", &cidr()),
         "exclusions": list("Destinations that are never steered, whatever a policy says.", &cidr()),
-        "datapath": object("The marks, tables and port that Egret uses. Change them where another program uses the same.", &[], &json!({
-            "markMask": {
-                "type": ["integer", "string"],
-                "description": "The bits of packet and connection marks that are Egret's, 2 to 15 in one run, as 0x1fff; or auto, which it is if left out: each node chooses bits that no other program on it uses.",
-            },
-            "firstTable": number("The first routing table and rule priority; 9000 if left out.", 1, 32766),
-            "port": number("The UDP port of the tunnel; 4790 if left out.", 1, 65535),
-            "mtu": number("The MTU of the tunnel; 1450 if left out.", 1280, 65535),
-        })),
+        "datapath": datapath(),
     });
     let mut properties = values.clone();
     properties["apiVersion"] = json!({"const": "egret.dev/v1alpha1"});
@@ -123,6 +97,56 @@ fn config() -> Value {
     schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
     schema["title"] = json!("egret.yaml");
     schema
+}
+
+fn reports() -> Value {
+    object(
+        "Drift reports.",
+        &[],
+        &json!({
+            "branch": text("The branch they are committed to; `<cluster>` is replaced. egret/reports/<cluster> if left out."),
+            "enabled": {"type": "boolean", "description": "Whether they are committed; true if left out."},
+            "keep": duration("How long each report stays a commit of its own; older ones are folded into one. 90d if left out."),
+            "snapshot": object("The cluster facts that previews need, on the same branch.", &[], &json!({
+                "enabled": {"type": "boolean", "description": "Whether it is kept there; true if left out."},
+                "every": duration("Its maximum age once the cluster has changed; 1h if left out."),
+            })),
+        }),
+    )
+}
+
+fn signatures() -> Value {
+    object(
+        "The signatures that a commit needs to be activated.",
+        &["require"],
+        &json!({
+            "require": word(
+                "Which commits: only the one that is activated, or every one that comes with it.",
+                &["Head", "Every"],
+            ),
+            "allowedSigners": list(
+                "Lines of OpenSSH's allowed_signers: NAME [namespaces=\"git\"] KIND KEY.",
+                &json!({"type": "string"}),
+            ),
+            "openPGPKeys": list("Armored OpenPGP public keys.", &json!({"type": "string"})),
+        }),
+    )
+}
+
+fn datapath() -> Value {
+    object(
+        "The marks, tables and port that Egret uses. Change them where another program uses the same.",
+        &[],
+        &json!({
+            "markMask": {
+                "type": ["integer", "string"],
+                "description": "The bits of packet and connection marks that are Egret's, 2 to 15 in one run, as 0x1fff; or auto, which it is if left out: each node chooses bits that no other program on it uses.",
+            },
+            "firstTable": number("The first routing table and rule priority; 9000 if left out.", 1, 32766),
+            "port": number("The UDP port of the tunnel; 4790 if left out.", 1, 65535),
+            "mtu": number("The MTU of the tunnel; 1450 if left out.", 1280, 65535),
+        }),
+    )
 }
 
 fn gateways() -> Value {

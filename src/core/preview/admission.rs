@@ -25,12 +25,12 @@ pub(super) fn verdict(input: &PreviewInput<'_>) -> AdmissionDecision {
 }
 
 /// The risks that report which commit waits for what, and which one passes.
-pub(super) fn told(input: &PreviewInput<'_>, verdict: AdmissionDecision) -> Vec<Risk> {
+pub(super) fn risks(input: &PreviewInput<'_>, verdict: AdmissionDecision) -> Vec<Risk> {
     let danger = |code, title, text| Risk { level: RiskLevel::Waits, code, title, text };
     match verdict {
         AdmissionDecision::Pending(PendingReason::Suspended { until, owner, reason }) => {
-            let begun = input.before.config.suspend == input.after.config.suspend;
-            let text = EscapedText::new().words(if begun {
+            let suspended_before = input.before.config.suspend == input.after.config.suspend;
+            let text = EscapedText::new().words(if suspended_before {
                 "the cluster is suspended by "
             } else {
                 "this change suspends the cluster, by "
@@ -63,7 +63,7 @@ pub(super) fn told(input: &PreviewInput<'_>, verdict: AdmissionDecision) -> Vec<
         }
         AdmissionDecision::Pending(PendingReason::Unsigned { commit, what }) => {
             let text = EscapedText::new().name(short_commit(&commit)).words(" would be refused: ").quote(what);
-            let text = text.words(". What is in force stays until a commit comes that is signed as demanded; the forge's merge button makes one of its own");
+            let text = text.words(". The active commit stays until one comes that is signed as demanded; the forge's merge button makes one of its own");
             vec![Risk { level: RiskLevel::Danger, ..danger("unsigned", "Signature", text) }]
         }
         AdmissionDecision::Admitted => Vec::new(),

@@ -32,7 +32,7 @@ impl AssumedNetwork {
     /// A host network that has what these exits need.
     pub(super) fn assumed<'e>(exits: impl Iterator<Item = &'e ExitKey>) -> Self {
         let features = KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true };
-        let mut footing = Self { host_network: HostNetwork { features, ..HostNetwork::default() }, names: Vec::new() };
+        let mut assumed = Self { host_network: HostNetwork { features, ..HostNetwork::default() }, names: Vec::new() };
         let mut interfaces: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
         for exit in exits {
             let addresses = interfaces.entry(interface_of(&exit.egress)).or_default();
@@ -41,10 +41,10 @@ impl AssumedNetwork {
             }
         }
         for (number, (name, addresses)) in (0_u8..=u8::MAX).zip(interfaces) {
-            footing.interface(number, &name, &addresses);
+            assumed.interface(number, &name, &addresses);
         }
-        footing.names.sort_by_key(|(stand_in, _)| std::cmp::Reverse(stand_in.len()));
-        footing
+        assumed.names.sort_by_key(|(stand_in, _)| std::cmp::Reverse(stand_in.len()));
+        assumed
     }
 
     fn interface(&mut self, number: u8, name: &str, own: &BTreeSet<IpAddr>) {
@@ -119,10 +119,10 @@ mod tests {
             ExitKey { gateway: gateway.clone(), egress: Egress::Interface(net1), next_hops: Vec::new() },
             ExitKey { gateway, egress: Egress::Address([10, 0, 3, 42].into()), next_hops: Vec::new() },
         ];
-        let footing = AssumedNetwork::assumed(exits.iter());
-        let net1 = &footing.host_network.interfaces["net1"].addresses;
-        let text = format!("{} {} {}", net1[0].addr(), net1[1].addr(), footing.host_network.routes[0].destination);
-        assert_eq!(footing.named(&text), "<address of net1> <address of net1> <network>");
-        assert_eq!(footing.host_network.holder([10, 0, 3, 42].into()), Some("<interface>"));
+        let assumed = AssumedNetwork::assumed(exits.iter());
+        let net1 = &assumed.host_network.interfaces["net1"].addresses;
+        let text = format!("{} {} {}", net1[0].addr(), net1[1].addr(), assumed.host_network.routes[0].destination);
+        assert_eq!(assumed.named(&text), "<address of net1> <address of net1> <network>");
+        assert_eq!(assumed.host_network.holder([10, 0, 3, 42].into()), Some("<interface>"));
     }
 }

@@ -30,7 +30,7 @@ impl CostLimits {
 }
 
 /// The first limit that the change exceeds, if any.
-pub fn burden(before: &PolicySet, after: &PolicySet, facts: &Facts, most: CostLimits) -> Option<&'static str> {
+pub fn exceeded_limit(before: &PolicySet, after: &PolicySet, facts: &Facts, most: CostLimits) -> Option<&'static str> {
     let PolicyDifference { added, changed, removed } = super::nodes::changed_policies(before, after);
     let labels = labels_differ(before, after);
     if added.len() + changed.len() + removed.len() + labels > most.documents {

@@ -18,24 +18,24 @@ const MOST_MOVES: usize = 8;
 const MOST_BYTES: usize = 4_500;
 
 /// The diagram; none if there is nothing to draw, or too much.
-pub(super) fn picture(input: &PreviewInput<'_>, moves: &[Move]) -> Option<String> {
+pub(super) fn diagram(input: &PreviewInput<'_>, moves: &[Move]) -> Option<String> {
     // A single move is one row of the table already.
     if moves.len() < 2 || moves.len() > MOST_MOVES {
         return None;
     }
-    let mut picture = Picture::default();
+    let mut diagram = Diagram::default();
     let mut edges: BTreeSet<String> = BTreeSet::new();
     for one in moves {
         let pods = format!("{} · {} · {}", one.namespace, one.policy, counted(one.pods.len(), "pod"));
         let (who, from) =
-            (picture.node("p", &pods), picture.node("w", &way(input, &one.from, &one.towards).to_string()));
-        let to = picture.node("w", &way(input, &one.to, &one.towards).to_string());
+            (diagram.node("p", &pods), diagram.node("w", &way(input, &one.from, &one.towards).to_string()));
+        let to = diagram.node("w", &way(input, &one.to, &one.towards).to_string());
         let towards = drawn(&towards(&one.towards).to_string());
         edges.insert(format!("  {who} -.->|\"now: {towards}\"| {from}"));
         edges.insert(format!("  {who} ==>|\"after: {towards}\"| {to}"));
     }
     let mut text = "flowchart LR\n".to_owned();
-    for (name, (_, label)) in &picture.labels {
+    for (name, (_, label)) in &diagram.labels {
         let _ = writeln!(text, "  {name}[\"{label}\"]");
     }
     text.extend(edges.into_iter().map(|edge| edge + "\n"));
@@ -43,12 +43,12 @@ pub(super) fn picture(input: &PreviewInput<'_>, moves: &[Move]) -> Option<String
 }
 
 #[derive(Default)]
-struct Picture {
+struct Diagram {
     /// A node's kind and text, by its name in the source.
     labels: BTreeMap<String, (&'static str, String)>,
 }
 
-impl Picture {
+impl Diagram {
     /// The name of the node with this text.
     fn node(&mut self, kind: &'static str, text: &str) -> String {
         let label = (kind, drawn(text));

@@ -15,12 +15,12 @@ use crate::core::report::history::NodeReport;
 pub(super) fn drift(
     reports: &[NodeReport],
     policies: &PolicyDifference,
-    ways: &PodMoves,
+    moves: &PodMoves,
     nodes: &NodeChanges,
 ) -> Vec<String> {
     let own = nodes.shown.iter().filter(|shown| shown.alike.is_empty()).map(|shown| shown.node.as_str());
     let own: BTreeSet<&str> = own.chain(nodes.more.iter().map(NodeName::as_str)).collect();
-    let named = policies.changed.iter().chain(&policies.removed).chain(ways.moves.iter().map(|one| &one.policy));
+    let named = policies.changed.iter().chain(&policies.removed).chain(moves.moves.iter().map(|one| &one.policy));
     let named: BTreeSet<&str> = named.map(|id| id.name.as_str()).collect();
     let mut lines = Vec::new();
     for report in reports {

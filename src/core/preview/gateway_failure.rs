@@ -42,7 +42,7 @@ pub enum FailureOutcome {
 pub(super) fn each(
     input: &PreviewInput<'_>,
     after: &mut RevisionState<'_>,
-    ways: &PodMoves,
+    moves: &PodMoves,
     touched: &BTreeSet<PolicyId>,
 ) -> Vec<GatewayFailure> {
     let mut serves: BTreeMap<NodeName, BTreeMap<PolicyId, usize>> = BTreeMap::new();
@@ -53,11 +53,11 @@ pub(super) fn each(
             None => Vec::new(),
         };
         for exit in placed.exits.iter().filter(|exit| !has_no_address(input, exit, &destinations)) {
-            let pods = ways.carried.get(&(policy.clone(), exit.clone())).copied().unwrap_or_default();
+            let pods = moves.carried.get(&(policy.clone(), exit.clone())).copied().unwrap_or_default();
             *serves.entry(exit.gateway.clone()).or_default().entry(policy.clone()).or_default() += pods;
         }
     }
-    let mut losses = Vec::new();
+    let mut failures = Vec::new();
     for (gateway, policies) in serves.into_iter().take(input.limits.gateways) {
         let of_policy = |id: &PolicyId| after.set.policies.get(id).map(|policy| (id.clone(), policy.clone()));
         let set = PolicySet {
@@ -78,8 +78,8 @@ pub(super) fn each(
                 ([], OnNoGateway::Passthrough) => FailureOutcome::Own,
                 (exits, _) => FailureOutcome::Through(exits.to_vec()),
             };
-            losses.push(GatewayFailure { gateway: gateway.clone(), policy, pods, then });
+            failures.push(GatewayFailure { gateway: gateway.clone(), policy, pods, then });
         }
     }
-    losses
+    failures
 }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::diagram::picture;
+use super::diagram::diagram;
 use super::risks::{Risk, RiskLevel};
 use super::sentences::Sentences;
 use super::{GatewayFailure, Move, Preview};
@@ -28,19 +28,19 @@ struct Detail {
     /// Pods by name.
     pods: bool,
     /// The diagram.
-    picture: bool,
+    diagram: bool,
     /// Rows of a table or a list.
     rows: usize,
 }
 
 /// From full detail to counts only.
 const LADDER: [Detail; 6] = [
-    Detail { diffs: true, nodes: 100, pods: true, picture: true, rows: 50 },
-    Detail { diffs: false, nodes: 100, pods: true, picture: true, rows: 50 },
-    Detail { diffs: false, nodes: 20, pods: false, picture: true, rows: 50 },
-    Detail { diffs: false, nodes: 20, pods: false, picture: false, rows: 20 },
-    Detail { diffs: false, nodes: 0, pods: false, picture: false, rows: 8 },
-    Detail { diffs: false, nodes: 0, pods: false, picture: false, rows: 0 },
+    Detail { diffs: true, nodes: 100, pods: true, diagram: true, rows: 50 },
+    Detail { diffs: false, nodes: 100, pods: true, diagram: true, rows: 50 },
+    Detail { diffs: false, nodes: 20, pods: false, diagram: true, rows: 50 },
+    Detail { diffs: false, nodes: 20, pods: false, diagram: false, rows: 20 },
+    Detail { diffs: false, nodes: 0, pods: false, diagram: false, rows: 8 },
+    Detail { diffs: false, nodes: 0, pods: false, diagram: false, rows: 0 },
 ];
 
 /// The comment, with as much detail as fits.
@@ -72,9 +72,9 @@ impl<'p> Comment<'p> {
         self.head(&mut text);
         self.validation(&mut text);
         self.moves(&mut text);
-        self.dangers(&mut text);
-        self.losses(&mut text);
-        self.picture(&mut text);
+        self.risks(&mut text);
+        self.gateway_failures(&mut text);
+        self.diagram(&mut text);
         self.config(&mut text);
         self.nodes(&mut text);
         self.pods(&mut text);
@@ -103,12 +103,12 @@ impl<'p> Comment<'p> {
     fn cut(&self, limit: usize) -> String {
         let sections: [(Section<'p>, Section<'p>); 5] = [
             (Self::validation, Self::validation_in_short),
-            (Self::dangers, Self::dangers_in_short),
+            (Self::risks, Self::risks_in_short),
             (Self::moves, |_, _| {}),
-            (Self::losses, |_, _| {}),
+            (Self::gateway_failures, |_, _| {}),
             (Self::config, |_, _| {}),
         ];
-        let told = |whole: &BTreeSet<usize>| {
+        let render = |whole: &BTreeSet<usize>| {
             let mut text = String::new();
             self.head(&mut text);
             for (position, (long, short)) in sections.iter().enumerate() {
@@ -120,11 +120,11 @@ impl<'p> Comment<'p> {
         let mut whole = BTreeSet::new();
         for position in 0..sections.len() {
             whole.insert(position);
-            if told(&whole).len() > limit {
+            if render(&whole).len() > limit {
                 whole.remove(&position);
             }
         }
-        told(&whole)
+        render(&whole)
     }
 
     fn validation_in_short(&self, text: &mut String) {
@@ -134,10 +134,10 @@ impl<'p> Comment<'p> {
         }
     }
 
-    fn dangers_in_short(&self, text: &mut String) {
-        let dangers: Vec<&Risk> = self.preview.dangers.iter().collect();
-        if !dangers.is_empty() {
-            let _ = writeln!(text, "\n**Look at this before you merge**: {}", kinds(&dangers));
+    fn risks_in_short(&self, text: &mut String) {
+        let risks: Vec<&Risk> = self.preview.risks.iter().collect();
+        if !risks.is_empty() {
+            let _ = writeln!(text, "\n**Look at this before you merge**: {}", kinds(&risks));
         }
     }
 
@@ -153,14 +153,12 @@ impl<'p> Comment<'p> {
         let shown = lines.len().min(self.detail.rows.max(3));
         text.push_str(&fenced("text", &lines[..shown].join("\n")));
         if lines.len() > shown {
-            let _ = writeln!(text, "\nand {} more; `egret validate` tells them all", lines.len() - shown);
+            let _ = writeln!(text, "\nand {} more; `egret validate` lists them all", lines.len() - shown);
         }
         if !validation.held.is_empty() {
             let held = validation.held.iter().map(|held| format!("{} ({})", held.identity, held.path));
             let phrase = EscapedText::new()
-                .words(
-                    "If it is merged all the same, these stay in force as they were before, and the rest is applied: ",
-                )
+                .words("If it is merged all the same, these stay active as they were before, and the rest is applied: ")
                 .names(held)
                 .words(". Git and the cluster then differ");
             let _ = writeln!(text, "\n{}.", phrase.markdown());
@@ -178,7 +176,7 @@ impl<'p> Comment<'p> {
             );
         }
         for one in moves.iter().take(self.detail.rows) {
-            let [from, to, towards] = self.words.ways(one).map(|phrase| phrase.markdown());
+            let [from, to, towards] = self.words.exits(one).map(|phrase| phrase.markdown());
             let who = format!("**{}** · {}", inert_name(&one.namespace), self.words.deciding(one).markdown());
             let _ = writeln!(text, "| {who} | {from} | **{to}** | {} | {towards} |", one.pods.len());
         }
@@ -199,17 +197,17 @@ impl<'p> Comment<'p> {
         }
     }
 
-    fn dangers(&self, text: &mut String) {
-        let dangers = &self.preview.dangers;
-        if dangers.is_empty() {
+    fn risks(&self, text: &mut String) {
+        let risks = &self.preview.risks;
+        if risks.is_empty() {
             return;
         }
         text.push_str("\n**Look at this before you merge**\n\n");
-        let shown = dangers.len().min(self.detail.rows.max(5));
+        let shown = risks.len().min(self.detail.rows.max(5));
         // When the change becomes active is never left out.
         let (waits, rest): (Vec<&Risk>, Vec<&Risk>) =
-            dangers[shown..].iter().partition(|danger| danger.level == RiskLevel::Waits);
-        for Risk { level, title, text: phrase, .. } in dangers[..shown].iter().chain(waits) {
+            risks[shown..].iter().partition(|risk| risk.level == RiskLevel::Waits);
+        for Risk { level, title, text: phrase, .. } in risks[..shown].iter().chain(waits) {
             let sign = match level {
                 RiskLevel::Danger => "⛔",
                 RiskLevel::Warning => "⚠️",
@@ -223,24 +221,24 @@ impl<'p> Comment<'p> {
         }
     }
 
-    fn losses(&self, text: &mut String) {
-        let losses = &self.preview.losses;
-        if losses.is_empty() {
+    fn gateway_failures(&self, text: &mut String) {
+        let failures = &self.preview.gateway_failures;
+        if failures.is_empty() {
             return;
         }
         text.push_str("\n**If a gateway dies after this change**\n\n");
         let mut gateways: BTreeMap<&NodeName, Vec<&GatewayFailure>> = BTreeMap::new();
-        for loss in losses {
-            gateways.entry(&loss.gateway).or_default().push(loss);
+        for failure in failures {
+            gateways.entry(&failure.gateway).or_default().push(failure);
         }
         let all = gateways.len() + self.preview.losses_left_out;
         let mut shown = 0;
-        for (gateway, losses) in gateways.into_iter().take(self.detail.rows.max(3)) {
+        for (gateway, failures) in gateways.into_iter().take(self.detail.rows.max(3)) {
             const POLICIES: usize = 5;
             shown += 1;
             let sentences: Vec<String> =
-                losses.iter().take(POLICIES).map(|loss| self.words.loss(loss).markdown()).collect();
-            let more = losses.len().saturating_sub(POLICIES);
+                failures.iter().take(POLICIES).map(|failure| self.words.gateway_failure(failure).markdown()).collect();
+            let more = failures.len().saturating_sub(POLICIES);
             let more = if more > 0 { format!("; and {more} more policies") } else { String::new() };
             let _ = writeln!(text, "- {}: {}{more}", inert_name(gateway.as_str()), sentences.join("; "));
         }
@@ -249,9 +247,9 @@ impl<'p> Comment<'p> {
         }
     }
 
-    fn picture(&self, text: &mut String) {
-        if let Some(picture) = picture(&self.preview.input, &self.preview.moves).filter(|_| self.detail.picture) {
-            let _ = write!(text, "\n{}", fenced("mermaid", &picture));
+    fn diagram(&self, text: &mut String) {
+        if let Some(diagram) = diagram(&self.preview.input, &self.preview.moves).filter(|_| self.detail.diagram) {
+            let _ = write!(text, "\n{}", fenced("mermaid", &diagram));
         }
     }
 
@@ -261,7 +259,7 @@ impl<'p> Comment<'p> {
             return;
         }
         let shown: Vec<&str> = diff.lines().take(self.preview.input.limits.lines).collect();
-        text.push_str("\n⚠️ **`egret.yaml` changes.** All this is told with the new settings; change windows and signatures count as they are in force.\n");
+        text.push_str("\n⚠️ **`egret.yaml` changes.** Everything here is computed with the new settings; of change windows and signatures the active ones apply.\n");
         if self.detail.rows > 0 {
             let _ = write!(
                 text,
@@ -342,7 +340,7 @@ impl<'p> Comment<'p> {
         let cluster = self.preview.input.cluster;
         text.push('\n');
         if !self.whole {
-            text.push_str("Shortened to fit into a comment; the command below tells everything.\n\n");
+            text.push_str("Shortened to fit into a comment; the command below shows everything.\n\n");
         }
         let plain = |word: &str| word.chars().all(|letter| letter.is_ascii_alphanumeric() || ".-_/".contains(letter));
         if [base, head, cluster].into_iter().all(plain) {
@@ -355,10 +353,10 @@ impl<'p> Comment<'p> {
 }
 
 /// `Address missing 2, Firewall 1`
-fn kinds(dangers: &[&Risk]) -> String {
+fn kinds(risks: &[&Risk]) -> String {
     let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
-    for danger in dangers {
-        *kinds.entry(danger.title).or_default() += 1;
+    for risk in risks {
+        *kinds.entry(risk.title).or_default() += 1;
     }
     let kinds: Vec<String> = kinds.iter().map(|(title, count)| format!("{title} {count}")).collect();
     kinds.join(", ")

@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-pub use self::cost::{CostLimits, burden};
+pub use self::cost::{CostLimits, exceeded_limit};
 pub use self::gateway_failure::{FailureOutcome, GatewayFailure};
 pub use self::markdown::{markdown, marker};
 pub use self::moves::Move;
@@ -165,9 +165,9 @@ pub struct Preview<'a> {
     /// The number of pods that move.
     pub moved: usize,
     /// What a reviewer should check before merging; the worst first.
-    pub dangers: Vec<Risk>,
+    pub risks: Vec<Risk>,
     /// The outcome of each gateway's failure.
-    pub losses: Vec<GatewayFailure>,
+    pub gateway_failures: Vec<GatewayFailure>,
     /// Gateways whose failure was not simulated, because there are too many.
     pub losses_left_out: usize,
     /// Changes on nodes.
@@ -196,15 +196,15 @@ pub fn preview(input: PreviewInput<'_>) -> Preview<'_> {
     let before = RevisionState::new(input.before, input.before, input.facts, input.now);
     let mut after = RevisionState::new(input.after, input.before, input.facts, input.now);
     let policies = nodes::changed_policies(input.before, input.after);
-    let ways = moves::compare(&before, &after, input.facts);
-    let moved: BTreeSet<&PodName> = ways.moves.iter().flat_map(|one| &one.pods).collect();
+    let moves = moves::compare(&before, &after, input.facts);
+    let moved: BTreeSet<&PodName> = moves.moves.iter().flat_map(|one| &one.pods).collect();
     let moved = moved.len();
-    let nodes = nodes::compare(&input, &before, &after, &ways);
-    let touched = touched(&before, &after, &policies, &ways);
-    let fates = outcome::fates(&before, &after, &ways.moves);
-    let drift = existing_drift::drift(input.reports, &policies, &ways, &nodes);
-    let dangers = risks::find(&input, (&before, &after), &ways, &touched, &drift);
-    let losses = gateway_failure::each(&input, &mut after, &ways, &touched);
+    let nodes = nodes::compare(&input, &before, &after, &moves);
+    let touched = touched(&before, &after, &policies, &moves);
+    let fates = outcome::fates(&before, &after, &moves.moves);
+    let drift = existing_drift::drift(input.reports, &policies, &moves, &nodes);
+    let risks = risks::find(&input, (&before, &after), &moves, &touched, &drift);
+    let gateway_failures = gateway_failure::each(&input, &mut after, &moves, &touched);
     let gateways: BTreeSet<&NodeName> = after
         .placement
         .policies
@@ -216,11 +216,11 @@ pub fn preview(input: PreviewInput<'_>) -> Preview<'_> {
     let mut preview = Preview {
         input,
         policies,
-        moves: ways.moves,
+        moves: moves.moves,
         fates,
         moved,
-        dangers,
-        losses,
+        risks,
+        gateway_failures,
         losses_left_out,
         nodes,
         drift,
@@ -232,8 +232,8 @@ pub fn preview(input: PreviewInput<'_>) -> Preview<'_> {
         if let AdmissionDecision::Pending(why) = &verdict {
             preview.waits = Some(why.clone());
         }
-        preview.dangers.extend(admission::told(&input, verdict));
-        preview.dangers.sort();
+        preview.risks.extend(admission::risks(&input, verdict));
+        preview.risks.sort();
     }
     preview
 }
@@ -243,10 +243,10 @@ fn touched(
     before: &RevisionState<'_>,
     after: &RevisionState<'_>,
     policies: &PolicyDifference,
-    ways: &PodMoves,
+    moves: &PodMoves,
 ) -> BTreeSet<PolicyId> {
     let mut touched: BTreeSet<PolicyId> = policies.added.iter().chain(&policies.changed).cloned().collect();
-    touched.extend(ways.moves.iter().map(|one| one.policy.clone()));
+    touched.extend(moves.moves.iter().map(|one| one.policy.clone()));
     let relabelled: Vec<&NodeName> = before
         .facts
         .nodes
@@ -258,7 +258,7 @@ fn touched(
         let (old, new) = (before.placement.policies.get(id), after.placement.policies.get(id));
         let standby =
             || relabelled.iter().any(|node| before.is_candidate(policy, node) != after.is_candidate(policy, node));
-        if old != new || ways.members_of(id).0 != ways.members_of(id).1 || standby() {
+        if old != new || moves.members_of(id).0 != moves.members_of(id).1 || standby() {
             touched.insert(id.clone());
         }
     }

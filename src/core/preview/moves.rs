@@ -83,7 +83,7 @@ struct Change {
 
 /// Compares every pod on both sides.
 pub(super) fn compare(before: &RevisionState<'_>, after: &RevisionState<'_>, facts: &Facts) -> PodMoves {
-    let mut ways = PodMoves::default();
+    let mut result = PodMoves::default();
     let mut kinds: BTreeMap<PodKind<'_>, Vec<&PodName>> = BTreeMap::new();
     let (old, new) = (before.members(), after.members());
     for (name, pod) in facts.pods.iter().filter(|(_, pod)| pod.routable()) {
@@ -98,20 +98,20 @@ pub(super) fn compare(before: &RevisionState<'_>, after: &RevisionState<'_>, fac
     let mut overlaps = (BTreeSet::new(), BTreeSet::new());
     let mut moves: BTreeMap<Alike, BTreeSet<PodName>> = BTreeMap::new();
     for (class, ((old, new, node), pods)) in kinds.into_iter().enumerate() {
-        ways.count(&old, &new, pods.len());
+        result.count(&old, &new, pods.len());
         let same_networks = before.never_steered_on(node) == after.never_steered_on(node);
         if same_networks && old == new && old.iter().all(|(id, _)| unchanged.contains(id)) {
             continue;
         }
         let difference = difference(before, after, (&old, &new, node), &mut overlaps);
         for policy in &difference.outdone {
-            *ways.outdone.entry(policy.clone()).or_default() += pods.len();
+            *result.outdone.entry(policy.clone()).or_default() += pods.len();
         }
         for pod in &pods {
             let node = facts.pods[*pod].node.clone();
             if let Some(node) = node.filter(|_| difference.kernel) {
-                *ways.moved.entry(node.clone()).or_default() += usize::from(!difference.changes.is_empty());
-                ways.classes.entry(node).or_default().insert(class);
+                *result.moved.entry(node.clone()).or_default() += usize::from(!difference.changes.is_empty());
+                result.classes.entry(node).or_default().insert(class);
             }
         }
         // Once for each namespace, not for each pod: there may be thousands of destinations.
@@ -124,7 +124,7 @@ pub(super) fn compare(before: &RevisionState<'_>, after: &RevisionState<'_>, fac
             }
         }
     }
-    ways.overlaps = overlaps.1.difference(&overlaps.0).cloned().collect();
+    result.overlaps = overlaps.1.difference(&overlaps.0).cloned().collect();
     let moves = moves.into_iter().map(|(((policy, was), namespace, from, to, reset, towards), pods)| Move {
         policy,
         was,
@@ -135,10 +135,10 @@ pub(super) fn compare(before: &RevisionState<'_>, after: &RevisionState<'_>, fac
         towards,
         pods,
     });
-    ways.moves = moves.collect();
+    result.moves = moves.collect();
     // Moves with most pods come first. The sort is stable: equals stay in the order of names.
-    ways.moves.sort_by_key(|one| std::cmp::Reverse(one.pods.len()));
-    ways
+    result.moves.sort_by_key(|one| std::cmp::Reverse(one.pods.len()));
+    result
 }
 
 impl PodMoves {

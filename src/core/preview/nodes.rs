@@ -80,15 +80,15 @@ pub(super) fn compare(
     input: &PreviewInput<'_>,
     before: &RevisionState<'_>,
     after: &RevisionState<'_>,
-    ways: &PodMoves,
+    moves: &PodMoves,
 ) -> NodeChanges {
-    let mut roles = roles(input, before, after, ways);
+    let mut roles = roles(input, before, after, moves);
     let everywhere = Everywhere::of(before).difference(&Everywhere::of(after));
     let total = input.facts.nodes.len();
     let changed = if everywhere.is_some() { total } else { roles.len() };
     let relabelled = roles.values().filter(|role| role.labels != Default::default()).count();
     let mut nodes = NodeChanges { total, changed, relabelled, ..NodeChanges::default() };
-    let moved: BTreeSet<_> = ways.moves.iter().flat_map(|one| &one.pods).collect();
+    let moved: BTreeSet<_> = moves.moves.iter().flat_map(|one| &one.pods).collect();
     let mut order: Vec<NodeName> = roles.keys().cloned().collect();
     order.sort_by_key(|name| {
         let role = &roles[name];
@@ -133,7 +133,7 @@ fn roles(
     input: &PreviewInput<'_>,
     before: &RevisionState<'_>,
     after: &RevisionState<'_>,
-    ways: &PodMoves,
+    moves: &PodMoves,
 ) -> BTreeMap<NodeName, Role> {
     let mut roles: BTreeMap<NodeName, Role> = BTreeMap::new();
     for (name, node) in &input.facts.nodes {
@@ -161,10 +161,10 @@ fn roles(
             role.serves = [new - old, old & new, old - new];
         }
     }
-    for (name, classes) in &ways.classes {
+    for (name, classes) in &moves.classes {
         let role = roles.entry(name.clone()).or_default();
         role.classes = classes.len();
-        role.moved = ways.moved.get(name).copied().unwrap_or_default();
+        role.moved = moves.moved.get(name).copied().unwrap_or_default();
     }
     roles
 }
@@ -194,14 +194,14 @@ struct Everywhere {
 impl Everywhere {
     fn of(world: &RevisionState<'_>) -> Self {
         let destinations = networks::destinations(world.set, &world.placement);
-        let in_force = !world.placement.policies.is_empty();
+        let active = !world.placement.policies.is_empty();
         let Config { pod_cidrs, service_cidrs, exclusions, range, .. } = world.set.config.clone();
         Self {
-            guarded: in_force.then(|| networks::guarded(world.set, &world.placement)),
+            guarded: active.then(|| networks::guarded(world.set, &world.placement)),
             families: destinations.map(|net| AddressFamily::of(net.addr())).collect(),
-            never_steered: if in_force { world.never_steered.clone() } else { RangeSet::default() },
+            never_steered: if active { world.never_steered.clone() } else { RangeSet::default() },
             // Only the settings that reach a kernel.
-            config: in_force.then(|| Config { pod_cidrs, service_cidrs, exclusions, range, ..Config::default() }),
+            config: active.then(|| Config { pod_cidrs, service_cidrs, exclusions, range, ..Config::default() }),
         }
     }
 
@@ -274,13 +274,13 @@ fn change(
     alike: Vec<NodeName>,
 ) -> NodeChange {
     let exits = || [before, after].into_iter().flat_map(|world| world.placement.exits.keys());
-    let footing = match input.host_networks.get(node) {
+    let network = match input.host_networks.get(node) {
         Some(host_network) => AssumedNetwork::known(host_network),
         None => AssumedNetwork::assumed(exits().filter(|exit| exit.gateway == *node)),
     };
     let state = |world: &RevisionState<'_>, observed: &NodeState| {
         let RevisionState { set, facts, placement, .. } = world;
-        let (host_network, refused) = (&footing.host_network, compile::RefusedParts::NOTHING);
+        let (host_network, refused) = (&network.host_network, compile::RefusedParts::NOTHING);
         NodeInput { node, set, facts, host_network, observed, refused }.compile(placement).desired
     };
     let old = state(before, &NodeState::default());
@@ -290,7 +290,7 @@ fn change(
     let lines: Vec<&str> = whole.lines().skip(2).collect();
     let shown = lines.len().min(input.limits.lines);
     let diff: String = lines[..shown].iter().flat_map(|line| [*line, "\n"]).collect();
-    NodeChange { node: node.clone(), alike, title, diff: footing.named(&diff), cut: lines.len() - shown }
+    NodeChange { node: node.clone(), alike, title, diff: network.named(&diff), cut: lines.len() - shown }
 }
 
 /// Names of policies that differ.

@@ -25,7 +25,7 @@ use crate::core::text::counted;
 
 /// The limit of comparisons between destinations of different policies; time and memory grow with the square of a
 /// change.
-const MOST_LOOKS: usize = 1_000_000;
+const MOST_COMPARISONS: usize = 1_000_000;
 /// The most overlaps that are listed.
 const MOST_PAIRS: usize = 1_000;
 
@@ -59,19 +59,35 @@ struct Finder<'a, 'w> {
     input: &'a PreviewInput<'a>,
     before: &'a RevisionState<'w>,
     after: &'a RevisionState<'w>,
-    ways: &'a PodMoves,
+    moves: &'a PodMoves,
     found: BTreeSet<Risk>,
+}
+
+/// A destination of one policy within a wider one of another, which loses there.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Nested<'a> {
+    winner: &'a PolicyId,
+    net: IpNet,
+    loser: &'a PolicyId,
+    wider: IpNet,
+}
+
+/// The destinations of a policy within those of another.
+fn nested<'a>(inner: &'a Policy, outer: &'a Policy) -> impl Iterator<Item = Nested<'a>> {
+    let pairs = inner.destinations.iter().flat_map(|net| outer.destinations.iter().map(move |wider| (net, wider)));
+    let within = pairs.filter(|(net, wider)| net != wider && wider.contains(*net));
+    within.map(|(net, wider)| Nested { winner: &inner.id, net: *net, loser: &outer.id, wider: *wider })
 }
 
 /// Finds all risks.
 pub(super) fn find<'a>(
     input: &'a PreviewInput<'a>,
     (before, after): (&'a RevisionState<'_>, &'a RevisionState<'_>),
-    ways: &'a PodMoves,
+    moves: &'a PodMoves,
     touched: &BTreeSet<PolicyId>,
     drift: &[String],
 ) -> Vec<Risk> {
-    let mut finder = Finder { input, before, after, ways, found: BTreeSet::new() };
+    let mut finder = Finder { input, before, after, moves, found: BTreeSet::new() };
     for policy in touched.iter().filter_map(|id| after.set.policies.get(id)) {
         finder.gateways(policy);
         finder.missing_addresses(policy);
@@ -89,7 +105,7 @@ pub(super) fn find<'a>(
     finder.found.into_iter().collect()
 }
 
-impl Finder<'_, '_> {
+impl<'a> Finder<'a, '_> {
     fn add(&mut self, level: RiskLevel, code: &'static str, title: &'static str, text: EscapedText) {
         self.found.insert(Risk { level, code, title, text });
     }
@@ -99,14 +115,14 @@ impl Finder<'_, '_> {
         let Some(placed) = self.after.placement.policies.get(&policy.id) else {
             let until = policy.suspend.as_ref().filter(|suspend| self.input.now < suspend.until);
             if let Some(suspend) = until {
-                let text = named(self.input, &policy.id).words(format!(" is not in force until {}", suspend.until));
+                let text = named(self.input, &policy.id).words(format!(" is not active until {}", suspend.until));
                 let text = suspend.owner.iter().fold(text, |text, owner| text.words(", says ").quote(owner));
                 let text = text.words(", for the reason \"").quote(suspend.reason.clone()).words("\"");
                 self.add(RiskLevel::Note, "suspended", "Suspended", text);
             }
             return;
         };
-        let members = self.ways.members_of(&policy.id).1;
+        let members = self.moves.members_of(&policy.id).1;
         if placed.exits.is_empty() {
             let labels: Vec<String> = policy.gateways.iter().map(|spec| spec.node.to_string()).collect();
             let text = named(self.input, &policy.id).words(": ");
@@ -135,7 +151,7 @@ impl Finder<'_, '_> {
         if had.is_empty() {
             return text.words("it has no gateway");
         }
-        let losses = had.iter().filter_map(|exit| {
+        let lost = had.iter().filter_map(|exit| {
             let labels =
                 |world: &RevisionState<'_>| world.facts.nodes.get(&exit.gateway).map(|node| node.labels.clone());
             let (old, new) = (labels(self.before)?, labels(self.after)?);
@@ -146,8 +162,10 @@ impl Finder<'_, '_> {
                 .collect();
             (!lost.is_empty()).then(|| (exit.gateway.clone(), lost))
         });
-        let losses: BTreeMap<_, _> = losses.collect();
-        let Some((gateway, lost)) = losses.first_key_value() else { return text.words("its last gateway is gone") };
+        let lost_by_gateway: BTreeMap<_, _> = lost.collect();
+        let Some((gateway, lost)) = lost_by_gateway.first_key_value() else {
+            return text.words("its last gateway is gone");
+        };
         text.words("its last gateway ").name(gateway).words(" loses the label ").names(lost)
     }
 
@@ -169,7 +187,7 @@ impl Finder<'_, '_> {
     fn passthrough(&mut self, policy: &Policy) {
         let was = self.before.set.policies.get(&policy.id).map(|was| was.on_no_gateway);
         if was == Some(OnNoGateway::Drop) && policy.on_no_gateway == OnNoGateway::Passthrough {
-            let members = self.ways.members_of(&policy.id).1;
+            let members = self.moves.members_of(&policy.id).1;
             let text = named(self.input, &policy.id).words(format!(
                 ": while no gateway is fit, what {} would leave without one, with a wrong address, and no longer be dropped",
                 sends(members)
@@ -180,7 +198,7 @@ impl Finder<'_, '_> {
 
     /// Addresses that could not be checked, because the gateway's kernel was not read.
     fn unchecked(&mut self) {
-        let news = self.ways.moves.iter().filter_map(|one| match &one.to {
+        let news = self.moves.moves.iter().filter_map(|one| match &one.to {
             Disposition::Exit(exit) if !self.input.host_networks.contains_key(&exit.gateway) => {
                 Some((exit, &one.towards))
             }
@@ -189,7 +207,7 @@ impl Finder<'_, '_> {
         let news: BTreeMap<&ExitKey, _> = news.collect();
         for (exit, towards) in news {
             let text = EscapedText::new()
-                .words("nobody has told which interfaces ")
+                .words("it is not known which interfaces ")
                 .name(&exit.gateway)
                 .words(" has. Without ")
                 .join(source(self.input, exit, towards))
@@ -199,7 +217,7 @@ impl Finder<'_, '_> {
     }
 
     fn nobody(&mut self, policy: &Policy) {
-        let (before, after) = self.ways.members_of(&policy.id);
+        let (before, after) = self.moves.members_of(&policy.id);
         if after == 0 && before > 0 && !policy.suspended(self.input.now) {
             let text = named(self.input, &policy.id)
                 .words(format!(" selects no pod any more; {} before", counted(before, "pod")));
@@ -247,14 +265,14 @@ impl Finder<'_, '_> {
     /// Where packets will come from another address, the destination's firewall has to allow it.
     fn firewall(&mut self) {
         let mut news: BTreeMap<(PolicyId, Disposition, Disposition), RangeSet> = BTreeMap::new();
-        for one in &self.ways.moves {
+        for one in &self.moves.moves {
             let Move { policy, from, to, towards, .. } = one;
-            let told = match outcome::of(self.input, one) {
+            let reported = match outcome::of(self.input, one) {
                 MoveOutcome::Address => !self.known_before(one),
                 MoveOutcome::Bare | MoveOutcome::Restored => true,
                 MoveOutcome::Cut | MoveOutcome::Gateway | MoveOutcome::Nothing => false,
             };
-            if told {
+            if reported {
                 // Dropped packets come from no address, whatever their exit was to be.
                 let from = if outcome::of(self.input, one) == MoveOutcome::Restored {
                     Disposition::Drop
@@ -331,7 +349,7 @@ impl Finder<'_, '_> {
             let level = if many { RiskLevel::Danger } else { RiskLevel::Warning };
             self.add(level, "removed", "Much is removed", text);
         }
-        let (selected, still) = self.ways.selected;
+        let (selected, still) = self.moves.selected;
         let lost = selected.saturating_sub(still);
         if lost * 100 > selected * percent {
             let text = EscapedText::new().words(format!(
@@ -344,72 +362,67 @@ impl Finder<'_, '_> {
 
     /// Policies that name the same destinations, or parts of each other's, and which one wins.
     fn overlaps(&mut self, touched: &BTreeSet<PolicyId>) {
-        for finding in &self.ways.overlaps {
+        for finding in &self.moves.overlaps {
             let text = EscapedText::new().name(&finding.subject).words(": ").quote(finding.message.clone());
             self.add(RiskLevel::Warning, "overlap", "Overlap", text);
         }
-        for (policy, pods) in &self.ways.outdone {
-            let members = self.ways.members_of(policy).1;
+        for (policy, pods) in &self.moves.outdone {
+            let members = self.moves.members_of(policy).1;
             let text = named(self.input, policy).words(format!(
                 " would decide nothing more for {pods} of its {members} pods: others win everything there"
             ));
             self.add(RiskLevel::Warning, "outdone", "Overlap", text);
         }
-        let index = self.after.members();
-        let mut pairs: BTreeSet<(&PolicyId, IpNet, &PolicyId, IpNet)> = BTreeSet::new();
-        let mut looks = 0_usize;
-        for one in &self.ways.moves {
-            let Some(mine) = self.after.set.policies.get(&one.policy).filter(|policy| touched.contains(&policy.id))
-            else {
-                continue;
-            };
-            let Some(pod) = one.pods.first() else { continue };
-            let Some(known) = self.after.facts.pods.get(pod) else { continue };
-            let others = index.of(pod, known, &self.after.facts).into_iter();
-            let others = others.filter(|id| *id != mine.id).filter_map(|id| self.after.set.policies.get(&id));
-            for other in others {
-                looks = looks.saturating_add(mine.destinations.len().saturating_mul(other.destinations.len()));
-                if looks > MOST_LOOKS || pairs.len() > MOST_PAIRS {
-                    break;
-                }
-                for (net, theirs) in
-                    mine.destinations.iter().flat_map(|net| other.destinations.iter().map(move |theirs| (net, theirs)))
-                {
-                    if net != theirs && net.contains(theirs) {
-                        pairs.insert((&other.id, *theirs, &mine.id, *net));
-                    } else if net != theirs && theirs.contains(net) {
-                        pairs.insert((&mine.id, *net, &other.id, *theirs));
-                    }
-                }
-            }
-        }
-        let some = looks > MOST_LOOKS || pairs.len() > MOST_PAIRS;
-        // If the loser names the same network too, the prefix length does not decide; such overlaps are found per
-        // pod.
-        let names = |id: &PolicyId, net: &IpNet| {
-            self.after.set.policies.get(id).is_some_and(|policy| policy.destinations.contains(net))
-        };
-        pairs.retain(|(_, net, loser, _)| !names(loser, net));
-        for (winner, net, loser, wider) in pairs {
-            let text = EscapedText::new()
-                .name(net)
-                .words(" of ")
-                .join(named(self.input, winner))
-                .words(" lies in ")
-                .name(wider);
-            let text = text.words(" of ").join(named(self.input, loser)).words("; the longer prefix wins there");
+        let (nested, complete) = self.nested_destinations(touched);
+        for Nested { winner, net, loser, wider } in nested {
+            let text = EscapedText::new().name(net).words(" of ").join(named(self.input, winner));
+            let text = text.words(" lies in ").name(wider).words(" of ").join(named(self.input, loser));
+            let text = text.words("; the longer prefix wins there");
             self.found.insert(Risk { level: RiskLevel::Note, code: "overlap", title: "Overlap", text });
         }
-        if some {
+        if !complete {
             let text = "destinations that lie in those of other policies were not all looked for: there are too many";
             self.add(RiskLevel::Note, "overlap", "Overlap", EscapedText::new().words(text));
         }
     }
 
+    /// Destinations of one policy within those of another with the same pods, and whether all were compared.
+    fn nested_destinations(&self, touched: &BTreeSet<PolicyId>) -> (BTreeSet<Nested<'a>>, bool) {
+        let after = self.after;
+        let index = after.members();
+        let mut pairs = BTreeSet::new();
+        let mut comparisons = 0_usize;
+        for one in &self.moves.moves {
+            let Some(mine) = after.set.policies.get(&one.policy).filter(|policy| touched.contains(&policy.id)) else {
+                continue;
+            };
+            let Some(pod) = one.pods.first() else { continue };
+            let Some(known) = after.facts.pods.get(pod) else { continue };
+            let others = index.of(pod, known, &after.facts).into_iter();
+            let others = others.filter(|id| *id != mine.id).filter_map(|id| after.set.policies.get(&id));
+            for other in others {
+                comparisons =
+                    comparisons.saturating_add(mine.destinations.len().saturating_mul(other.destinations.len()));
+                if comparisons > MOST_COMPARISONS || pairs.len() > MOST_PAIRS {
+                    break;
+                }
+                pairs.extend(nested(mine, other).chain(nested(other, mine)));
+            }
+        }
+        let complete = comparisons <= MOST_COMPARISONS && pairs.len() <= MOST_PAIRS;
+        // If the loser names the same network too, the prefix length does not decide; such overlaps are found per
+        // pod.
+        let names = |id: &PolicyId, net: &IpNet| {
+            after.set.policies.get(id).is_some_and(|policy| policy.destinations.contains(net))
+        };
+        pairs.retain(|pair| !names(pair.loser, &pair.net));
+        (pairs, complete)
+    }
+
     /// Warnings of documents that the change introduces.
     fn warnings(&mut self) {
-        let told: BTreeSet<&str> = self.found.iter().map(|danger| danger.code).collect();
-        let skip: Vec<&str> = ["no-gateway"].into_iter().filter(|code| told.contains(code)).collect();
+        let codes: BTreeSet<&str> = self.found.iter().map(|risk| risk.code).collect();
+        let skip: Vec<&str> = ["no-gateway"].into_iter().filter(|code| codes.contains(code)).collect();
         let news =
             self.input.validation.found.iter().filter(|(one, known)| !known && one.severity == Severity::Warning);
         for (one, _) in news.filter(|(one, _)| !skip.contains(&one.code)) {

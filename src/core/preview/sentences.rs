@@ -99,8 +99,8 @@ impl Sentences<'_> {
         });
         let errors = self.0.input.validation.tally.errors > 0;
         let invalid = errors.then_some(RiskLevel::Danger);
-        let dangers = self.0.dangers.iter().map(|danger| danger.level).filter(|level| *level != RiskLevel::Note);
-        dangers.chain(outcome).chain(invalid).min()
+        let levels = self.0.risks.iter().map(|risk| risk.level).filter(|level| *level != RiskLevel::Note);
+        levels.chain(outcome).chain(invalid).min()
     }
 
     /// Moves by their effect, the worst first.
@@ -156,7 +156,7 @@ impl Sentences<'_> {
     }
 
     /// A move's old path, new path and destinations.
-    pub fn ways(&self, one: &Move) -> [EscapedText; 3] {
+    pub fn exits(&self, one: &Move) -> [EscapedText; 3] {
         let input = &self.0.input;
         [way(input, &one.from, &one.towards), way(input, &one.to, &one.towards), towards(&one.towards)]
     }
@@ -197,27 +197,27 @@ impl Sentences<'_> {
     }
 
     /// The outcome of a gateway's failure.
-    pub fn loss(&self, loss: &GatewayFailure) -> EscapedText {
-        let pods = counted(loss.pods, "pod");
-        let of = EscapedText::new().words(format!("{pods} of ")).join(self.policy(&loss.policy));
-        match &loss.then {
-            FailureOutcome::Dropped => of.words(if loss.pods == 1 {
+    pub fn gateway_failure(&self, failure: &GatewayFailure) -> EscapedText {
+        let pods = counted(failure.pods, "pod");
+        let of = EscapedText::new().words(format!("{pods} of ")).join(self.policy(&failure.policy));
+        match &failure.then {
+            FailureOutcome::Dropped => of.words(if failure.pods == 1 {
                 " is dropped: there is no other gateway"
             } else {
                 " are dropped: there is no other gateway"
             }),
             FailureOutcome::Own => {
-                of.words(if loss.pods == 1 { " leaves without a gateway" } else { " leave without a gateway" })
+                of.words(if failure.pods == 1 { " leaves without a gateway" } else { " leave without a gateway" })
             }
             FailureOutcome::Through(exits) => {
-                let everywhere = self.0.input.after.policies.get(&loss.policy);
+                let everywhere = self.0.input.after.policies.get(&failure.policy);
                 let ranges: Vec<AddressRange> = everywhere
                     .into_iter()
                     .flat_map(|policy| &policy.destinations)
                     .map(|net| AddressRange::from(*net))
                     .collect();
                 exits.iter().enumerate().fold(
-                    of.words(if loss.pods == 1 { " leaves as " } else { " leave as " }),
+                    of.words(if failure.pods == 1 { " leaves as " } else { " leave as " }),
                     |phrase, (position, exit)| {
                         let phrase = if position > 0 { phrase.words(" or ") } else { phrase };
                         phrase.join(way(&self.0.input, &Disposition::Exit(exit.clone()), &ranges))

@@ -43,7 +43,7 @@ pub struct TextForm {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     /// Its style.
-    pub look: LineStyle,
+    pub style: LineStyle,
     /// Its text.
     pub text: String,
 }
@@ -55,9 +55,9 @@ struct Page {
 
 impl Page {
     /// Adds a line, wrapped if it is too wide; continuation lines are indented.
-    fn line(&mut self, look: LineStyle, text: &str, indent: usize) {
+    fn line(&mut self, style: LineStyle, text: &str, indent: usize) {
         let wrapped = wrapped(text, indent, self.width);
-        self.lines.extend(wrapped.lines().map(|line| Line { look, text: line.to_owned() }));
+        self.lines.extend(wrapped.lines().map(|line| Line { style, text: line.to_owned() }));
     }
 
     fn title(&mut self, text: &str) {
@@ -67,7 +67,7 @@ impl Page {
 
     fn diff(&mut self, diff: &str) {
         for line in diff.lines() {
-            let look = match line.as_bytes().first() {
+            let style = match line.as_bytes().first() {
                 Some(b'+') => LineStyle::Added,
                 Some(b'-') => LineStyle::Removed,
                 Some(b'@') => LineStyle::Place,
@@ -77,7 +77,7 @@ impl Page {
                 .chars()
                 .flat_map(|letter| if letter == '\t' { "  ".chars().collect() } else { vec![letter] })
                 .collect();
-            self.lines.push(Line { look, text: format!("    {}", shown(&text)) });
+            self.lines.push(Line { style, text: format!("    {}", shown(&text)) });
         }
     }
 }
@@ -95,8 +95,8 @@ pub fn lines(preview: &Preview<'_>, form: TextForm) -> Vec<Line> {
     page.line(LineStyle::Plain, &format!("{last} · {}", words.counts()), 2);
     validation(&mut page, preview);
     moves(&mut page, preview, words);
-    dangers(&mut page, preview);
-    losses(&mut page, preview, words);
+    risks(&mut page, preview);
+    gateway_failures(&mut page, preview, words);
     rest(&mut page, preview, words, form.diff);
     page.line(LineStyle::Plain, "", 0);
     page.line(LineStyle::Title, &format!("{}: {}", shown(preview.input.cluster), words.verdict()), 2);
@@ -127,7 +127,7 @@ fn moves(page: &mut Page, preview: &Preview<'_>, words: Sentences<'_>) {
     }
     page.title("Pods that leave another way");
     for one in preview.moves.iter().take(ROWS) {
-        let [from, to, towards] = words.ways(one);
+        let [from, to, towards] = words.exits(one);
         let names: Vec<String> = one.pods.iter().take(3).map(|pod| shown(&pod.name)).collect();
         let more = if one.pods.len() > 3 { ", …" } else { "" };
         let pods = counted(one.pods.len(), "pod");
@@ -149,34 +149,34 @@ fn moves(page: &mut Page, preview: &Preview<'_>, words: Sentences<'_>) {
     }
 }
 
-fn dangers(page: &mut Page, preview: &Preview<'_>) {
+fn risks(page: &mut Page, preview: &Preview<'_>) {
     const ROWS: usize = 50;
-    if preview.dangers.is_empty() {
+    if preview.risks.is_empty() {
         return;
     }
     page.title("Look at this before you merge");
-    for danger in preview.dangers.iter().take(ROWS) {
-        let (word, look) = match danger.level {
+    for risk in preview.risks.iter().take(ROWS) {
+        let (word, style) = match risk.level {
             RiskLevel::Danger => ("danger", LineStyle::Bad),
             RiskLevel::Warning => ("warn  ", LineStyle::Doubtful),
             RiskLevel::Note => ("note  ", LineStyle::Plain),
             RiskLevel::Waits => ("later ", LineStyle::Doubtful),
         };
-        page.line(look, &format!("  {word}  {}: {}", danger.title, danger.text), 10);
+        page.line(style, &format!("  {word}  {}: {}", risk.title, risk.text), 10);
     }
-    if preview.dangers.len() > ROWS {
-        page.line(LineStyle::Plain, &format!("  and {} more", preview.dangers.len() - ROWS), 2);
+    if preview.risks.len() > ROWS {
+        page.line(LineStyle::Plain, &format!("  and {} more", preview.risks.len() - ROWS), 2);
     }
 }
 
-fn losses(page: &mut Page, preview: &Preview<'_>, words: Sentences<'_>) {
-    if preview.losses.is_empty() {
+fn gateway_failures(page: &mut Page, preview: &Preview<'_>, words: Sentences<'_>) {
+    if preview.gateway_failures.is_empty() {
         return;
     }
     page.title("If a gateway dies after this change");
     let mut gateways: BTreeMap<&NodeName, Vec<String>> = BTreeMap::new();
-    for loss in &preview.losses {
-        gateways.entry(&loss.gateway).or_default().push(words.loss(loss).to_string());
+    for failure in &preview.gateway_failures {
+        gateways.entry(&failure.gateway).or_default().push(words.gateway_failure(failure).to_string());
     }
     for (gateway, sentences) in gateways {
         page.line(LineStyle::Plain, &format!("  {gateway}: {}", sentences.join("; ")), 6);
@@ -201,7 +201,7 @@ fn rest(page: &mut Page, preview: &Preview<'_>, words: Sentences<'_>, diff: bool
         }
     }
     if !preview.input.config_diff.is_empty() {
-        page.title("egret.yaml changes; all this is told with the new settings, but for change windows and signatures");
+        page.title("egret.yaml changes; everything here is computed with the new settings, except change windows and signatures");
         page.diff(preview.input.config_diff);
     }
     let nodes = &preview.nodes;

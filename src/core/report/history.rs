@@ -168,27 +168,27 @@ impl NodeReport {
 
     /// Records observed drift. Open drift is counted again; an object that was corrected before and drifted the same
     /// way is reopened with its count.
-    pub fn seen(&mut self, sightings: Vec<ObservedDrift>, now: Timestamp) {
-        for sighting in sightings {
+    pub fn seen(&mut self, drifts: Vec<ObservedDrift>, now: Timestamp) {
+        for observed in drifts {
             let same =
-                |record: &DriftRecord| record.object == sighting.drift.object && record.class == sighting.drift.class;
+                |record: &DriftRecord| record.object == observed.drift.object && record.class == observed.drift.class;
             if let Some(open) = self.drift.iter_mut().find(|record| same(record)) {
-                open.observed = sighting.drift.observed;
+                open.observed = observed.drift.observed;
                 continue;
             }
             let before = self.corrected.iter().position(same).map(|position| self.corrected.remove(position));
             self.drift.push(DriftRecord {
                 first_seen: before.as_ref().map_or(now, |record| record.first_seen),
                 times: before.map_or(0, |record| record.times) + 1,
-                object: sighting.drift.object,
-                class: sighting.drift.class,
-                desired: sighting.drift.desired,
-                observed: sighting.drift.observed,
-                by: sighting.by,
+                object: observed.drift.object,
+                class: observed.drift.class,
+                desired: observed.drift.desired,
+                observed: observed.drift.observed,
+                by: observed.by,
                 last_seen: now,
                 corrected: None,
-                action: "being put right".to_owned(),
-                wanted_by: sighting.wanted_by,
+                action: "being corrected".to_owned(),
+                wanted_by: observed.wanted_by,
                 hint: None,
             });
         }
@@ -237,7 +237,7 @@ impl NodeReport {
     /// Records that open drift could not be corrected.
     pub fn mark_uncorrected(&mut self, why: &str) {
         for record in &mut self.drift {
-            record.action = format!("not put right: {why}");
+            record.action = format!("not corrected: {why}");
         }
     }
 

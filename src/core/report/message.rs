@@ -26,14 +26,14 @@ pub fn gone(nodes: &[String]) -> Option<String> {
     }))
 }
 
-/// `kind-worker: ip rule 501: … was gone, put right in 38 ms`
+/// `kind-worker: ip rule 501: … was gone, corrected in 38 ms`
 pub fn subject(before: Option<&NodeReport>, after: &NodeReport) -> String {
     let what = corrected(before, after)
         .or_else(|| opened(before, after))
         .or_else(|| findings(before, after))
         .or_else(|| documents(before, after))
         .or_else(|| waiting::subject(before, after))
-        .or_else(|| in_force(before, after))
+        .or_else(|| activation(before, after))
         .unwrap_or_else(|| "drift and findings are as follows".to_owned());
     shorten(&format!("{}: {what}", after.node))
 }
@@ -47,7 +47,7 @@ fn corrected(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> 
     let new = fresh(before.map(|report| report.corrected.as_slice()), &after.corrected);
     let first = new.first()?;
     let took = first.took_milliseconds().unwrap_or(0);
-    Some(format!("{} {}, put right in {took} ms{}", first.object, how(first), more(new.len())))
+    Some(format!("{} {}, corrected in {took} ms{}", first.object, how(first), more(new.len())))
 }
 
 fn opened(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {
@@ -62,8 +62,8 @@ fn findings(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {
     if let Some(first) = new.first() {
         return Some(format!("{}: {}{}", first.finding.subject, first.finding.message, more(new.len())));
     }
-    let settled = known.iter().find(|finding| !after.findings.contains(finding))?;
-    Some(format!("{} of {} settled", settled.finding.code, settled.finding.subject))
+    let resolved = known.iter().find(|finding| !after.findings.contains(finding))?;
+    Some(format!("{} of {} resolved", resolved.finding.code, resolved.finding.subject))
 }
 
 fn documents(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {
@@ -72,15 +72,15 @@ fn documents(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> 
         return None;
     }
     Some(match after.rejected.as_slice() {
-        [] => "all documents are in force again".to_owned(),
-        [first, ..] => format!("{} is not in force: {}{}", first.place, first.message, more(after.rejected.len())),
+        [] => "all documents are active again".to_owned(),
+        [first, ..] => format!("{} is not active: {}{}", first.place, first.message, more(after.rejected.len())),
     })
 }
 
-fn in_force(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {
+fn activation(before: Option<&NodeReport>, after: &NodeReport) -> Option<String> {
     let commit = after.active.as_ref()?;
     let same = before.and_then(|report| report.active.as_ref()) == Some(commit);
-    (!same).then(|| format!("{} \"{}\" is in force", short_commit(&commit.commit), commit.summary))
+    (!same).then(|| format!("{} \"{}\" is active", short_commit(&commit.commit), commit.summary))
 }
 
 fn how(record: &DriftRecord) -> &'static str {

@@ -26,9 +26,9 @@ const ROWS: usize = 200;
 pub fn page(cluster: &str, branch: &str, reports: &[NodeReport]) -> String {
     let open: usize = reports.iter().map(|report| report.drift.len() + problems(report).count()).sum();
     let right: usize = reports.iter().map(|report| report.corrected.len()).sum();
-    let mut page = format!("# {}: {open} open, {right} put right\n\n", inert_name(cluster));
+    let mut page = format!("# {}: {open} open, {right} corrected\n\n", inert_name(cluster));
     page.push_str("Egret writes this page when something changes. Times are UTC.\n\n");
-    in_force(&mut page, reports);
+    active_commits(&mut page, reports);
     waiting::page(&mut page, reports);
     rejected(&mut page, reports);
     differs(&mut page, reports);
@@ -61,9 +61,9 @@ fn newest(reports: &[NodeReport]) -> Option<&EffectiveCommit> {
     first.into_values().max_by_key(|(since, nodes, _)| (*since, *nodes)).map(|(_, _, commit)| commit)
 }
 
-fn in_force(page: &mut String, reports: &[NodeReport]) {
+fn active_commits(page: &mut String, reports: &[NodeReport]) {
     let Some(newest) = newest(reports) else {
-        page.push_str("Nothing is in force yet.\n\n");
+        page.push_str("Nothing is active yet.\n\n");
         return;
     };
     let has = |report: &&NodeReport| report.active.as_ref().is_some_and(|own| own.commit == newest.commit);
@@ -73,7 +73,7 @@ fn in_force(page: &mut String, reports: &[NodeReport]) {
     let nodes = counted(reports.len(), "node");
     let _ = writeln!(
         page,
-        "**In force:** {} “{}” on {} of {nodes}{since}.\n",
+        "**Active:** {} “{}” on {} of {nodes}{since}.\n",
         short(&newest.commit),
         inert(&newest.summary),
         ahead.len()
@@ -85,8 +85,8 @@ fn in_force(page: &mut String, reports: &[NodeReport]) {
     }
     for (has, nodes) in others {
         let has = has.map_or_else(
-            || "nothing is in force there yet".to_owned(),
-            |(commit, summary)| format!("{} “{}” is in force there", short(commit), inert(summary)),
+            || "nothing is active there yet".to_owned(),
+            |(commit, summary)| format!("{} “{}” is active there", short(commit), inert(summary)),
         );
         let _ = writeln!(page, "**Behind:** {}; {has}.\n", names(nodes));
     }
@@ -97,7 +97,7 @@ fn rejected(page: &mut String, reports: &[NodeReport]) {
     if all.is_empty() {
         return;
     }
-    page.push_str("## Documents that are not in force\n\n");
+    page.push_str("## Documents that are not active\n\n");
     for document in all {
         let _ = writeln!(
             page,
@@ -227,10 +227,10 @@ fn by_node(page: &mut String, reports: &[NodeReport]) {
         return;
     }
     page.push_str(
-        "## By node\n\n| node | in force | since | open | times it drifted | last |\n|---|---|---|---|---|---|\n",
+        "## By node\n\n| node | active | since | open | times it drifted | last |\n|---|---|---|---|---|---|\n",
     );
     for report in reports.iter().take(ROWS) {
-        let (in_force, since) = report
+        let (active, since) = report
             .active
             .as_ref()
             .map_or_else(Default::default, |own| (short(&own.commit), own.since.map(time).unwrap_or_default()));
@@ -238,7 +238,7 @@ fn by_node(page: &mut String, reports: &[NodeReport]) {
         let records = || report.drift.iter().chain(&report.corrected);
         let times: u64 = records().map(|record| u64::from(record.times)).sum();
         let last = records().map(|record| record.last_seen).max().map(time).unwrap_or_default();
-        let _ = writeln!(page, "| {} | {in_force} | {since} | {open} | {times} | {last} |", inert_name(&report.node));
+        let _ = writeln!(page, "| {} | {active} | {since} | {open} | {times} | {last} |", inert_name(&report.node));
     }
     left_out(page, reports.len());
 }
@@ -276,11 +276,11 @@ fn history(page: &mut String, branch: &str) {
     let _ = write!(
         page,
         "## Reading the history\n\nEach change of this branch is a commit. In a clone of the repository, after `git fetch`:\n\n```sh\n\
-         # when what became different on a node, and when it was put right\n\
+         # when what became different on a node, and when it was corrected\n\
          git log --patch '{branch}' -- nodes/NODE.yaml\n\
          # everything of one policy\n\
          git log --patch -S'policy: NAME' '{branch}' -- nodes\n\
-         # which commit was in force at which time\n\
+         # which commit was active at which time\n\
          git log --format='%cI  %(trailers:key=Egret-Policy-Commit,valueonly,separator=%x20)  %s' '{branch}'\n\
          # this page as it was at a time\n\
          git show \"$(git rev-list -1 --before='2026-06-01T12:00Z' '{branch}')\":README.md\n\

@@ -119,7 +119,7 @@ fn a_table_that_is_gone_is_one_drift() {
     assert_eq!(lines(&state(), &observed), ["Missing nft table inet egret | 1 chain, 1 set or map | - | Nft(\"\")"]);
 }
 
-fn sighting(object: &str, observed: Option<&str>) -> ObservedDrift {
+fn observed(object: &str, observed: Option<&str>) -> ObservedDrift {
     let drift = Drift {
         object: object.to_owned(),
         class: if observed.is_some() { DriftClass::Changed } else { DriftClass::Missing },
@@ -137,7 +137,7 @@ fn sighting(object: &str, observed: Option<&str>) -> ObservedDrift {
 }
 
 fn record(object: &str, first: u8, last: u8, corrected: Option<u8>, times: u32) -> DriftRecord {
-    let ObservedDrift { drift, by, wanted_by } = sighting(object, None);
+    let ObservedDrift { drift, by, wanted_by } = observed(object, None);
     DriftRecord {
         object: drift.object,
         class: drift.class,
@@ -148,7 +148,7 @@ fn record(object: &str, first: u8, last: u8, corrected: Option<u8>, times: u32) 
         last_seen: at(last),
         corrected: corrected.map(at),
         times,
-        action: if corrected.is_some() { "corrected" } else { "being put right" }.to_owned(),
+        action: if corrected.is_some() { "corrected" } else { "being corrected" }.to_owned(),
         wanted_by,
         hint: None,
     }
@@ -157,12 +157,12 @@ fn record(object: &str, first: u8, last: u8, corrected: Option<u8>, times: u32) 
 #[test]
 fn an_object_that_drifts_again_is_opened_again_with_its_count() {
     let mut report = NodeReport::new("a");
-    report.seen(vec![sighting("rule", None), sighting("link", None)], at(1));
+    report.seen(vec![observed("rule", None), observed("link", None)], at(1));
     assert_eq!(report.drift, [record("link", 1, 1, None, 1), record("rule", 1, 1, None, 1)]);
     report.mark_corrected(at(2));
     assert_eq!(report.drift, []);
     assert_eq!(report.corrected, [record("link", 1, 1, Some(2), 1), record("rule", 1, 1, Some(2), 1)]);
-    report.seen(vec![sighting("rule", None)], at(3));
+    report.seen(vec![observed("rule", None)], at(3));
     assert_eq!(report.drift, [record("rule", 1, 3, None, 2)]);
     assert_eq!(report.corrected, [record("link", 1, 1, Some(2), 1)]);
     report.mark_corrected(at(4));
@@ -172,18 +172,18 @@ fn an_object_that_drifts_again_is_opened_again_with_its_count() {
 #[test]
 fn drift_that_stays_open_is_one_record_and_says_why_it_stays() {
     let mut report = NodeReport::new("a");
-    report.seen(vec![sighting("rule", None)], at(1));
+    report.seen(vec![observed("rule", None)], at(1));
     report.mark_uncorrected("the kernel refused");
-    report.seen(vec![sighting("rule", None)], at(5));
-    let open = DriftRecord { action: "not put right: the kernel refused".to_owned(), ..record("rule", 1, 1, None, 1) };
+    report.seen(vec![observed("rule", None)], at(5));
+    let open = DriftRecord { action: "not corrected: the kernel refused".to_owned(), ..record("rule", 1, 1, None, 1) };
     assert_eq!(report.drift, [open]);
 }
 
 #[test]
-fn the_newest_hundred_that_were_put_right_are_kept() {
+fn the_newest_hundred_corrected_records_are_kept() {
     let mut report = NodeReport::new("a");
     for number in 0..103 {
-        report.seen(vec![sighting(&format!("rule {number}"), None)], at(1));
+        report.seen(vec![observed(&format!("rule {number}"), None)], at(1));
         report.mark_corrected(at(2));
     }
     let kept: Vec<String> = report.corrected.iter().map(|record| record.object.clone()).collect();
@@ -223,11 +223,11 @@ fn full() -> NodeReport {
         reason: "the *bank* is down".to_owned(),
     }));
     report.set_active("c0ffee0123456789", "a | b @all <img>", at(0));
-    report.seen(vec![sighting("ip rule 9001", None)], at(1));
+    report.seen(vec![observed("ip rule 9001", None)], at(1));
     report.mark_corrected(at(2));
-    report.seen(vec![sighting("ip rule 9001", None)], at(3));
+    report.seen(vec![observed("ip rule 9001", None)], at(3));
     report.mark_corrected(at(4));
-    report.seen(vec![sighting("nft inet egret map x", Some("`[a](b)`\n# c"))], at(5));
+    report.seen(vec![observed("nft inet egret map x", Some("`[a](b)`\n# c"))], at(5));
     report.mark_uncorrected("*somebody* | holds it");
     report.rejected = vec![Rejected {
         place: "policies/bad.yaml:3:1".to_owned(),
@@ -263,15 +263,15 @@ fn the_page_of_a_cluster_without_drift_says_so() {
     assert_eq!(
         before_history,
         Some(
-            "# prod: 0 open, 0 put right\n\nEgret writes this page when something changes. Times are UTC.\n\n**In force:** `77d02fb00000` \
-             “first” on 1 of 1 node, first at 2026-06-01 12:00:00.\n\n## What differs now\n\nNothing.\n\n## By node\n\n| node | in force \
+            "# prod: 0 open, 0 corrected\n\nEgret writes this page when something changes. Times are UTC.\n\n**Active:** `77d02fb00000` \
+             “first” on 1 of 1 node, first at 2026-06-01 12:00:00.\n\n## What differs now\n\nNothing.\n\n## By node\n\n| node | active \
              | since | open | times it drifted | last |\n|---|---|---|---|---|---|\n| a | `77d02fb00000` | 2026-06-01 12:00:00 | 0 | 0 |  |\n\n"
         )
     );
 }
 
 #[test]
-fn a_commit_in_force_keeps_its_time_over_rounds_and_restarts() {
+fn an_active_commit_keeps_its_time_over_rounds_and_restarts() {
     let mut report = NodeReport::new("a");
     report.set_active("one", "", at(1));
     report.set_active("one", "", at(2));
@@ -285,7 +285,7 @@ fn a_commit_in_force_keeps_its_time_over_rounds_and_restarts() {
 }
 
 #[test]
-fn nodes_that_left_are_told_in_the_subject() {
+fn nodes_that_left_are_named_in_the_subject() {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     assert_eq!(gone(&names(&[])), None);
     assert_eq!(gone(&names(&["a"])).as_deref(), Some("a is no node any more"));
@@ -319,53 +319,53 @@ fn a_clock_that_jumps_back_makes_no_time_negative() {
     let before = NodeReport { drift: vec![record("rule", 9, 9, None, 1)], ..NodeReport::new("a") };
     let mut after = before.clone();
     after.mark_corrected(at(1));
-    assert_eq!(subject(Some(&before), &after), "a: rule was gone, put right in 0 ms");
+    assert_eq!(subject(Some(&before), &after), "a: rule was gone, corrected in 0 ms");
     let page = page("prod", "egret/reports/prod", &[after]);
     let row = page.lines().find(|line| line.starts_with("| a |"));
     assert_eq!(row, Some("| a | rule was gone, by nft | outpost | 2026-06-01 12:00:09 | after 0 ms | 1 |"));
 }
 
 #[test]
-fn the_subject_names_the_finding_that_has_settled_and_not_one_that_stays() {
+fn the_subject_names_the_finding_that_is_resolved_and_not_one_that_stays() {
     let (stays, goes) = (Finding::new("a-stays", "p", "one"), Finding::new("b-goes", "q", "two"));
     let mut before = NodeReport::new("a");
     before.set_findings(vec![stays.clone(), goes], at(1));
     let mut after = before.clone();
     after.set_findings(vec![stays], at(2));
-    assert_eq!(subject(Some(&before), &after), "a: b-goes of q settled");
+    assert_eq!(subject(Some(&before), &after), "a: b-goes of q resolved");
 }
 
 #[test]
 fn the_subject_says_what_is_new() {
     let empty = NodeReport::new("a");
     let mut open = empty.clone();
-    open.seen(vec![sighting("ip rule 9001", None), sighting("ip link egret0", Some("down"))], at(1));
+    open.seen(vec![observed("ip rule 9001", None), observed("ip link egret0", Some("down"))], at(1));
     let mut right = open.clone();
     right.mark_corrected(at(2));
     let mut finding = right.clone();
     finding.set_findings(vec![Finding::new("no-gateway", "outpost", "no node\nmatches")], at(3));
     let rejected = NodeReport { rejected: full().rejected, ..finding.clone() };
-    let in_force = NodeReport { active: full().active, ..rejected.clone() };
-    let settled = NodeReport { findings: Vec::new(), ..in_force.clone() };
-    let good = NodeReport { rejected: Vec::new(), ..settled.clone() };
+    let active = NodeReport { active: full().active, ..rejected.clone() };
+    let resolved = NodeReport { findings: Vec::new(), ..active.clone() };
+    let good = NodeReport { rejected: Vec::new(), ..resolved.clone() };
     let long = NodeReport {
         active: Some(EffectiveCommit { commit: "abc".to_owned(), summary: "x".repeat(200), since: None }),
         ..good.clone()
     };
     let waits = NodeReport { pending: full().pending, ..long.clone() };
     let emergency = NodeReport { pending: None, emergency: full().emergency, ..waits.clone() };
-    let steps = [empty, open, right, finding, rejected, in_force, settled, good, long, waits, emergency];
+    let steps = [empty, open, right, finding, rejected, active, resolved, good, long, waits, emergency];
     let subjects: Vec<String> = steps.windows(2).map(|pair| subject(Some(&pair[0]), &pair[1])).collect();
     assert_eq!(
         subjects,
         [
-            "a: ip link egret0 was changed, being put right, and 1 more".to_owned(),
-            "a: ip link egret0 was changed, put right in 1000 ms, and 1 more".to_owned(),
+            "a: ip link egret0 was changed, being corrected, and 1 more".to_owned(),
+            "a: ip link egret0 was changed, corrected in 1000 ms, and 1 more".to_owned(),
             "a: outpost: no node matches".to_owned(),
-            "a: policies/bad.yaml:3:1 is not in force: unknown_field".to_owned(),
-            "a: c0ffee012345 \"a | b @all <img>\" is in force".to_owned(),
-            "a: no-gateway of outpost settled".to_owned(),
-            "a: all documents are in force again".to_owned(),
+            "a: policies/bad.yaml:3:1 is not active: unknown_field".to_owned(),
+            "a: c0ffee012345 \"a | b @all <img>\" is active".to_owned(),
+            "a: no-gateway of outpost resolved".to_owned(),
+            "a: all documents are active again".to_owned(),
             format!("a: abc \"{}…", "x".repeat(111)),
             "a: decaf0012345 \"c | d @all\" of Leia <leia@alderaan> waits: the change window is closed; it opens Mon 2026-06-01 15:00 …"
                 .to_owned(),

@@ -46,7 +46,7 @@ pub(super) fn subject(before: Option<&NodeReport>, after: &NodeReport) -> Option
     {
         return Some(emergency.message());
     }
-    let withheld = after.pending.as_ref()?;
-    let known = before.and_then(|report| report.pending.as_ref()) == Some(withheld);
-    (!known).then(|| withheld.message())
+    let pending = after.pending.as_ref()?;
+    let known = before.and_then(|report| report.pending.as_ref()) == Some(pending);
+    (!known).then(|| pending.message())
 }

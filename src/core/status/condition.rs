@@ -256,7 +256,7 @@ pub(super) fn with_progress(ready: Condition, others: impl IntoIterator<Item = C
 }
 
 /// Conditions with the transition times of the previous ones that had the same status.
-pub(super) fn settle(mut conditions: Vec<Condition>, before: &[Condition]) -> Vec<Condition> {
+pub(super) fn with_transition_times(mut conditions: Vec<Condition>, before: &[Condition]) -> Vec<Condition> {
     for condition in &mut conditions {
         let known = before.iter().find(|known| known.kind == condition.kind && known.status == condition.status);
         if let Some(known) = known {

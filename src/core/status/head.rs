@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::condition::{
-    Condition, ConditionStatus, ConditionType, LONGEST_MESSAGE, Reason, condition, is_ready, observe, readable, settle,
-    with_progress,
+    Condition, ConditionStatus, ConditionType, LONGEST_MESSAGE, Reason, condition, is_ready, observe, readable,
+    with_progress, with_transition_times,
 };
 use super::node::NodeStatus;
 use super::summary;
@@ -127,7 +127,7 @@ pub fn head_status(facts: HeadStatusInput<'_>, before: &HeadStatus, now: Timesta
         node_summary: format!("{}/{}", nodes.current, nodes.total),
         nodes,
         rejected: rejected.collect(),
-        conditions: settle(conditions, &before.conditions),
+        conditions: with_transition_times(conditions, &before.conditions),
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::condition::{
     Condition, ConditionStatus, ConditionType, Reason, condition, is_ready, observe, readable as readable_conditions,
-    settle, with_progress,
+    with_progress, with_transition_times,
 };
 use super::summary;
 use crate::core::compile::{Compiled, ExitRole};
@@ -212,7 +212,7 @@ impl NodeStatus {
     pub fn as_written(&self, generation: i64, before: &Self) -> Self {
         let mut status = self.clone();
         status.observed_generation = Some(generation);
-        status.conditions = observe(settle(status.conditions, &before.conditions), Some(generation));
+        status.conditions = observe(with_transition_times(status.conditions, &before.conditions), Some(generation));
         status.report = status.report.map(|report| carried(&report.after(before.report.as_ref())));
         status
     }
@@ -227,7 +227,7 @@ impl NodeStatus {
             |kind| matches!(kind, ConditionType::Ready | ConditionType::Reconciling | ConditionType::Stalled);
         let others = self.conditions.iter().filter(|condition| !is_progress(condition.kind)).cloned();
         let conditions = observe(with_progress(ready, others.collect::<Vec<_>>()), self.observed_generation);
-        self.conditions = settle(conditions, &self.conditions);
+        self.conditions = with_transition_times(conditions, &self.conditions);
         self
     }
 
@@ -302,7 +302,7 @@ pub fn node_status(facts: NodeStatusInput<'_>, before: &NodeStatus, now: Timesta
         datapath: facts.range.map(NodeDatapath::from),
         drift: drift as u64,
         report: Some(report),
-        conditions: settle(conditions, &before.conditions),
+        conditions: with_transition_times(conditions, &before.conditions),
     }
 }
 
@@ -342,12 +342,12 @@ fn drifted(report: &NodeReport, now: Timestamp) -> Option<Condition> {
 
 fn served(compiled: &Compiled) -> Vec<ServedExit> {
     let own = compiled.exits.iter().filter_map(|(key, exit)| match &exit.role {
-        ExitRole::Own { ways, .. } => Some((key, ways)),
+        ExitRole::Own { routes, .. } => Some((key, routes)),
         ExitRole::Remote { .. } => None,
     });
-    own.map(|(key, ways)| ServedExit {
+    own.map(|(key, routes)| ServedExit {
         identity: key.identity(),
-        egress_ips: ways.values().map(|way| way.address.to_string()).collect(),
+        egress_ips: routes.values().map(|way| way.address.to_string()).collect(),
     })
     .collect()
 }

@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::condition::{
-    Condition, ConditionStatus, ConditionType, Reason, condition, observe, readable, settle, with_progress,
+    Condition, ConditionStatus, ConditionType, Reason, condition, observe, readable, with_progress,
+    with_transition_times,
 };
 use super::node::NodeStatus;
 use super::summary;
@@ -115,7 +116,7 @@ pub fn policy_status(facts: PolicyStatusInput<'_>, before: &PolicyStatus, now: T
         members: members.map(|one| one.members).sum(),
         nodes: nodes.values().filter(selects).count() as u64,
         gateways,
-        conditions: settle(conditions, &before.conditions),
+        conditions: with_transition_times(conditions, &before.conditions),
     }
 }
 

@@ -49,7 +49,7 @@ fn facts(ready: bool) -> Facts {
 }
 
 /// The gateway's status: with an address, without one, or no status.
-fn said(addresses: Option<&[&str]>) -> BTreeMap<NodeName, NodeStatus> {
+fn reported(addresses: Option<&[&str]>) -> BTreeMap<NodeName, NodeStatus> {
     let Some(addresses) = addresses else { return BTreeMap::new() };
     let egress_ips = addresses.iter().map(|address| (*address).to_owned()).collect();
     let mut report = NodeReport::new("gate");
@@ -87,10 +87,10 @@ fn placement(policy: &Policy, facts: &Facts) -> Placement {
 fn status(
     policy: &Policy,
     facts: &Facts,
-    said: &BTreeMap<NodeName, NodeStatus>,
+    nodes: &BTreeMap<NodeName, NodeStatus>,
     rejected: &[Rejected],
 ) -> PolicyStatus {
-    policy_status(input(policy, &placement(policy, facts), said, rejected), &PolicyStatus::default(), at(10))
+    policy_status(input(policy, &placement(policy, facts), nodes, rejected), &PolicyStatus::default(), at(10))
 }
 
 fn ready(status: &PolicyStatus) -> (ConditionStatus, Reason, String) {
@@ -106,7 +106,7 @@ use ConditionStatus::{False, True, Unknown};
 
 #[test]
 fn an_active_policy_has_its_address_and_its_gateway() {
-    let status = status(&policy(), &facts(true), &said(Some(&["10.0.3.42", "fd00:3::42"])), &[]);
+    let status = status(&policy(), &facts(true), &reported(Some(&["10.0.3.42", "fd00:3::42"])), &[]);
     assert_eq!(
         ready(&status),
         (True, Reason::Programmed, "members leave as 10.0.3.42 and fd00:3::42 through gate".to_owned())
@@ -117,30 +117,30 @@ fn an_active_policy_has_its_address_and_its_gateway() {
 
 #[test]
 fn a_policy_that_does_not_work_has_the_reason() {
-    let sick = status(&policy(), &facts(false), &said(None), &[]);
+    let sick = status(&policy(), &facts(false), &reported(None), &[]);
     assert_eq!((ready(&sick).0, ready(&sick).1), (False, Reason::NoGateway));
     assert!(ready(&sick).2.contains("gate is not Ready"), "{}", ready(&sick).2);
-    let waiting = status(&policy(), &facts(true), &said(None), &[]);
+    let waiting = status(&policy(), &facts(true), &reported(None), &[]);
     assert_eq!((ready(&waiting).0, ready(&waiting).1), (Unknown, Reason::Pending));
-    let bare = status(&policy(), &facts(true), &said(Some(&[])), &[]);
+    let bare = status(&policy(), &facts(true), &reported(Some(&[])), &[]);
     assert_eq!(ready(&bare).1, Reason::EgressIPMissing);
     assert!(ready(&bare).2.contains("eth0 has no global IPv4 address"), "{}", ready(&bare).2);
     let suspend = Some(Suspend { until: at(20), owner: None, reason: "a window".to_owned() });
-    let suspended = status(&Policy { suspend, ..policy() }, &facts(true), &said(None), &[]);
+    let suspended = status(&Policy { suspend, ..policy() }, &facts(true), &reported(None), &[]);
     assert_eq!(ready(&suspended).1, Reason::Suspended);
 }
 
 #[test]
 fn reconciling_and_stalled_are_there_only_while_true_as_kstatus_has_them() {
     use ConditionType::{Accepted, Ready, Reconciling, Stalled};
-    let of = |ready: bool, said: &BTreeMap<_, _>| types(&status(&policy(), &facts(ready), said, &[]).conditions);
-    assert_eq!(of(true, &said(Some(&["10.0.3.42"]))), [(Ready, True), (Accepted, True)]);
-    assert_eq!(of(true, &said(None)), [(Ready, Unknown), (Reconciling, True), (Accepted, True)]);
-    assert_eq!(of(true, &said(Some(&[]))), [(Ready, False), (Stalled, True), (Accepted, True)]);
+    let of = |ready: bool, nodes: &BTreeMap<_, _>| types(&status(&policy(), &facts(ready), nodes, &[]).conditions);
+    assert_eq!(of(true, &reported(Some(&["10.0.3.42"]))), [(Ready, True), (Accepted, True)]);
+    assert_eq!(of(true, &reported(None)), [(Ready, Unknown), (Reconciling, True), (Accepted, True)]);
+    assert_eq!(of(true, &reported(Some(&[]))), [(Ready, False), (Stalled, True), (Accepted, True)]);
     let suspend = Some(Suspend { until: at(20), owner: None, reason: "a window".to_owned() });
-    let suspended = status(&Policy { suspend, ..policy() }, &facts(true), &said(None), &[]);
+    let suspended = status(&Policy { suspend, ..policy() }, &facts(true), &reported(None), &[]);
     assert_eq!(types(&suspended.conditions), [(Ready, False), (Accepted, True)], "a user wants it so");
-    let stalled = &status(&policy(), &facts(true), &said(Some(&[])), &[]).conditions;
+    let stalled = &status(&policy(), &facts(true), &reported(Some(&[])), &[]).conditions;
     assert_eq!((stalled[1].reason, &stalled[1].message), (stalled[0].reason, &stalled[0].message));
 }
 
@@ -151,7 +151,7 @@ fn a_rejected_document_leaves_the_last_good_one_ready_and_not_accepted() {
         message: "a destination has host bits set".to_owned(),
         instead: "the version of 0123".to_owned(),
     };
-    let status = status(&policy(), &facts(true), &said(Some(&["10.0.3.42"])), &[rejected]);
+    let status = status(&policy(), &facts(true), &reported(Some(&["10.0.3.42"])), &[rejected]);
     let accepted = condition(&status.conditions, ConditionType::Accepted).unwrap();
     assert_eq!((accepted.status, accepted.reason), (False, Reason::Invalid));
     assert!(accepted.message.starts_with("policies/outpost.yaml:12:5: "), "{}", accepted.message);
@@ -162,28 +162,28 @@ fn a_rejected_document_leaves_the_last_good_one_ready_and_not_accepted() {
 fn last_transition_time_changes_only_with_status() {
     let (policy, facts) = (policy(), facts(true));
     let placement = placement(&policy, &facts);
-    let next = |said: &BTreeMap<NodeName, NodeStatus>, before: &PolicyStatus, second: i64| {
-        policy_status(input(&policy, &placement, said, &[]), before, at(second))
+    let next = |nodes: &BTreeMap<NodeName, NodeStatus>, before: &PolicyStatus, second: i64| {
+        policy_status(input(&policy, &placement, nodes, &[]), before, at(second))
     };
-    let first = next(&said(Some(&["10.0.3.42"])), &PolicyStatus::default(), 10);
-    assert_eq!(next(&said(Some(&["10.0.3.42"])), &first, 20), first);
-    let moved = next(&said(Some(&["10.0.3.43"])), &first, 20);
+    let first = next(&reported(Some(&["10.0.3.42"])), &PolicyStatus::default(), 10);
+    assert_eq!(next(&reported(Some(&["10.0.3.42"])), &first, 20), first);
+    let moved = next(&reported(Some(&["10.0.3.43"])), &first, 20);
     assert_ne!(moved.conditions[0].message, first.conditions[0].message);
     assert_eq!(moved.conditions[0].last_transition_time, at(10), "another address is no transition");
-    let lost = next(&said(None), &first, 30);
+    let lost = next(&reported(None), &first, 30);
     assert_eq!(lost.conditions[0].last_transition_time, at(30));
     assert_eq!(condition(&lost.conditions, ConditionType::Accepted).unwrap().last_transition_time, at(10));
 }
 
 #[test]
 fn a_new_version_of_a_policy_is_ready_when_every_agent_has_it_and_stays_so() {
-    let (policy, facts, said) = (policy(), facts(true), said(Some(&["10.0.3.42"])));
+    let (policy, facts, nodes) = (policy(), facts(true), reported(Some(&["10.0.3.42"])));
     let placement = placement(&policy, &facts);
     let name = NodeName::parse("late").unwrap();
     let late = [&name];
     let of = |generation, behind, before: &PolicyStatus| {
         let facts =
-            PolicyStatusInput { generation: Some(generation), behind, ..input(&policy, &placement, &said, &[]) };
+            PolicyStatusInput { generation: Some(generation), behind, ..input(&policy, &placement, &nodes, &[]) };
         policy_status(facts, before, at(10))
     };
     let first = of(4, &late, &PolicyStatus::default());
@@ -206,7 +206,7 @@ fn agents_on_nodes_that_are_down_are_not_behind() {
 
 #[test]
 fn every_condition_has_the_generation_that_it_was_found_of() {
-    let status = status(&policy(), &facts(true), &said(Some(&[])), &[]);
+    let status = status(&policy(), &facts(true), &reported(Some(&[])), &[]);
     assert_eq!(status.observed_generation, Some(4));
     assert!(status.conditions.iter().all(|condition| condition.observed_generation == Some(4)));
     let written = serde_json::to_value(&status).unwrap();
@@ -226,8 +226,8 @@ fn an_agent_that_starts_anew_keeps_the_times_of_what_stays_as_it_was() {
     let written = after.as_written(1, &before);
     assert_eq!((written.conditions[0].last_transition_time, written.observed_generation), (at(10), Some(1)));
     assert_eq!(written.conditions[0].observed_generation, Some(1));
-    let turned = NodeStatus { conditions: ready(False, 50), ..NodeStatus::default() }.as_written(1, &before);
-    assert_eq!(turned.conditions[0].last_transition_time, at(50));
+    let changed = NodeStatus { conditions: ready(False, 50), ..NodeStatus::default() }.as_written(1, &before);
+    assert_eq!(changed.conditions[0].last_transition_time, at(50));
 }
 
 #[test]
@@ -371,16 +371,16 @@ fn a_column_names_three_and_counts_the_rest() {
 #[test]
 fn what_was_in_place_before_the_node_booted_is_not_in_place_any_more() {
     let conditions = |ready| vec![Condition::new(ConditionType::Ready, ready, Reason::Programmed, "", at(0))];
-    let said = |boot_id: &str, ready| NodeStatus {
+    let status = |boot_id: &str, ready| NodeStatus {
         revision: "0123".to_owned(),
         boot_id: boot_id.to_owned(),
         conditions: conditions(ready),
         ..NodeStatus::default()
     };
-    assert!(said("b1", true).is_in_place("0123", "b1"));
-    assert!(!said("b1", true).is_in_place("0123", "b2"), "another boot");
-    assert!(!said("b1", true).is_in_place("4567", "b1"), "another commit");
-    assert!(!said("b1", false).is_in_place("0123", "b1"), "not all of it");
-    assert!(!said("", true).is_in_place("0123", ""), "the boot is not known");
+    assert!(status("b1", true).is_in_place("0123", "b1"));
+    assert!(!status("b1", true).is_in_place("0123", "b2"), "another boot");
+    assert!(!status("b1", true).is_in_place("4567", "b1"), "another commit");
+    assert!(!status("b1", false).is_in_place("0123", "b1"), "not all of it");
+    assert!(!status("", true).is_in_place("0123", ""), "the boot is not known");
     assert!(!NodeStatus::default().is_in_place("", "b1"), "no agent has reported");
 }

@@ -17,14 +17,14 @@ pub enum AppError {
     Key { path: PathBuf, what: String },
     #[error("sign in as the GitHub App {id}")]
     Https { id: String, source: https::HttpError },
-    #[error("{host} does not believe the GitHub App {id}: {said}")]
-    NotBelieved { host: String, id: String, said: String, ahead: Option<i64> },
+    #[error("{host} rejects the GitHub App {id}: {message}")]
+    Rejected { host: String, id: String, message: String, ahead: Option<i64> },
     #[error("the GitHub App {id} is not installed for {project}")]
     NotInstalled { id: String, project: String },
     #[error("the GitHub App {id} may not `{permission}` in {project}")]
     Lacks { id: String, project: String, permission: String },
-    #[error("{host} gives the GitHub App {id} no token: {status} {said}")]
-    Refused { host: String, id: String, status: u16, said: String },
+    #[error("{host} gives the GitHub App {id} no token: {status} {message}")]
+    Refused { host: String, id: String, status: u16, message: String },
     #[error("{host} answers what is no token")]
     Nonsense { host: String },
     #[error("start what asks for a token")]
@@ -40,13 +40,13 @@ impl AppError {
                 "it is the .pem file that the App's page gives under \"Private keys\", as it was downloaded".to_owned()
             }
             Self::Https { source, .. } => return source.hint().map(str::to_owned),
-            Self::NotBelieved { ahead: Some(ahead), .. } => {
+            Self::Rejected { ahead: Some(ahead), .. } => {
                 let (seconds, way) = (ahead.abs(), if *ahead > 0 { "ahead of" } else { "behind" });
                 format!(
                     "this machine's clock is {seconds} seconds {way} the server's: set it right, by NTP for instance"
                 )
             }
-            Self::NotBelieved { .. } => {
+            Self::Rejected { .. } => {
                 "is the App's id right, and is the key one of that App that was not deleted?".to_owned()
             }
             Self::NotInstalled { .. } => {
@@ -68,7 +68,7 @@ impl AppError {
             Self::KeyFile { .. } | Self::Start(_) | Self::Nonsense { .. } => true,
             Self::Https { source, .. } => source.retryable(),
             Self::Refused { status, .. } => *status >= 500 || *status == 429 || *status == 403,
-            Self::NotBelieved { ahead, .. } => ahead.is_some(),
+            Self::Rejected { ahead, .. } => ahead.is_some(),
             Self::Key { .. } | Self::NotInstalled { .. } | Self::Lacks { .. } => false,
         }
     }

@@ -216,10 +216,10 @@ impl GitHubApp {
             401 => {
                 let ahead = date(&answer).map(|there| now.as_second() - there.as_second());
                 let ahead = ahead.filter(|ahead| ahead.abs() > TOLERANCE);
-                Err(AppError::NotBelieved { host, id, said: said(&answer), ahead })
+                Err(AppError::Rejected { host, id, message: message_of(&answer), ahead })
             }
             404 => Err(AppError::NotInstalled { id, project: project.clone() }),
-            status => Err(AppError::Refused { host, id, status, said: said(&answer) }),
+            status => Err(AppError::Refused { host, id, status, message: message_of(&answer) }),
         }
     }
 
@@ -246,10 +246,10 @@ fn date(answer: &HttpResponse) -> Option<Timestamp> {
 }
 
 /// The `message` of an error answer, in one line of bounded length.
-fn said(answer: &HttpResponse) -> String {
+fn message_of(answer: &HttpResponse) -> String {
     const LONGEST: usize = 200;
     let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    let message = body["message"].as_str().unwrap_or("it does not say why");
+    let message = body["message"].as_str().unwrap_or("no reason given");
     message.chars().filter(|letter| !letter.is_control()).take(LONGEST).collect()
 }
 

@@ -26,7 +26,7 @@ pub(super) fn peers(survey: &Survey, input: &DoctorInput) -> Vec<Check> {
         let name = peer.as_str();
         match route {
             _ if address.is_ipv4() != own.is_ipv4() => names.put("families", "", name),
-            Err(words) => names.put("none", words, name),
+            Err(reason) => names.put("none", reason, name),
             Ok(route) if route.local => names.put("local", "", name),
             Ok(route) => {
                 names.put("good", &route.interface, name);

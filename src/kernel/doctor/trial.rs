@@ -45,14 +45,14 @@ fn in_a_namespace_of_its_own(range: DatapathConfig) -> Result<Vec<Attempt>, Stri
 async fn attempts(range: DatapathConfig) -> Vec<Attempt> {
     let mut kernel = match Kernel::open(range).await {
         Ok(kernel) => kernel,
-        Err(error) => return vec![Attempt { refusal: Some(words(&error)), ..NFTABLES }],
+        Err(error) => return vec![Attempt { refusal: Some(text_of(&error)), ..NFTABLES }],
     };
     let mut found = Vec::new();
     for (feature, steps) in tried(range, kernel.features().owned_tables) {
         let refusal = attempt(&mut kernel, &steps).await.err();
         // Without its device a route's failure tells nothing about routes.
         let over = refusal.is_some() && matches!(steps[..], [Step::AddLink(..)]);
-        found.push(Attempt { refusal: refusal.map(|error| words(&error)), ..feature });
+        found.push(Attempt { refusal: refusal.map(|error| text_of(&error)), ..feature });
         if over {
             break;
         }
@@ -75,7 +75,7 @@ async fn attempt(kernel: &mut Kernel, steps: &[Step]) -> Result<(), KernelError>
 }
 
 /// The kernel's error text alone: the line already names what was tried.
-fn words(error: &KernelError) -> String {
+fn text_of(error: &KernelError) -> String {
     match error {
         KernelError::Step { source, .. } => source.to_string(),
         other => crate::telemetry::chain(other),

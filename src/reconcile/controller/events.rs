@@ -74,7 +74,7 @@ impl Controller {
 /// Events that are recorded once: a commit is pending, or one was admitted through a closed window. `before` is the
 /// revision as last persisted.
 pub(super) fn admission_news(active: &ActiveRevision, before: &ActiveRevision) -> Vec<(Reason, String)> {
-    let what = |pending: &PendingCommit| (pending.commit.clone(), pending.why.word());
+    let what = |pending: &PendingCommit| (pending.commit.clone(), pending.why.as_str());
     let mut news = Vec::new();
     if let Some(pending) = &active.pending
         && before.pending.as_ref().map(what) != Some(what(pending))

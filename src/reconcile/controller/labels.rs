@@ -4,7 +4,7 @@
 //! agents have taken the policies over: agents receive nodes and policies in no particular order, and a label that an
 //! active policy selects gateways by must exist. Not here: the decision (`core::labelling`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -136,6 +136,7 @@ impl LabelReconciler {
 }
 
 impl Known {
+    /// Records a decision in the report, and what is new of it as events.
     fn note(
         &mut self,
         name: &NodeName,
@@ -145,50 +146,51 @@ impl Known {
         events: &mut Vec<LabelEvent>,
         now: Timestamp,
     ) {
-        let drifts: Vec<ObservedDrift> = decision
-            .drift
-            .iter()
-            .map(|(drift, by)| ObservedDrift {
-                drift: drift.clone(),
-                by: by.clone(),
-                wanted_by: wanted_by(set, drift, commit),
-            })
-            .collect();
-        for drift in &drifts {
-            let open = self.report.drift.iter().any(|record| record.object == drift.drift.object);
-            if !open {
-                let by = drift.by.as_ref().map_or("somebody", |by| by.guess.as_str());
-                let found = drift.drift.observed.as_deref().unwrap_or("it is gone");
-                let note = format!("{}: {by} changed it, {found}", drift.drift.object);
-                tracing::warn!(node = %name, "{note}");
-                events.push(LabelEvent {
-                    node: name.clone(),
-                    uid: self.uid.clone(),
-                    reason: Reason::DriftDetected,
-                    note,
-                });
-            }
+        let drifts = decision.drift.iter().map(|(drift, by)| ObservedDrift {
+            drift: drift.clone(),
+            by: by.clone(),
+            wanted_by: wanted_by(set, drift, commit),
+        });
+        let mut notes = self.note_drift(drifts.collect(), now);
+        notes.extend(self.note_given_up(decision));
+        self.note_corrected(decision, now);
+        for (reason, note) in notes {
+            tracing::warn!(node = %name, "{note}");
+            events.push(LabelEvent { node: name.clone(), uid: self.uid.clone(), reason, note });
         }
+    }
+
+    fn note_drift(&mut self, drifts: Vec<ObservedDrift>, now: Timestamp) -> Vec<(Reason, String)> {
+        let open: BTreeSet<&str> = self.report.drift.iter().map(|record| record.object.as_str()).collect();
+        let new = drifts.iter().filter(|one| !open.contains(one.drift.object.as_str()));
+        let notes = new.map(|one| {
+            let by = one.by.as_ref().map_or("somebody", |by| by.guess.as_str());
+            let found = one.drift.observed.as_deref().unwrap_or("it is gone");
+            (Reason::DriftDetected, format!("{}: {by} changed it, {found}", one.drift.object))
+        });
+        let notes = notes.collect();
         self.report.seen(drifts, now);
+        notes
+    }
+
+    fn note_given_up(&mut self, decision: &LabelDecision) -> Vec<(Reason, String)> {
+        let mut notes = Vec::new();
         for (key, value) in &decision.given_up {
             let object = format!("label {key}");
             let why = format!("somebody else wants \"{value}\" and was corrected {FIGHT} times in {FIGHT_WINDOW:#}");
-            let record = self.report.drift.iter_mut().find(|record| record.object == object);
             let action = format!("given up: {why}");
+            let record = self.report.drift.iter_mut().find(|record| record.object == object);
             if let Some(record) = record.filter(|record| record.action != action) {
-                tracing::warn!(node = %name, "{object} is not fought for any more: {why}");
-                let note = format!("{object} is not fought for any more: {why}");
-                events.push(LabelEvent {
-                    node: name.clone(),
-                    uid: self.uid.clone(),
-                    reason: Reason::LabelConflict,
-                    note,
-                });
+                notes.push((Reason::LabelConflict, format!("{object} is not fought for any more: {why}")));
                 record.action = action;
                 record.hint = Some("find the other controller, or take the label out of the repository".to_owned());
             }
         }
-        // A label that is correct again counts as corrected, no matter which client did it.
+        notes
+    }
+
+    /// A label that is correct again counts as corrected, no matter which client did it.
+    fn note_corrected(&mut self, decision: &LabelDecision, now: Timestamp) {
         let still = |object: &str| decision.drift.iter().any(|(drift, _)| drift.object == object);
         if !self.report.drift.iter().all(|record| still(&record.object)) {
             let (open, corrected) =

@@ -84,7 +84,7 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
         .map_err(StartError::of("the webhook"))?;
     let stop = Stop::listen()?;
     let edges = ControllerEdges { live, leading, repository, news, publisher, pulls, memory, stop, pushes, hook, seed };
-    serve_with(options, edges, health, metrics).await
+    Box::pin(serve_with(options, edges, health, metrics)).await
 }
 
 /// The edges of a controller: normally those of this machine; a simulation has its own.
@@ -115,7 +115,7 @@ pub struct ControllerEdges {
 
 /// Runs on these edges until it is stopped.
 pub async fn serve(options: ControllerOptions, edges: ControllerEdges) -> Result<(), ControllerError> {
-    serve_with(options, edges, Health::new(), Metrics::new()).await
+    Box::pin(serve_with(options, edges, Health::new(), Metrics::new())).await
 }
 
 async fn serve_with(
@@ -291,7 +291,7 @@ impl Controller {
                 self.scheduled = self.schedule.next_after(self.live.clock().now());
                 if let Some(intent) = &self.intent {
                     self.metrics.revision(&intent.commit.id.to_string());
-                    self.metrics.commit_pending(intent.active.pending.as_ref().map(|pending| pending.why.word()));
+                    self.metrics.commit_pending(intent.active.pending.as_ref().map(|pending| pending.why.as_str()));
                     self.metrics.suspended(intent.suspended(self.live.clock().now()));
                 }
                 tracing::debug!(took = ?began.elapsed(), "published");

@@ -19,7 +19,7 @@ use crate::core::policy::catalogue::{Catalogue, FileUpdate};
 use crate::core::policy::config::Config;
 use crate::core::policy::document::CONFIG_FILE;
 use crate::core::policy::lint::{lint, suspensions};
-use crate::core::preview::{CostLimits, DisplayLimits, Preview, PreviewInput, Validation, burden, preview};
+use crate::core::preview::{CostLimits, DisplayLimits, Preview, PreviewInput, Validation, exceeded_limit, preview};
 use crate::core::report::history::NodeReport;
 use crate::git::files::LARGEST_FILE;
 use crate::git::mirror::Mirror;
@@ -128,7 +128,7 @@ impl ProposedChange {
         let changes = repository::changes(differs);
         let (concerned, trailers) = (catalogue.concerned(&changes), mirror.trailers(head)?);
         catalogue.update(changes);
-        if let Some(what) = burden(&before, catalogue.policies(), surroundings.facts, surroundings.work) {
+        if let Some(what) = exceeded_limit(&before, catalogue.policies(), surroundings.facts, surroundings.work) {
             return Err(Error::TooLarge { commit: head, what });
         }
         let diff = text_diff(&config_before, &config(&catalogue), "", "");

@@ -43,7 +43,7 @@ impl MetricsRecorder {
         if let Some(server) = &server {
             tracing::info!(address = %server.address(), "metrics and health are served");
         }
-        Ok(Self { scrapes: metrics.questions(), health, metrics, remarks: [None, None], _server: server })
+        Ok(Self { scrapes: metrics.scrapes(), health, metrics, remarks: [None, None], _server: server })
     }
 
     /// Adds the API server's errors to the metrics.
@@ -89,9 +89,9 @@ impl MetricsRecorder {
         }
         match event {
             RepositoryEvent::Intent(intent) => {
-                self.metrics.commit_pending(intent.active.pending.as_ref().map(|one| one.why.word()));
+                self.metrics.commit_pending(intent.active.pending.as_ref().map(|one| one.why.as_str()));
             }
-            RepositoryEvent::Pending(pending) => self.metrics.commit_pending(Some(pending.why.word())),
+            RepositoryEvent::Pending(pending) => self.metrics.commit_pending(Some(pending.why.as_str())),
             RepositoryEvent::Unchanged | RepositoryEvent::Fault(_) => {}
         }
     }

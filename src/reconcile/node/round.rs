@@ -30,6 +30,7 @@ use crate::core::report::drift::{self, DriftClass};
 use crate::core::report::history::{NodeReport, ObservedDrift};
 use crate::core::state::NodeState;
 use crate::core::state::nft::TableFamily;
+use crate::core::state::ownership::DatapathConfig;
 use crate::kernel::nft::Generation;
 use crate::kernel::watch::KernelEvent;
 use crate::kernel::{Kernel, KernelError, Observed};
@@ -234,28 +235,40 @@ impl<K: NodeKernel> Reconciler<K> {
                 self.applied = None;
                 continue;
             }
-            match self.apply(&left, observed.generation, &compiled, range, &mut done.steps).await {
-                // If the next read still differs, another process made the change meanwhile.
-                Ok(refused) if refused.is_empty() => {
-                    self.holders = Some(compiled.holders.clone());
-                    self.applied = Some((compiled.desired.clone(), compiled));
-                }
-                Ok(refused) => {
-                    self.applied = None;
-                    if done.refused.extend(refused) {
-                        // One part less remains, so this terminates.
-                        attempts -= 1;
-                    }
-                }
-                Err(RoundError::Kernel(error)) if error.is_stale() => self.applied = None,
-                Err(error) => {
-                    self.applied = None;
-                    self.report.mark_uncorrected(&chain(&error));
-                    return Err(error);
-                }
+            if self.apply_and_note(&left, &observed, compiled, range, &mut done).await? {
+                // One part less remains, so this terminates.
+                attempts -= 1;
             }
         }
         Err(RoundError::NotConverged(left.to_string().lines().take(3).collect::<Vec<_>>().join("; ")))
+    }
+
+    /// Applies a plan, and notes what is applied now. Returns whether the kernel rejected parts that it had not rejected
+    /// before in this round.
+    async fn apply_and_note(
+        &mut self,
+        left: &Plan,
+        observed: &Observed,
+        compiled: Compiled,
+        range: DatapathConfig,
+        done: &mut RoundResult,
+    ) -> Result<bool, RoundError> {
+        let result = self.apply(left, observed.generation, &compiled, range, &mut done.steps).await;
+        self.applied = None;
+        match result {
+            // If the next read still differs, another process made the change meanwhile.
+            Ok(refused) if refused.is_empty() => {
+                self.holders = Some(compiled.holders.clone());
+                self.applied = Some((compiled.desired.clone(), compiled));
+                Ok(false)
+            }
+            Ok(refused) => Ok(done.refused.extend(refused)),
+            Err(RoundError::Kernel(error)) if error.is_stale() => Ok(false),
+            Err(error) => {
+                self.report.mark_uncorrected(&chain(&error));
+                Err(error)
+            }
+        }
     }
 
     /// What a round would do now. It changes neither the kernel nor the disk. Every node is assumed to have the

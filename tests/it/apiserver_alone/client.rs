@@ -219,7 +219,7 @@ async fn a_pod_on_a_node_ends_with_grace() {
 }
 
 #[tokio::test]
-async fn a_watch_by_hand_is_told_of_objects_that_leave_its_selection() {
+async fn a_watch_by_hand_gets_events_of_objects_that_leave_its_selection() {
     let server = server();
     server.create(&node("a"));
     let api: Api<Node> = Api::all(client(&server));

@@ -125,7 +125,9 @@ async fn a_server_that_was_away_comes_back_as_it_was() {
 }
 
 /// The next object that a watcher tells of, whatever it has to go through.
-async fn told(stream: &mut (impl futures::Stream<Item = watcher::Result<Event<Node>>> + Unpin)) -> (String, String) {
+async fn next_event(
+    stream: &mut (impl futures::Stream<Item = watcher::Result<Event<Node>>> + Unpin),
+) -> (String, String) {
     let next = async {
         loop {
             match stream.try_next().await {
@@ -151,13 +153,13 @@ async fn a_watcher_goes_on_after_every_kind_of_interruption() {
         server.create(&node("a"));
         let api: Api<Node> = Api::all(client(&server));
         let mut stream = pin!(watcher(api, config).default_backoff());
-        assert_eq!(told(&mut stream).await, pair("has", "a"));
+        assert_eq!(next_event(&mut stream).await, pair("has", "a"));
         server.end_watches();
         server.create(&node("b"));
-        assert_eq!(told(&mut stream).await, pair("apply", "b"), "an end in order is gone on from");
+        assert_eq!(next_event(&mut stream).await, pair("apply", "b"), "an end in order is gone on from");
         server.cut_connections();
         server.create(&node("c"));
-        assert_eq!(told(&mut stream).await, pair("apply", "c"), "a broken connection too");
+        assert_eq!(next_event(&mut stream).await, pair("apply", "c"), "a broken connection too");
         server.away();
         server.create(&node("d"));
         server.compact();
@@ -165,10 +167,10 @@ async fn a_watcher_goes_on_after_every_kind_of_interruption() {
         server.back();
         // What happened since its version is forgotten: it lists anew.
         for name in ["b", "c", "d"] {
-            assert_eq!(told(&mut stream).await, pair("has", name));
+            assert_eq!(next_event(&mut stream).await, pair("has", name));
         }
         server.delete("nodes", "", "d");
-        assert_eq!(told(&mut stream).await, pair("delete", "d"));
+        assert_eq!(next_event(&mut stream).await, pair("delete", "d"));
     }
 }
 
@@ -220,9 +222,9 @@ async fn a_stale_list_is_caught_up_with_by_its_watch() {
         server.stale("nodes", old);
         let api: Api<Node> = Api::all(client(&server));
         let mut stream = pin!(watcher(api, config));
-        assert_eq!(told(&mut stream).await, pair("has", "a"));
-        assert_eq!(told(&mut stream).await, pair("apply", "b"));
-        assert_eq!(told(&mut stream).await, pair("delete", "a"));
+        assert_eq!(next_event(&mut stream).await, pair("has", "a"));
+        assert_eq!(next_event(&mut stream).await, pair("apply", "b"));
+        assert_eq!(next_event(&mut stream).await, pair("delete", "a"));
     }
 }
 

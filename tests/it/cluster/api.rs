@@ -114,7 +114,7 @@ impl Api {
     pub(super) fn done(&self, method: &str, path: &str, kind: &str, body: &Value) -> Outcome<Value> {
         match self.send(method, path, kind, body)? {
             (200..300, answer) => Ok(answer),
-            (code, answer) => Err(fault(format!("{method} {path}: {code} {}", said(&answer)))),
+            (code, answer) => Err(fault(format!("{method} {path}: {code} {}", message(&answer)))),
         }
     }
 
@@ -123,7 +123,7 @@ impl Api {
         match self.send("GET", path, JSON, &Value::Null)? {
             (200, object) => Ok(Some(object)),
             (404, _) => Ok(None),
-            (code, answer) => Err(fault(format!("GET {path}: {code} {}", said(&answer)))),
+            (code, answer) => Err(fault(format!("GET {path}: {code} {}", message(&answer)))),
         }
     }
 
@@ -147,7 +147,7 @@ impl Api {
     pub(super) fn delete(&self, path: &str) -> Outcome {
         match self.send("DELETE", &format!("{path}?gracePeriodSeconds=0"), JSON, &Value::Null)? {
             (200..300 | 404, _) => Ok(()),
-            (code, answer) => Err(fault(format!("DELETE {path}: {code} {}", said(&answer)))),
+            (code, answer) => Err(fault(format!("DELETE {path}: {code} {}", message(&answer)))),
         }
     }
 
@@ -165,14 +165,14 @@ impl Api {
                     // Informers inside the server can only be asked.
                     std::thread::sleep(Duration::from_millis(200));
                 }
-                (code, answer) => return Err(fault(format!("POST {path}: {code} {}", said(&answer)))),
+                (code, answer) => return Err(fault(format!("POST {path}: {code} {}", message(&answer)))),
             }
         }
     }
 }
 
 /// A refusal's sentence.
-pub(super) fn said(answer: &Value) -> String {
+pub(super) fn message(answer: &Value) -> String {
     answer["message"].as_str().map_or_else(|| answer.to_string(), str::to_owned)
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::api::{Api, JSON, Outcome, fault, name, said};
+use super::api::{Api, JSON, Outcome, fault, message, name};
 use super::suite::PAUSE;
 use crate::lab::wait_until_every;
 
@@ -137,7 +137,7 @@ impl Chart {
             return Err(fault(why));
         }
         if code >= 300 {
-            return Err(fault(format!("{what} cannot be replaced: {}", said(&tried))));
+            return Err(fault(format!("{what} cannot be replaced: {}", message(&tried))));
         }
         self.put.push(Put::Replaced { path: path.clone(), before: live });
         api.done("PUT", &path, JSON, &wanted).map(|_| ())

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::api::{Api, JSON, Outcome, fault, name, said};
+use super::api::{Api, JSON, Outcome, fault, message, name};
 use super::chart;
 use crate::lab::{Lab, Node, Pod, wait_until_every};
 
@@ -212,7 +212,7 @@ fn is_gone(api: &Api, namespace: &str, begun: Instant) -> Outcome<bool> {
         match api.send("PUT", &format!("{path}/finalize"), JSON, &object)? {
             (200..300 | 404 | 409, _) => {}
             (code, answer) => {
-                return Err(fault(format!("finalize namespace {namespace}: {code} {}", said(&answer))));
+                return Err(fault(format!("finalize namespace {namespace}: {code} {}", message(&answer))));
             }
         }
     }
@@ -239,7 +239,7 @@ impl Held {
             match api.send("POST", &at, JSON, &lease)? {
                 (200..300, _) => break,
                 (409, _) => {}
-                (code, answer) => return Err(fault(format!("POST {at}: {code} {}", said(&answer)))),
+                (code, answer) => return Err(fault(format!("POST {at}: {code} {}", message(&answer)))),
             }
             let other = api.get(&format!("{at}/{LOCK}"))?.unwrap_or_default();
             let renewed = other["spec"]["renewTime"].as_str().and_then(|time| time.parse::<jiff::Timestamp>().ok());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::api::{APPLY, Outcome, fault, said};
+use super::api::{APPLY, Outcome, fault, message};
 use super::suite::{PAUSE, Suite};
 use crate::lab::wait_until_every;
 
@@ -65,7 +65,7 @@ pub(super) fn hand_edit(suite: &mut Suite) -> Outcome {
     let begun = Instant::now();
     by_hand(suite, "kind-worker2", "extra", "maybe")?;
     await_label(suite, "extra", &json!("one"))?;
-    suite.say(&format!("      measured: a hand edit put right: {:.2?}", begun.elapsed()));
+    suite.log(&format!("      measured: a hand edit corrected: {:.2?}", begun.elapsed()));
     let node = suite.node("kind-worker2")?.unwrap_or_default();
     let managers = node["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
     let field = format!("f:{}", suite.named("extra"));
@@ -111,7 +111,7 @@ pub(super) fn gone(suite: &mut Suite) -> Outcome {
     let path = format!("/api/v1/nodes/{ghost}?fieldManager=egret");
     let (code, answer) = controller.send("PATCH", &path, APPLY, &late)?;
     if !matches!(code, 403 | 404 | 409) {
-        return Err(fault(format!("an apply to a node that is gone was answered {code} {}", said(&answer))));
+        return Err(fault(format!("an apply to a node that is gone was answered {code} {}", message(&answer))));
     }
     push(suite, &[("extra", "two")])?;
     await_label(suite, "extra", &json!("two"))?;
@@ -145,10 +145,10 @@ pub(super) fn fight(suite: &mut Suite) -> Outcome {
         !put_right
     });
     if !given_up || !(3..=6).contains(&corrected) {
-        let why = format!("{corrected} of at most {EDITS} hand edits were put right; given up: {given_up}");
+        let why = format!("{corrected} of at most {EDITS} hand edits were corrected; given up: {given_up}");
         return Err(fault(why));
     }
-    suite.say(&format!("      {corrected} corrections, then no more"));
+    suite.log(&format!("      {corrected} corrections, then no more"));
     await_event(suite, "LabelConflict", &["is not fought for any more"])?;
     await_label(suite, "gw", &json!("true"))?;
     // Out of Git, it is the other's.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::api::{APPLY, JSON, Outcome, fault, said};
+use super::api::{APPLY, JSON, Outcome, fault, message};
 use super::host_network::{self, CUSTOM};
 use super::suite::Suite;
 
@@ -22,7 +22,7 @@ pub(super) fn failover(suite: &mut Suite) -> Outcome {
     let begun = Instant::now();
     suite.push_scenario()?;
     suite.await_granted("tiefighter")?;
-    suite.say(&format!("      measured: a leader killed, and a push in force by the next: {:.2?}", begun.elapsed()));
+    suite.log(&format!("      measured: a leader killed, and a push active by the next: {:.2?}", begun.elapsed()));
     let after = fence_of(suite)?;
     if after <= before {
         return Err(fault(format!("the fence was {before} and is {after}")));
@@ -47,8 +47,8 @@ pub(super) fn fence(suite: &mut Suite) -> Outcome {
         let late = json!({"apiVersion": "egret.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec});
         let path = format!("{CUSTOM}/{plural}/{name}?fieldManager=egret-controller&force=true");
         let (code, answer) = controller.send("PATCH", &path, APPLY, &late)?;
-        if code != 422 || !said(&answer).contains(words) {
-            return Err(fault(format!("a lower fence in the {kind} was answered {code} {}", said(&answer))));
+        if code != 422 || !message(&answer).contains(words) {
+            return Err(fault(format!("a lower fence in the {kind} was answered {code} {}", message(&answer))));
         }
     }
     Ok(())
@@ -59,7 +59,7 @@ pub(super) fn remove_agents(suite: &mut Suite) -> Outcome {
     for node in ["kind-worker", "kind-worker2"] {
         suite.end(node)?;
     }
-    // What is in force stays when processes end.
+    // What is active stays when processes end.
     suite.await_granted("tiefighter")?;
     for node in ["kind-worker", "kind-worker2"] {
         suite.agent(node, &["--remove"])?;

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::api::{APPLY, Api, JSON, MERGE, Outcome, fault, said};
+use super::api::{APPLY, Api, JSON, MERGE, Outcome, fault, message};
 use super::host_network::CUSTOM;
 use super::suite::Suite;
 
@@ -24,10 +24,10 @@ fn policy(name: &str) -> Value {
 
 /// The answer has to be a refusal with these words.
 fn refused(what: &str, (code, answer): (u16, Value), codes: &[u16], words: &str) -> Outcome {
-    if codes.contains(&code) && said(&answer).contains(words) {
+    if codes.contains(&code) && message(&answer).contains(words) {
         return Ok(());
     }
-    Err(fault(format!("{what} was answered {code} {}, not {codes:?} with {words:?}", said(&answer))))
+    Err(fault(format!("{what} was answered {code} {}, not {codes:?} with {words:?}", message(&answer))))
 }
 
 pub(super) fn definitions(suite: &mut Suite) -> Outcome {
@@ -55,7 +55,7 @@ pub(super) fn definitions(suite: &mut Suite) -> Outcome {
     }
     let (code, made) = create(&policy(&name))?;
     if code != 201 {
-        return Err(fault(format!("a policy that is right was answered {code} {}", said(&made))));
+        return Err(fault(format!("a policy that is right was answered {code} {}", message(&made))));
     }
     let one = format!("{policies}/{name}");
     let lower = suite.api.send("PATCH", &one, MERGE, &json!({"spec": {"fence": 2}}))?;
@@ -87,7 +87,7 @@ pub(super) fn agents(suite: &mut Suite) -> Outcome {
     let (own, other) = (suite.named("kind-worker"), suite.named("kind-worker2"));
     let (code, answer) = try_node(&agent, &own)?;
     if !(200..300).contains(&code) {
-        return Err(fault(format!("an agent's own EgressNode was answered {code} {}", said(&answer))));
+        return Err(fault(format!("an agent's own EgressNode was answered {code} {}", message(&answer))));
     }
     let label = json!({"metadata": {"labels": {"egret.dev/test": "no"}}});
     let answer = agent.send("PATCH", &format!("/api/v1/nodes/{own}?dryRun=All"), MERGE, &label)?;

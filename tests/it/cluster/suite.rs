@@ -71,7 +71,7 @@ impl Suite {
     /// Sweeps what dead runs left, and puts everything in but processes.
     pub(super) fn up(kubeconfig: Kubeconfig) -> Outcome<Self> {
         let begun = Instant::now();
-        let say = |text: &str| say(begun, text);
+        let say = |text: &str| log_after(begun, text);
         let (server, api) = Server::of(kubeconfig)?;
         let version = api.done("GET", "/version", JSON, &Value::Null)?;
         let version = version["gitVersion"].as_str().unwrap_or_default().to_owned();
@@ -104,7 +104,7 @@ impl Suite {
             return Err(fault(format!("what a dead run left cannot be taken away: {}", faults.join("; "))));
         }
         if found > 0 {
-            self.say(&format!("a dead run had left {found} objects; they are gone"));
+            self.log(&format!("a dead run had left {found} objects; they are gone"));
         }
         host_network::refuse_others(&self.api)?;
         for node in self.api.list("/api/v1/nodes")? {
@@ -122,7 +122,7 @@ impl Suite {
         for object in objects.iter().filter(|object| !is_definition(object)) {
             self.chart.put(&self.api, &self.prefix, object)?;
         }
-        self.say(&format!("{} objects of the chart are in place", objects.len()));
+        self.log(&format!("{} objects of the chart are in place", objects.len()));
         for node in &self.lab.nodes().to_vec() {
             let made = host_network::make_node(&self.api, &self.prefix, node, true)?;
             if let Some(held) = &self.held {
@@ -133,7 +133,7 @@ impl Suite {
         for pod in Options::default().pods {
             host_network::make_pod(&self.api, &self.prefix, &pod, &self.lab)?;
         }
-        self.say("2 nodes and 2 pods are in the cluster; their network is the lab's");
+        self.log("2 nodes and 2 pods are in the cluster; their network is the lab's");
         self.mention_strangers()
     }
 
@@ -144,14 +144,14 @@ impl Suite {
         }
         let names: Vec<&str> = self.strangers.keys().map(String::as_str).take(5).collect();
         let (count, names) = (self.strangers.len(), names.join(", "));
-        self.say(&format!("{count} other nodes are none of the suite's business: {names}"));
+        self.log(&format!("{count} other nodes are none of the suite's business: {names}"));
         for node in self.api.list("/api/v1/nodes")?.iter().filter(|node| self.strangers.contains_key(name(node))) {
             let addresses = node["status"]["addresses"].to_string();
             let networks = node["spec"]["podCIDRs"].to_string();
             let clash =
                 addresses.contains("\"172.18.0.") || ["\"10.0.", "\"10.1."].iter().any(|net| networks.contains(net));
             if clash {
-                self.say(&format!(
+                self.log(&format!(
                     "note: {} has addresses that the lab has as well; packets stay in the lab",
                     name(node)
                 ));
@@ -161,8 +161,8 @@ impl Suite {
     }
 
     /// A line for who watches.
-    pub(super) fn say(&self, text: &str) {
-        say(self.begun, text);
+    pub(super) fn log(&self, text: &str) {
+        log_after(self.begun, text);
     }
 
     /// The release's namespace.
@@ -392,12 +392,12 @@ impl Drop for Suite {
     fn drop(&mut self) {
         // A panic or a fault came first; what it leaves is named, and the next run sweeps it.
         for fault in self.down() {
-            self.say(&format!("left behind: {fault}"));
+            self.log(&format!("left behind: {fault}"));
         }
     }
 }
 
-fn say(begun: Instant, text: &str) {
+fn log_after(begun: Instant, text: &str) {
     // Standard error would do as well; this is what `--nocapture` shows in order with the test's result.
     #[expect(clippy::print_stdout, reason = "the suite tells people what it does")]
     {

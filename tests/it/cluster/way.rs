@@ -28,7 +28,7 @@ pub(super) fn push(suite: &mut Suite) -> Outcome {
     let begun = Instant::now();
     suite.push_scenario()?;
     suite.await_granted("tiefighter")?;
-    suite.say(&format!("      measured: push to both families let in: {:.2?}", begun.elapsed()));
+    suite.log(&format!("      measured: push to both families let in: {:.2?}", begun.elapsed()));
     suite.await_own_way("xwing")
 }
 
@@ -42,11 +42,11 @@ pub(super) fn condition(object: &Value, kind: &str) -> (String, String) {
 
 pub(super) fn statuses(suite: &mut Suite) -> Outcome {
     let outpost = suite.named("outpost");
-    let in_force = ("True".to_owned(), "Programmed".to_owned());
-    suite.await_that("a policy that says it is in force, through which gateway and as which addresses", || {
+    let ready = ("True".to_owned(), "Programmed".to_owned());
+    suite.await_that("a policy that says it is active, through which gateway and as which addresses", || {
         let policy = suite.object("publishedegresspolicies", &outpost)?;
         let status = &policy["status"];
-        Ok(condition(&policy, "Ready") == in_force
+        Ok(condition(&policy, "Ready") == ready
             && status["gatewaySummary"] == suite.named("kind-worker2")
             && status["egressIPSummary"] == "10.0.3.42, fd00:10:3::42")
     })?;
@@ -57,10 +57,10 @@ pub(super) fn statuses(suite: &mut Suite) -> Outcome {
         Ok(head["status"]["nodeSummary"] == *summary && head["spec"]["cluster"] == *suite.prefix)
     })?;
     for node in ["kind-worker", "kind-worker2"] {
-        suite.await_that(&format!("an EgressNode {node} that is in force"), || {
+        suite.await_that(&format!("an EgressNode {node} that is active"), || {
             let object = suite.object("egressnodes", &suite.named(node))?;
             let owner = &object["metadata"]["ownerReferences"][0];
-            Ok(condition(&object, "Ready") == in_force && owner["name"] == suite.named(node))
+            Ok(condition(&object, "Ready") == ready && owner["name"] == suite.named(node))
         })?;
     }
     let source = suite.object("egressnodes", &suite.named("kind-worker"))?;
@@ -128,7 +128,7 @@ pub(super) fn pod(suite: &mut Suite) -> Outcome {
     let begun = Instant::now();
     host_network::make_pod(&suite.api, &suite.prefix, &pod, &suite.lab)?;
     suite.await_granted_soon("interceptor")?;
-    suite.say(&format!("      measured: a pod's object to both families let in: {:.2?}", begun.elapsed()));
+    suite.log(&format!("      measured: a pod's object to both families let in: {:.2?}", begun.elapsed()));
     // Later than any write that would come of it at once.
     std::thread::sleep(Duration::from_secs(3));
     unchanged(suite, &before)?;

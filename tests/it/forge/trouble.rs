@@ -98,7 +98,7 @@ fn a_repository_that_was_moved_is_not_followed() {
 }
 
 #[test]
-fn a_token_that_may_not_is_told_which_right_it_lacks() {
+fn a_token_without_a_right_is_reported_with_the_right() {
     for (kind, rights) in [
         (ForgeKind::GitHub, ["`pull-requests: write`", "`statuses: write`"]),
         (ForgeKind::GitLab, ["the scope `api` and the role Developer, and the project must be there"; 2]),

@@ -1,4 +1,4 @@
-//! The gate: which of the commits that were fetched come into force, and which wait.
+//! The gate: which of the commits that were fetched become active, and which wait.
 //!
 //! The repository's thread of a node, on real repositories. Deliberately absent: packets (`outpost`), and the rules' own cases
 //! (`core::admission`).
@@ -44,8 +44,8 @@ fn reading(origin: &Origin, cluster: &str, known: ActiveRevision, windows: Optio
     Reading::start(following, origin.path().join(format!("mirror-{cluster}")), known)
 }
 
-/// What is in force, and what waits.
-fn in_force(intent: &DesiredRevision) -> (CommitId, Vec<String>, Option<&PendingCommit>) {
+/// What is active, and what waits.
+fn active(intent: &DesiredRevision) -> (CommitId, Vec<String>, Option<&PendingCommit>) {
     let destinations = intent.set.policies.values().flat_map(|policy| &policy.destinations);
     (intent.commit.id, destinations.map(ToString::to_string).collect(), intent.active.pending.as_ref())
 }
@@ -61,21 +61,21 @@ fn a_first_start_is_let_in_and_a_later_commit_waits_for_the_window() {
     let first = origin.push(&[("egret.yaml", &config(CLOSED)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
     let mut stand = reading(&origin, "prod", ActiveRevision::default(), None);
     let intent = stand.intent();
-    assert_eq!(in_force(&intent), (first, vec!["10.1.0.0/16".to_owned()], None));
+    assert_eq!(active(&intent), (first, vec!["10.1.0.0/16".to_owned()], None));
     let second = origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
-    let intent = stand.look();
-    let withheld = intent.active.pending.clone().expect("it waits");
-    assert_eq!(in_force(&intent), (first, vec!["10.1.0.0/16".to_owned()], Some(&withheld)));
-    let PendingReason::Window { opens: Some(opens), time_zone, window } = &withheld.why else { panic!("{withheld:?}") };
+    let intent = stand.poll();
+    let pending = intent.active.pending.clone().expect("it waits");
+    assert_eq!(active(&intent), (first, vec!["10.1.0.0/16".to_owned()], Some(&pending)));
+    let PendingReason::Window { opens: Some(opens), time_zone, window } = &pending.why else { panic!("{pending:?}") };
     assert!(opens.to_string().ends_with("-01-01T00:00:00Z"), "{opens}");
     assert_eq!((time_zone.as_str(), window.as_str()), ("UTC", "new year"));
-    let said = (withheld.commit.as_str(), withheld.summary.as_str(), withheld.author.as_str());
+    let said = (pending.commit.as_str(), pending.summary.as_str(), pending.author.as_str());
     assert_eq!(said, (second.to_string().as_str(), "second", "Ada <ada@example.org>"));
     stand.nothing();
     // The commit that takes the window away waits as well: it cannot open the door for itself.
     let third = origin.push(&[("egret.yaml", &config(""))], "no windows any more");
-    let intent = stand.look();
-    assert_eq!(intent.active.pending.as_ref().map(|withheld| withheld.commit.clone()), Some(third.to_string()));
+    let intent = stand.poll();
+    assert_eq!(intent.active.pending.as_ref().map(|pending| pending.commit.clone()), Some(third.to_string()));
     // Neither does a restart let it in, nor one with a mirror that has to be made anew; and it waits since then.
     for fresh in [false, true] {
         if fresh {
@@ -83,12 +83,12 @@ fn a_first_start_is_let_in_and_a_later_commit_waits_for_the_window() {
         }
         drop(stand);
         stand = reading(&origin, "prod", known(&intent), None);
-        assert_eq!(in_force(&stand.intent()), in_force(&intent));
+        assert_eq!(active(&stand.intent()), active(&intent));
     }
     // What was taken back does not wait any more.
     origin.git(&["reset", "--quiet", "--hard", &first.to_string()]);
     origin.git(&["push", "--quiet", "--force", "origin", "main"]);
-    assert_eq!(in_force(&stand.look()), (first, vec!["10.1.0.0/16".to_owned()], None));
+    assert_eq!(active(&stand.poll()), (first, vec!["10.1.0.0/16".to_owned()], None));
 }
 
 #[test]
@@ -96,24 +96,24 @@ fn a_suspension_holds_at_once_ends_by_itself_and_lets_the_newest_in_as_one_chang
     let origin = Origin::new();
     let first = origin.push(&[("a.yaml", &policy("10.1.0.0/16"))], "first");
     let mut stand = reading(&origin, "prod", ActiveRevision::default(), None);
-    assert_eq!(in_force(&stand.intent()).0, first);
+    assert_eq!(active(&stand.intent()).0, first);
     origin.push(&[("egret.yaml", &suspended(4)), ("a.yaml", &policy("10.2.0.0/16"))], "second");
-    let intent = stand.look();
-    let withheld = intent.active.pending.clone().expect("it waits");
-    let PendingReason::Suspended { until: Some(until), owner, reason } = &withheld.why else { panic!("{withheld:?}") };
+    let intent = stand.poll();
+    let pending = intent.active.pending.clone().expect("it waits");
+    let PendingReason::Suspended { until: Some(until), owner, reason } = &pending.why else { panic!("{pending:?}") };
     assert_eq!((owner.as_str(), reason.as_str()), ("Han", "we move to another rack"));
     // A trailer does not pass it, nor an egret.yaml that cannot be read.
     origin.push(&[("a.yaml", &policy("10.3.0.0/16")), ("egret.yaml", "{")], "third\n\nEgret-Emergency: now");
-    let intent = stand.look();
-    let third = intent.active.pending.as_ref().map(|withheld| (withheld.summary.as_str(), &withheld.why));
-    assert_eq!(third, Some(("third", &withheld.why)));
+    let intent = stand.poll();
+    let third = intent.active.pending.as_ref().map(|pending| (pending.summary.as_str(), &pending.why));
+    assert_eq!(third, Some(("third", &pending.why)));
     let newest = origin.push(&[("a.yaml", &policy("10.4.0.0/16"))], "fourth");
-    let intent = stand.look();
-    assert_eq!(in_force(&intent).1, ["10.1.0.0/16"]);
+    let intent = stand.poll();
+    assert_eq!(active(&intent).1, ["10.1.0.0/16"]);
     // Nobody asks for a look, and the next poll is far.
     let intent = stand.intent();
     assert!(Timestamp::now() >= *until, "not before its end");
-    assert_eq!(in_force(&intent), (newest, vec!["10.4.0.0/16".to_owned()], None));
+    assert_eq!(active(&intent), (newest, vec!["10.4.0.0/16".to_owned()], None));
 }
 
 #[test]
@@ -133,13 +133,13 @@ fn a_window_opens_by_itself_at_its_minute() {
     let mut stand = reading(&origin, "prod", ActiveRevision::default(), None);
     stand.intent();
     origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
-    let intent = stand.look();
-    assert_eq!(in_force(&intent).0, first);
-    assert_eq!(intent.active.pending.and_then(|withheld| withheld.why.ends()), Some(opens));
+    let intent = stand.poll();
+    assert_eq!(active(&intent).0, first);
+    assert_eq!(intent.active.pending.and_then(|pending| pending.why.ends()), Some(opens));
     let third = origin.push(&[("a.yaml", &policy("10.3.0.0/16"))], "third");
-    assert_eq!(in_force(&stand.look()).0, first);
+    assert_eq!(active(&stand.poll()).0, first);
     // Nobody asks for a look, and the next poll is far.
-    assert_eq!(in_force(&stand.intent()), (third, vec!["10.3.0.0/16".to_owned()], None));
+    assert_eq!(active(&stand.intent()), (third, vec!["10.3.0.0/16".to_owned()], None));
     assert!(Timestamp::now() >= opens, "not before");
 }
 
@@ -154,30 +154,30 @@ fn a_history_that_was_rewritten_while_nobody_looked_waits_for_the_window_as_well
         origin.git(&["push", "--quiet", "--force", "origin", "HEAD:main"]);
         commit.to_string()
     };
-    let withheld = |known: &ActiveRevision, mirror: &str| match reading(&origin, mirror, known.clone(), None).next() {
-        RepositoryEvent::Pending(withheld) => (withheld.commit, withheld.why.word()),
+    let pending = |known: &ActiveRevision, mirror: &str| match reading(&origin, mirror, known.clone(), None).next() {
+        RepositoryEvent::Pending(pending) => (pending.commit, pending.why.as_str()),
         other => panic!("{other:?}"),
     };
     let other = rewrite("", "other");
-    assert_eq!(withheld(&known, "anew"), (other.clone(), "ChangeWindowClosed"));
+    assert_eq!(pending(&known, "anew"), (other.clone(), "ChangeWindowClosed"));
     // Nobody remembers a window: then there is none. A suspension counts in any case.
     let none = ActiveRevision { windows: None, good: LastGoodDocuments::default(), ..known.clone() };
     assert_eq!(reading(&origin, "without", none.clone(), None).intent().commit.id.to_string(), other);
     let until = Timestamp::now() + SignedDuration::from_hours(1);
     let third = rewrite(&format!("suspend: {{until: \"{until}\", owner: Han, reason: we move}}\n"), "third");
-    assert_eq!(withheld(&none, "suspended"), (third.clone(), "Suspended"));
-    // Where nothing was ever in force it is a first start.
+    assert_eq!(pending(&none, "suspended"), (third.clone(), "Suspended"));
+    // Where nothing was ever active it is a first start.
     assert_eq!(reading(&origin, "first", ActiveRevision::default(), None).intent().commit.id.to_string(), third);
 }
 
 #[test]
-fn an_egret_yaml_that_broke_in_force_opens_no_window_for_a_process_that_begins_with_nothing() {
+fn an_active_egret_yaml_that_broke_opens_no_window_for_a_process_that_begins_with_nothing() {
     let origin = Origin::new();
     origin.push(&[("egret.yaml", &config(EMERGENCY)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
     let mut stand = reading(&origin, "prod", ActiveRevision::default(), None);
     let windows = stand.intent().set.config.change_windows.clone();
     let broken = origin.push(&[("egret.yaml", "{")], "broken\n\nEgret-Emergency: somebody slipped");
-    let intent = stand.look();
+    let intent = stand.poll();
     assert_eq!((intent.commit.id, &intent.set.config.change_windows), (broken, &windows));
     let next = origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "next");
     // All that a controller finds in the cluster.
@@ -187,14 +187,14 @@ fn an_egret_yaml_that_broke_in_force_opens_no_window_for_a_process_that_begins_w
     let found = ActiveRevision { commit, windows: Some(published.change_windows), ..ActiveRevision::default() };
     let mut stand = reading(&origin, "anew", found, None);
     let intent = stand.intent();
-    let withheld = intent.active.pending.as_ref().map(|withheld| withheld.commit.clone());
-    assert_eq!((intent.commit.id, withheld), (broken, Some(next.to_string())));
+    let pending = intent.active.pending.as_ref().map(|pending| pending.commit.clone());
+    assert_eq!((intent.commit.id, pending), (broken, Some(next.to_string())));
     assert_eq!(intent.set.config.change_windows, windows, "it is published again");
     // What takes the windows away, through an emergency, does so for good.
     let files = [("egret.yaml", config("")), ("a.yaml", policy("10.3.0.0/16"))];
     let files = [(files[0].0, files[0].1.as_str()), (files[1].0, files[1].1.as_str())];
     let last = origin.push(&files, "last\n\nEgret-Emergency: it is time");
-    let intent = stand.look();
+    let intent = stand.poll();
     assert_eq!((intent.commit.id, intent.set.config.change_windows.clone()), (last, ChangeWindows::default()));
 }
 
@@ -205,13 +205,13 @@ fn a_suspension_is_lifted_by_the_commit_that_takes_it_out() {
     let mut stand = reading(&origin, "prod", ActiveRevision::default(), None);
     stand.intent();
     origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
-    assert!(stand.look().active.pending.is_some());
+    assert!(stand.poll().active.pending.is_some());
     let third = origin.push(&[("egret.yaml", &config(""))], "go on");
-    assert_eq!(in_force(&stand.look()), (third, vec!["10.2.0.0/16".to_owned()], None));
+    assert_eq!(active(&stand.poll()), (third, vec!["10.2.0.0/16".to_owned()], None));
 }
 
 #[test]
-fn an_emergency_passes_only_if_egret_yaml_in_force_names_its_trailer() {
+fn an_emergency_passes_only_if_the_active_egret_yaml_names_its_trailer() {
     let origin = Origin::new();
     origin.push(&[("egret.yaml", &config(CLOSED)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
     let mut strict = reading(&origin, "prod", ActiveRevision::default(), None);
@@ -219,21 +219,21 @@ fn an_emergency_passes_only_if_egret_yaml_in_force_names_its_trailer() {
     let files = [("egret.yaml", config(EMERGENCY)), ("a.yaml", policy("10.2.0.0/16"))];
     let files = [(files[0].0, files[0].1.as_str()), (files[1].0, files[1].1.as_str())];
     let second = origin.push(&files, "second\n\nWhy not.\n\nEgret-Emergency: the bank is down");
-    assert!(strict.look().active.pending.is_some(), "it names the trailer itself");
-    // With that in force, a commit passes by it, and one that only mentions it does not.
+    assert!(strict.poll().active.pending.is_some(), "it names the trailer itself");
+    // With that setting active, a commit passes by it, and one that only mentions it does not.
     let mut stand = reading(
         &origin,
         "test",
         ActiveRevision { commit: Some(second.to_string()), ..ActiveRevision::default() },
         None,
     );
-    assert_eq!(in_force(&stand.intent()), (second, vec!["10.2.0.0/16".to_owned()], None));
+    assert_eq!(active(&stand.intent()), (second, vec!["10.2.0.0/16".to_owned()], None));
     origin.push(&[("a.yaml", &policy("10.3.0.0/16"))], "third\n\nEgret-Emergency: no, this is prose.\n\nReally.");
-    assert!(stand.look().active.pending.is_some());
+    assert!(stand.poll().active.pending.is_some());
     let message = "fourth\n\nWhy.\n\negret-emergency: the bank is down\nReviewed-by: Leia";
     let fourth = origin.push(&[("a.yaml", &policy("10.4.0.0/16"))], message);
-    let intent = stand.look();
-    assert_eq!(in_force(&intent), (fourth, vec!["10.4.0.0/16".to_owned()], None));
+    let intent = stand.poll();
+    assert_eq!(active(&intent), (fourth, vec!["10.4.0.0/16".to_owned()], None));
     let emergency = intent.active.emergency.clone().expect("it is recorded");
     let expected = format!(
         "{} was applied outside the change window by Ada <ada@example.org>, because: the bank is down (Egret-Emergency)",
@@ -245,21 +245,21 @@ fn an_emergency_passes_only_if_egret_yaml_in_force_names_its_trailer() {
     let mut stand = reading(&origin, "test", known(&intent), None);
     assert_eq!(stand.intent().active.emergency, Some(emergency));
     origin.push(&[("a.yaml", &policy("10.5.0.0/16"))], "fifth");
-    assert!(stand.look().active.pending.is_some());
+    assert!(stand.poll().active.pending.is_some());
 }
 
 #[test]
-fn windows_of_the_flags_count_whatever_is_in_force() {
+fn windows_of_the_flags_count_whatever_is_active() {
     let given = "open: [{cron: 0 0 1 1 *, duration: 1m}]\nemergencyTrailer: Now\n";
     let given = windows_file("windows.yaml", given).expect("windows");
     let origin = Origin::new();
     let first = origin.push(&[("egret.yaml", &config(EMERGENCY)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
     let mut stand = reading(&origin, "prod", ActiveRevision::default(), Some(given));
-    assert_eq!(in_force(&stand.intent()).0, first);
+    assert_eq!(active(&stand.intent()).0, first);
     origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second\n\nEgret-Emergency: the bank is down");
-    assert!(stand.look().active.pending.is_some(), "the repository's trailer is none here");
+    assert!(stand.poll().active.pending.is_some(), "the repository's trailer is none here");
     let third = origin.push(&[("a.yaml", &policy("10.3.0.0/16"))], "third\n\nNow: the bank is down");
-    assert_eq!(in_force(&stand.look()), (third, vec!["10.3.0.0/16".to_owned()], None));
+    assert_eq!(active(&stand.poll()), (third, vec!["10.3.0.0/16".to_owned()], None));
 }
 
 #[test]
@@ -280,24 +280,24 @@ fn a_commit_that_touches_nothing_of_a_clusters_is_passed_over() {
     let files = [("egret.yaml", paths.as_str()), ("prod/a.yaml", &policy("10.1.0.0/16")), ("test/a.yaml", "")];
     let first = origin.push(&files, "first");
     let mut prod = reading(&origin, "prod", ActiveRevision::default(), None);
-    assert_eq!(in_force(&prod.intent()).0, first);
+    assert_eq!(active(&prod.intent()).0, first);
     origin.push(&[("test/a.yaml", &policy("10.2.0.0/16")), ("prod/README.md", "words\n")], "another cluster's");
     prod.nothing();
-    // After a restart it is still the first that is in force.
+    // After a restart it is still the first that is active.
     drop(prod);
     let mut prod =
         reading(&origin, "prod", ActiveRevision { commit: Some(first.to_string()), ..ActiveRevision::default() }, None);
-    assert_eq!(in_force(&prod.intent()), (first, vec!["10.1.0.0/16".to_owned()], None));
+    assert_eq!(active(&prod.intent()), (first, vec!["10.1.0.0/16".to_owned()], None));
     // A file that moves out of its folder is gone from it.
     origin.git(&["mv", "prod/a.yaml", "test/b.yaml"]);
     let moved = origin.push(&[], "it moves");
-    assert_eq!(in_force(&prod.look()), (moved, vec![], None));
+    assert_eq!(active(&prod.poll()), (moved, vec![], None));
     origin.remove("test/b.yaml");
     origin.push(&[], "a file outside goes");
     prod.nothing();
     // With other paths it counts what was passed over before.
     let both = origin.push(&[("egret.yaml", &config("clusters: {prod: {paths: [prod, test]}}\n"))], "both");
-    assert_eq!(in_force(&prod.look()), (both, vec!["10.2.0.0/16".to_owned()], None));
+    assert_eq!(active(&prod.poll()), (both, vec!["10.2.0.0/16".to_owned()], None));
 }
 
 #[test]
@@ -307,9 +307,9 @@ fn what_another_leader_let_in_is_not_taken_back() {
     let mut stand = reading(&origin, "prod", ActiveRevision::default(), None);
     stand.intent();
     let second = origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
-    assert_eq!(in_force(&stand.look()).0, first);
+    assert_eq!(active(&stand.poll()).0, first);
     stand.thread.published(second, None);
-    assert_eq!(in_force(&stand.intent()), (second, vec!["10.2.0.0/16".to_owned()], None));
+    assert_eq!(active(&stand.intent()), (second, vec!["10.2.0.0/16".to_owned()], None));
     stand.thread.published(first, None);
     assert!(
         matches!(stand.next(), RepositoryEvent::Unchanged),

@@ -67,7 +67,7 @@ fn an_app_fetches_and_pushes_with_one_token_and_gets_another_when_that_is_not_ta
 }
 
 #[test]
-fn without_a_token_nothing_is_asked_of_the_repository_and_the_reason_is_told() {
+fn without_a_token_nothing_is_asked_of_the_repository_and_the_reason_is_reported() {
     let origin = Origin::new();
     let server = Https::start(&origin);
     let double = github(&server);

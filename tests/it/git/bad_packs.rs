@@ -17,7 +17,7 @@ use super::bad_servers::{FOR_EVER, LIMITS};
 use super::crooked::{endless, trickle};
 use super::fixture::Origin;
 use super::https::{Demand, GOOD, Https, LOOPBACK};
-use super::ways_in::told;
+use super::ways_in::text_of;
 
 /// What becomes of a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,8 +120,8 @@ fn through(mood: Mood, limits: TransferLimits) -> Error {
     *now.lock().expect("a mood") = mood;
     let access = Access { limits, ..plenty.clone() };
     let error = origin.mirror_by("state", &source, access).head(None).expect_err("the pack is spoiled");
-    assert_eq!(error.kind(), ErrorKind::Transient, "{}", told(&error));
-    assert!(error.hint().is_some(), "{}", told(&error));
+    assert_eq!(error.kind(), ErrorKind::Transient, "{}", text_of(&error));
+    assert!(error.hint().is_some(), "{}", text_of(&error));
     *now.lock().expect("a mood") = Mood::Good;
     assert_eq!(origin.mirror_by("state", &source, plenty).head(None).expect("a look").commit, second);
     origin.assert_mirror_is_sound();
@@ -129,40 +129,40 @@ fn through(mood: Mood, limits: TransferLimits) -> Error {
 }
 
 #[test]
-fn a_pack_that_is_cut_off_over_http_is_told() {
-    let text = told(&through(Mood::Truncate, TransferLimits::default()));
+fn a_pack_that_is_cut_off_over_http_is_reported() {
+    let text = text_of(&through(Mood::Truncate, TransferLimits::default()));
     assert!(text.starts_with("cannot fetch from http://") && text.contains(": the answer breaks off"), "{text}");
 }
 
 #[test]
-fn a_connection_that_is_reset_in_a_pack_over_http_is_told() {
-    let text = told(&through(Mood::Reset, TransferLimits::default()));
+fn a_connection_that_is_reset_in_a_pack_over_http_is_reported() {
+    let text = text_of(&through(Mood::Reset, TransferLimits::default()));
     assert!(text.starts_with("cannot fetch from http://") && text.contains("reset"), "{text}");
 }
 
 #[test]
 fn a_pack_that_stops_coming_over_http_is_given_up() {
     let limits = TransferLimits { connect: FOR_EVER, total: FOR_EVER, ..LIMITS };
-    let text = told(&through(Mood::Stall, limits));
+    let text = text_of(&through(Mood::Stall, limits));
     assert!(text.ends_with("is too slow: it sent nothing for 700ms in the middle of a fetch"), "{text}");
 }
 
 #[test]
 fn a_pack_that_trickles_over_http_is_given_up_although_something_always_comes() {
     let limits = TransferLimits { connect: FOR_EVER, idle: FOR_EVER, ..LIMITS };
-    let text = told(&through(Mood::Trickle, limits));
+    let text = text_of(&through(Mood::Trickle, limits));
     assert!(text.ends_with("is too slow: it was not done after 2s"), "{text}");
 }
 
 #[test]
 fn a_pack_that_is_changed_on_its_way_is_not_taken() {
     let error = through(Mood::Corrupt, TransferLimits::default());
-    assert!(matches!(&error, Error::Unreachable { action: "fetch from", .. }), "{}", told(&error));
+    assert!(matches!(&error, Error::Unreachable { action: "fetch from", .. }), "{}", text_of(&error));
     assert!(error.hint().is_some_and(|hint| hint.starts_with("the server sent broken data")), "{:?}", error.hint());
 }
 
 #[test]
 fn a_pack_without_end_over_http_is_stopped() {
-    let text = told(&through(Mood::Endless, TransferLimits { connect: FOR_EVER, total: FOR_EVER, ..LIMITS }));
+    let text = text_of(&through(Mood::Endless, TransferLimits { connect: FOR_EVER, total: FOR_EVER, ..LIMITS }));
     assert!(text.ends_with("sends more than 8 MiB"), "{text}");
 }

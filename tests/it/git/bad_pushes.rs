@@ -19,7 +19,7 @@ use super::bad_servers::LIMITS;
 use super::fixture::Origin;
 use super::https::{Demand, GOOD, Https, LOOPBACK};
 use super::publishing::{BRANCH, files_on_branch, publish_file};
-use super::ways_in::told;
+use super::ways_in::text_of;
 use crate::lab::wait_until_every;
 
 /// What becomes of a push.
@@ -133,7 +133,7 @@ impl Scene {
         // A push through a CGI takes a while on a busy machine: a good one has all the time, and a bad one little.
         let access = Access { limits: TransferLimits::default(), ca_file: None, ..server.ada() };
         let mut mirror = origin.mirror_by("state", &source, access.clone());
-        publish_file(&mut mirror, "one", "drift\n").unwrap_or_else(|error| panic!("{}", told(&error)));
+        publish_file(&mut mirror, "one", "drift\n").unwrap_or_else(|error| panic!("{}", text_of(&error)));
         Self { origin, _server: server, spoiler, source, access }
     }
 
@@ -153,7 +153,8 @@ impl Scene {
         let done = || !matches!(mood, Mood::LoseAnswer | Mood::HoldAnswer) || self.count() == "2";
         assert!(wait_until_every(Duration::from_millis(20), Duration::from_mins(1), done), "the server never does it");
         let mut mirror = self.origin.mirror_by("state", &self.source, self.access.clone());
-        let published = publish_file(&mut mirror, "two", "drift\n").unwrap_or_else(|error| panic!("{}", told(&error)));
+        let published =
+            publish_file(&mut mirror, "two", "drift\n").unwrap_or_else(|error| panic!("{}", text_of(&error)));
         assert_eq!(self.count(), "2", "{mood:?}: once, and not twice");
         assert_eq!(files_on_branch(&self.origin).into_keys().collect::<Vec<_>>(), [".egret-reports", "one", "two"]);
         self.origin.assert_mirror_is_sound();
@@ -169,7 +170,7 @@ fn committed(published: &PublishOutcome) -> bool {
 fn a_push_that_is_not_answered_is_given_up_and_made_again() {
     let scene = Scene::set();
     let (error, published) = scene.through(Mood::Swallow, LIMITS);
-    assert!(told(&error).ends_with("is too slow: it was not done after 2s"), "{}", told(&error));
+    assert!(text_of(&error).ends_with("is too slow: it was not done after 2s"), "{}", text_of(&error));
     assert_eq!((error.kind(), committed(&published)), (ErrorKind::Transient, true));
 }
 
@@ -177,8 +178,11 @@ fn a_push_that_is_not_answered_is_given_up_and_made_again() {
 fn a_push_that_is_reset_is_made_again() {
     let scene = Scene::set();
     let (error, published) = scene.through(Mood::Reset, TransferLimits::default());
-    assert!(told(&error).starts_with(&format!("cannot push to {}: the connection broke: ", scene.source)), "{error:?}");
-    assert!(told(&error).contains("reset"), "{error:?}");
+    assert!(
+        text_of(&error).starts_with(&format!("cannot push to {}: the connection broke: ", scene.source)),
+        "{error:?}"
+    );
+    assert!(text_of(&error).contains("reset"), "{error:?}");
     assert_eq!((error.kind(), committed(&published)), (ErrorKind::Transient, true));
 }
 
@@ -186,7 +190,7 @@ fn a_push_that_is_reset_is_made_again() {
 fn a_push_whose_answer_is_lost_is_known_to_be_there_and_not_made_again() {
     let scene = Scene::set();
     let (error, published) = scene.through(Mood::LoseAnswer, TransferLimits::default());
-    assert!(told(&error).starts_with(&format!("cannot push to {}: ", scene.source)), "{}", told(&error));
+    assert!(text_of(&error).starts_with(&format!("cannot push to {}: ", scene.source)), "{}", text_of(&error));
     assert_eq!((error.kind(), published), (ErrorKind::Transient, PublishOutcome::Unchanged));
 }
 
@@ -195,7 +199,7 @@ fn a_push_that_is_done_and_never_answered_is_known_to_be_there_and_not_made_agai
     let scene = Scene::set();
     let (error, published) =
         scene.through(Mood::HoldAnswer, TransferLimits { total: Duration::from_secs(3), ..TransferLimits::default() });
-    assert!(told(&error).ends_with("is too slow: it was not done after 3s"), "{}", told(&error));
+    assert!(text_of(&error).ends_with("is too slow: it was not done after 3s"), "{}", text_of(&error));
     assert_eq!((error.kind(), published), (ErrorKind::Transient, PublishOutcome::Unchanged));
 }
 
@@ -228,13 +232,13 @@ fn an_answer_to_a_push_that_is_none_is_no_success() {
 }
 
 #[test]
-fn what_a_hook_says_against_a_push_is_told() {
+fn what_a_hook_says_against_a_push_is_reported() {
     let scene = Scene::set();
     scene.origin.hook("pre-receive", "echo 'GH006: Protected branch update failed' >&2; printf '\\033[2J' >&2; exit 1");
     let mut mirror = scene.origin.mirror_by("state", &scene.source, scene.access.clone());
     let error = publish_file(&mut mirror, "two", "drift\n").expect_err("a hook says no");
     let end = "pre-receive hook declined: GH006: Protected branch update failed";
-    assert!(told(&error).contains(end) && !told(&error).contains('\u{1b}'), "{}", told(&error));
+    assert!(text_of(&error).contains(end) && !text_of(&error).contains('\u{1b}'), "{}", text_of(&error));
     assert_eq!(error.kind(), ErrorKind::NeedsIntervention);
 }
 
@@ -250,7 +254,7 @@ fn a_large_push_is_passed_on_as_it_comes() {
             char::from(b' ' + u8::try_from((state >> 33) % 90).expect("a letter"))
         })
         .collect();
-    let published = publish_file(&mut mirror, "large", &noise).unwrap_or_else(|error| panic!("{}", told(&error)));
+    let published = publish_file(&mut mirror, "large", &noise).unwrap_or_else(|error| panic!("{}", text_of(&error)));
     assert!(committed(&published), "{published:?}");
     assert_eq!(scene.origin.in_bare(&["cat-file", "-s", &format!("{BRANCH}:large")]), noise.len().to_string());
 }

@@ -1,4 +1,4 @@
-//! Servers that hang, trickle, break off, lie or are gone: the loop goes on, what is in force stays, the error says what to do, and
+//! Servers that hang, trickle, break off, lie or are gone: the loop goes on, what is active stays, the error says what to do, and
 //! all is well when the server is.
 //!
 //! Deliberately absent: bad repositories on this machine (`git`), what HTTP adds (`bad_web`, `bad_pushes`), and servers that merely refuse (`ssh`,
@@ -74,7 +74,7 @@ impl Loop {
         }
     }
 
-    fn in_force(&mut self, commit: CommitId) {
+    fn await_active(&mut self, commit: CommitId) {
         self.wait("the commit", |news| {
             matches!(news, RepositoryEvent::Intent(intent) if intent.commit.id == commit).then_some(())
         });
@@ -92,7 +92,7 @@ impl Loop {
     fn through(mood: Mood, limits: TransferLimits) -> Error {
         let mut this = Self::start(limits);
         let first = this.push("first");
-        this.in_force(first);
+        this.await_active(first);
         this.relay.set(mood);
         let second = this.push("second");
         let error = this.fault();
@@ -100,7 +100,7 @@ impl Loop {
         assert!(error.hint().is_some(), "{error:?}");
         this.relay.set(Mood::Good);
         this.reading.thread.poll();
-        this.in_force(second);
+        this.await_active(second);
         this.origin.assert_mirror_is_sound();
         error
     }
@@ -133,13 +133,13 @@ fn a_pack_that_stops_coming_is_given_up() {
 }
 
 #[test]
-fn a_connection_that_is_reset_is_told() {
+fn a_connection_that_is_reset_is_reported() {
     let error = Loop::through(Mood::Reset, LIMITS);
     assert!(matches!(&error, Error::Unreachable { source, .. } if source.message().contains("reset")), "{error:?}");
 }
 
 #[test]
-fn a_pack_that_is_cut_off_is_told() {
+fn a_pack_that_is_cut_off_is_reported() {
     let error = Loop::through(Mood::Truncate, LIMITS);
     assert!(matches!(&error, Error::Unreachable { action: "fetch from", .. }), "{error:?}");
 }
@@ -155,18 +155,18 @@ fn what_people_do_to_a_branch_is_followed_or_told() {
     let empty = this.fault();
     assert!(matches!(empty, Error::Empty { .. }), "{empty:?}");
     let first = this.push("first");
-    this.in_force(first);
+    this.await_active(first);
     let second = this.push("second");
-    this.in_force(second);
+    this.await_active(second);
     this.origin.git(&["reset", "--quiet", "--hard", &first.to_string()]);
     let other = this.origin.commit(&[("notes.yaml", "# other\n")], "other");
     this.origin.git(&["push", "--quiet", "--force", "origin", "main"]);
-    this.in_force(other);
+    this.await_active(other);
     this.origin.in_bare(&["update-ref", "-d", "refs/heads/main"]);
     let deleted = this.fault();
     assert!(matches!(deleted, Error::BranchDeleted { last, .. } if last == other), "{deleted:?}");
     let third = this.push("third");
-    this.in_force(third);
+    this.await_active(third);
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn a_lock_that_a_killed_process_left_is_nobodys() {
 }
 
 #[test]
-fn a_worker_that_cannot_start_is_told() {
+fn a_worker_that_cannot_start_is_reported() {
     let origin = Origin::new();
     let access = Access { program: "/nonexistent/egret".into(), ..Access::default() };
     let error = origin.mirror_by("state", "git://127.0.0.1:1/p", access).head(None).expect_err("no program");

@@ -18,7 +18,7 @@ use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 use super::bad_servers::{LIMITS, access};
 use super::fixture::Origin;
 use super::reading::{Reading, following};
-use super::ways_in::told;
+use super::ways_in::text_of;
 
 /// A server that answers every request as it is told to, and what it was asked.
 struct Server {
@@ -67,11 +67,11 @@ fn with_password(origin: &Origin, limits: TransferLimits) -> Access {
 }
 
 /// What is said of a server: without the start that all have, the address.
-fn look(server: &Server) -> (String, Error) {
+fn fetch_error(server: &Server) -> (String, Error) {
     let origin = Origin::new();
     let access = with_password(&origin, LIMITS);
     let error = origin.mirror_by("state", &server.source(), access).head(None).expect_err("it is no Git server");
-    let text = told(&error);
+    let text = text_of(&error);
     (text.strip_prefix(&format!("cannot connect to {}: ", server.source())).unwrap_or(&text).to_owned(), error)
 }
 
@@ -87,7 +87,7 @@ fn no_redirect_is_followed_to_another_host_nor_to_the_same() {
     {
         let to = format!("http://127.0.0.2:{}/p", elsewhere.port);
         let here = Server::start(&answer(status, &format!("Location: {to}/info/refs?service=git-upload-pack\r\n")));
-        let (text, error) = look(&here);
+        let (text, error) = fetch_error(&here);
         assert_eq!(text, format!("it redirects to {to} ({})", &status[..3]));
         assert_eq!(error.kind(), ErrorKind::NeedsIntervention);
         assert!(error.hint().is_some_and(|hint| hint.starts_with("Egret follows no redirect")), "{error:?}");
@@ -95,14 +95,14 @@ fn no_redirect_is_followed_to_another_host_nor_to_the_same() {
     }
     assert_eq!(elsewhere.heads(), Vec::<String>::new());
     let same = Server::start(&answer("301 Moved", "Location: /other/info/refs?service=git-upload-pack\r\n"));
-    assert_eq!(look(&same).0, "it redirects to /other (301)");
+    assert_eq!(fetch_error(&same).0, "it redirects to /other (301)");
     assert_eq!(same.heads().len(), 1);
 }
 
 #[test]
 fn a_server_is_asked_what_git_asks_with_who_we_are_and_nothing_else() {
     let server = Server::start(&answer("404 Not Found", ""));
-    look(&server);
+    fetch_error(&server);
     let heads = server.heads();
     let mut lines: Vec<&str> = heads[0].lines().collect();
     lines[1..].sort_unstable();
@@ -119,7 +119,7 @@ fn a_server_is_asked_what_git_asks_with_who_we_are_and_nothing_else() {
 }
 
 #[test]
-fn every_answer_that_is_no_git_is_told_for_what_it_is() {
+fn every_answer_that_is_no_git_is_reported_for_what_it_is() {
     let page = "HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: 6\r\n\r\n<html>";
     let dumb = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nhi";
     let missing = "the server has no such repository, or hides it from these credentials (404)";
@@ -139,12 +139,12 @@ fn every_answer_that_is_no_git_is_told_for_what_it_is() {
             ErrorKind::Transient,
         ),
     ] {
-        let (found, error) = look(&Server::start(&answer));
+        let (found, error) = fetch_error(&Server::start(&answer));
         assert_eq!((found.as_str(), error.kind(), error.retry_after()), (text, fate, None));
     }
     for status in ["401 Unauthorized", "403 Forbidden"] {
         let server = Server::start(&answer(status, "WWW-Authenticate: Basic realm=\"p\"\r\n"));
-        let (text, error) = look(&server);
+        let (text, error) = fetch_error(&server);
         assert_eq!(text, format!("{} denied access (tried the password)", server.source()));
         assert_eq!((error.kind(), server.heads().len()), (ErrorKind::NeedsIntervention, 1));
     }
@@ -153,7 +153,7 @@ fn every_answer_that_is_no_git_is_told_for_what_it_is() {
 #[test]
 fn a_server_that_wants_to_be_left_alone_is_for_as_long_as_it_says() {
     let busy = Server::start(&answer("503 Service Unavailable", "Retry-After: 120\r\n"));
-    let (_, error) = look(&busy);
+    let (_, error) = fetch_error(&busy);
     assert_eq!((error.kind(), error.retry_after()), (ErrorKind::Transient, Some(Duration::from_mins(2))));
 }
 
@@ -177,15 +177,16 @@ fn the_loop_stays_away_for_as_long_as_a_server_asks() {
 }
 
 #[test]
-fn an_answer_that_is_cut_off_or_no_http_is_told() {
+fn an_answer_that_is_cut_off_or_no_http_is_reported() {
     let listing = "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\n";
-    let (text, error) = look(&Server::start(&format!("{listing}Content-Length: 1000\r\n\r\n001e# service=git-upload")));
+    let (text, error) =
+        fetch_error(&Server::start(&format!("{listing}Content-Length: 1000\r\n\r\n001e# service=git-upload")));
     assert!(text.starts_with("the answer breaks off"), "{text}");
     assert_eq!(error.kind(), ErrorKind::Transient);
-    let (text, error) = look(&Server::start("SSH-2.0-OpenSSH_9.9\r\n"));
+    let (text, error) = fetch_error(&Server::start("SSH-2.0-OpenSSH_9.9\r\n"));
     assert!(text.starts_with("the connection broke"), "{text}");
     assert_eq!(error.kind(), ErrorKind::Transient);
-    let (text, _) = look(&Server::start(&format!("{listing}Content-Length: 5\r\n\r\nhello")));
+    let (text, _) = fetch_error(&Server::start(&format!("{listing}Content-Length: 5\r\n\r\nhello")));
     assert!(!text.is_empty());
 }
 
@@ -197,7 +198,7 @@ fn an_answer_without_end_is_stopped_in_its_head_and_in_its_body() {
             client.write_all(b"X-More: and more\r\n")?;
         }
     });
-    let (text, error) = look(&headers);
+    let (text, error) = fetch_error(&headers);
     assert!(text.starts_with("the connection broke"), "{text}");
     assert_eq!(error.kind(), ErrorKind::Transient);
     let listing = Server::with("127.0.0.1", |_, client| {
@@ -224,7 +225,7 @@ fn a_server_that_stalls_before_or_in_its_answer_is_given_up() {
         })
     };
     for start in ["", "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\n\r\n001e"] {
-        let (text, error) = look(&stalls(start));
+        let (text, error) = fetch_error(&stalls(start));
         assert!(text.ends_with("is too slow: it did not list its branches within 1.2s"), "{text}");
         assert_eq!(error.kind(), ErrorKind::Transient);
     }

@@ -60,7 +60,7 @@ fn letter(reports: Vec<NodeReport>) -> ReportBatch {
     }
 }
 
-/// A report of a node on which these objects drifted and were put right.
+/// A report of a node on which these objects drifted and were corrected.
 fn report(node: &str, objects: &[&str]) -> NodeReport {
     let mut report = NodeReport::new(node);
     report.set_active(&"c0ffee".repeat(7)[..40], "let the empire through", now());
@@ -197,7 +197,7 @@ fn pods_that_come_and_go_are_one_commit_an_interval() {
 }
 
 #[test]
-fn nodes_that_write_one_branch_keep_what_the_others_told_and_come_to_rest() {
+fn nodes_that_write_one_branch_keep_what_the_others_reported_and_come_to_rest() {
     let origin = origin();
     let all = ["a", "b", "c"];
     let address = |node: &str| format!("10.0.3.{}/24", node.as_bytes()[0]);
@@ -225,7 +225,7 @@ fn nodes_that_write_one_branch_keep_what_the_others_told_and_come_to_rest() {
 }
 
 #[test]
-fn what_drifted_while_the_repository_was_away_is_told_when_it_is_back() {
+fn what_drifted_while_the_repository_was_away_is_reported_when_it_is_back() {
     let origin = origin();
     let away = origin.path().join("away.git");
     let first = publisher(&origin, "state");
@@ -256,7 +256,7 @@ fn what_drifted_while_the_repository_was_away_is_told_when_it_is_back() {
 }
 
 #[test]
-fn what_an_agent_forgot_while_the_repository_was_away_is_told_when_it_is_back() {
+fn what_an_agent_forgot_while_the_repository_was_away_is_reported_when_it_is_back() {
     let origin = origin();
     let away = origin.path().join("away.git");
     fs::rename(&origin.bare, &away).expect("it goes");
@@ -344,7 +344,7 @@ fn who_led_before_overwrites_nothing_of_who_leads_now() {
 }
 
 #[test]
-fn a_refusal_is_told_with_what_to_do_and_ends_with_the_next_report_that_is_taken() {
+fn a_refusal_is_reported_with_what_to_do_and_ends_with_the_next_report_that_is_taken() {
     let origin = origin();
     origin.git(&["push", "--quiet", "origin", &format!("main:{BRANCH}")]);
     let publisher = publisher(&origin, "state");
@@ -368,7 +368,7 @@ fn a_branch_that_reaches_back_too_far_is_folded_after_a_report() {
     publisher.send(letter(vec![report("a", &[])]), None);
     publisher.finish();
     let log = origin.in_bare(&["log", "--format=%s", BRANCH]);
-    assert_eq!(log, "a: c0ffeec0ffee \"let the empire through\" is in force\n3 earlier reports, folded into one");
+    assert_eq!(log, "a: c0ffeec0ffee \"let the empire through\" is active\n3 earlier reports, folded into one");
 }
 
 #[test]
@@ -388,7 +388,7 @@ fn every_command_of_the_readme_is_one_that_works() {
         "+- object: ip rule 9001",
         "policy: outpost",
         "  c0ffeec0ffee",
-        "# kind: 0 open, 1 put right",
+        "# kind: 0 open, 1 corrected",
         "Egret-Cluster: kind",
     ];
     assert_eq!(commands.len(), expected.len(), "{block}");

@@ -81,7 +81,7 @@ fn a_head_that_is_not_there_yet_keeps_none_of_the_others() {
 }
 
 #[test]
-fn one_that_is_too_large_is_told_and_the_others_come() {
+fn one_that_is_too_large_is_reported_and_the_others_come() {
     let origin = Origin::new();
     origin.push(&[("a.yaml", "a: 1\n")], "first");
     let (_daemon, sources) = sources(&origin);

@@ -73,7 +73,7 @@ impl Reading {
     }
 
     /// What it says when it is asked to look, which must be an intent.
-    pub(super) fn look(&mut self) -> DesiredRevision {
+    pub(super) fn poll(&mut self) -> DesiredRevision {
         self.thread.poll();
         self.intent()
     }

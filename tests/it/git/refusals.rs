@@ -68,7 +68,7 @@ fn two_writers_at_once_lose_nothing_on_real_servers() {
 }
 
 #[test]
-fn a_protected_branch_is_told_with_the_words_of_its_hook() {
+fn a_protected_branch_is_reported_with_the_words_of_its_hook() {
     Kind::both(|origin, server| {
         let mut mirror = server.mirror(origin, "state");
         for hook in ["pre-receive", "update"] {
@@ -132,7 +132,7 @@ fn what_others_do_to_the_branch_is_followed_or_left_alone() {
 }
 
 #[test]
-fn a_deploy_key_that_may_read_only_is_told_as_such() {
+fn a_deploy_key_that_may_read_only_is_reported_as_such() {
     let origin = Origin::new();
     origin.push(&[("a.yaml", "a: 1\n")], "first");
     let server = Server::start(&origin);

@@ -15,7 +15,7 @@ use egret::git::{CommitId, Error, ErrorKind};
 use super::crooked::{Serving, git_daemon};
 use super::fixture::{Origin, PROGRAM, all};
 use super::publishing::publish_file;
-use super::ways_in::told;
+use super::ways_in::text_of;
 
 /// A repository behind `git daemon`.
 struct Scene {
@@ -39,8 +39,8 @@ impl Scene {
 }
 
 fn reads(mirror: &mut Mirror, commit: CommitId, content: &str) {
-    assert_eq!(mirror.head(None).unwrap_or_else(|error| panic!("{}", told(&error))).commit, commit);
-    let files = mirror.files(commit, &all()).unwrap_or_else(|error| panic!("{}", told(&error)));
+    assert_eq!(mirror.head(None).unwrap_or_else(|error| panic!("{}", text_of(&error))).commit, commit);
+    let files = mirror.files(commit, &all()).unwrap_or_else(|error| panic!("{}", text_of(&error)));
     assert_eq!(files.get("a.yaml"), Some(&FileChange::Text(content.to_owned())));
 }
 
@@ -136,7 +136,7 @@ fn a_mirror_that_is_broken_anywhere_is_fetched_anew_by_itself() {
                 let seen = mirror.head(None).and_then(|head| mirror.files(head.commit, &all()));
                 if let Err(error) = seen {
                     let fitting = matches!(error, Error::Mirror { .. } | Error::MissingCommit { .. });
-                    assert!(fitting, "{what}, {restarted}: {}", told(&error));
+                    assert!(fitting, "{what}, {restarted}: {}", text_of(&error));
                 }
                 reads(&mut mirror, commit, &content);
             }
@@ -183,7 +183,7 @@ fn noise(length: usize) -> String {
 }
 
 #[test]
-fn a_full_disk_is_told_keeps_what_was_there_and_is_got_over_when_there_is_room() {
+fn a_full_disk_is_reported_keeps_what_was_there_and_is_got_over_when_there_is_room() {
     let scene = Scene::set();
     let disk = Disk::mount(&scene.origin.path().join("disk"), "size=512k");
     let mut mirror = scene.mirror("disk/state");
@@ -191,7 +191,7 @@ fn a_full_disk_is_told_keeps_what_was_there_and_is_got_over_when_there_is_room()
     let second = scene.origin.push(&[("a.yaml", "a: 2\n"), ("large.txt", &noise(2 << 20))], "too large");
     for _ in 0..2 {
         let error = mirror.head(None).expect_err("there is no room");
-        assert!(told(&error).contains("No space left on device"), "{}", told(&error));
+        assert!(text_of(&error).contains("No space left on device"), "{}", text_of(&error));
         assert!(error.hint().is_some_and(|hint| hint.starts_with("make room")), "{:?}", error.hint());
         assert_eq!(error.kind(), ErrorKind::Transient);
         let files = mirror.files(first, &all()).expect("what was there is there");
@@ -202,16 +202,16 @@ fn a_full_disk_is_told_keeps_what_was_there_and_is_got_over_when_there_is_room()
 }
 
 #[test]
-fn a_folder_that_nothing_can_be_written_to_is_told_and_read_on() {
+fn a_folder_that_nothing_can_be_written_to_is_reported_and_read_on() {
     let scene = Scene::set();
     let disk = Disk::mount(&scene.origin.path().join("disk"), "size=64m");
     let mut mirror = scene.mirror("disk/state");
     let first = mirror.head(None).expect("a look").commit;
     disk.again("ro");
-    assert_eq!(mirror.head(None).unwrap_or_else(|error| panic!("{}", told(&error))).commit, first);
+    assert_eq!(mirror.head(None).unwrap_or_else(|error| panic!("{}", text_of(&error))).commit, first);
     let second = scene.origin.push(&[("a.yaml", "a: 2\n")], "second");
     let error = mirror.head(None).expect_err("it can't be written to");
-    assert!(told(&error).contains("Read-only file system"), "{}", told(&error));
+    assert!(text_of(&error).contains("Read-only file system"), "{}", text_of(&error));
     assert_eq!(error.kind(), ErrorKind::Transient);
     let files = mirror.files(first, &all()).expect("what was there is there");
     assert_eq!(files.get("a.yaml"), Some(&FileChange::Text("a: 1\n".to_owned())));

@@ -35,7 +35,7 @@ fn a_push_is_fetched_and_a_report_comes_back_over_https() {
 }
 
 #[test]
-fn a_wrong_password_is_tried_once_and_told() {
+fn a_wrong_password_is_tried_once_and_reported() {
     let origin = Origin::new();
     let server = Https::start(&origin);
     let error = origin.mirror_by("state", &server.source, server.access(Some("ada"), "wrong")).head(None);

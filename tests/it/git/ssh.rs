@@ -195,7 +195,7 @@ fn of_a_server_with_several_keys_any_that_is_known_will_do() {
 }
 
 #[test]
-fn a_server_without_any_key_of_a_known_kind_is_told_with_the_fingerprint_of_what_it_has() {
+fn a_server_without_any_key_of_a_known_kind_is_reported_with_the_fingerprint_of_what_it_has() {
     let origin = Origin::new();
     let server = Server::start(&origin);
     origin.push(&[("a.yaml", "a: 1\n")], "first");
@@ -210,7 +210,7 @@ fn a_server_without_any_key_of_a_known_kind_is_told_with_the_fingerprint_of_what
 }
 
 #[test]
-fn a_key_that_is_not_let_in_is_tried_once_and_told() {
+fn a_key_that_is_not_let_in_is_tried_once_and_reported() {
     let origin = Origin::new();
     let server = Server::start(&origin);
     origin.push(&[("a.yaml", "a: 1\n")], "first");

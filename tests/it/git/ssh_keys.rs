@@ -12,7 +12,7 @@ use egret::git::{Error, ErrorKind};
 
 use super::fixture::{Origin, PROGRAM};
 use super::ssh::{Server, generate_key};
-use super::ways_in::told;
+use super::ways_in::text_of;
 use crate::lab::wait_until_every;
 
 fn change(key: &Path, how: impl Fn(&str) -> String) {
@@ -54,13 +54,13 @@ fn a_private_key_lets_in_in_every_form_that_it_comes_in() {
         generate_key(&key, kind);
         change(&key, how);
         let head = origin.mirror_at(&format!("state-{number}"), &source, server.credentials()).head(None);
-        let head = head.unwrap_or_else(|error| panic!("{kind} {number}: {} {}", told(&error), server.log()));
+        let head = head.unwrap_or_else(|error| panic!("{kind} {number}: {} {}", text_of(&error), server.log()));
         assert_eq!(head.commit, commit, "{kind}");
     }
 }
 
 #[test]
-fn a_key_that_is_none_or_has_a_passphrase_is_told_for_what_it_is() {
+fn a_key_that_is_none_or_has_a_passphrase_is_reported_for_what_it_is() {
     let origin = Origin::new();
     let server = Server::start(&origin);
     origin.push(&[("a.yaml", "a: 1\n")], "first");
@@ -81,8 +81,8 @@ fn a_key_that_is_none_or_has_a_passphrase_is_told_for_what_it_is() {
         ("user.pub", "it is a public key"),
     ] {
         let error = look(name);
-        assert!(told(&error).contains(what), "{name}: {}", told(&error));
-        assert!(told(&error).contains(&format!("ssh/{name}")), "{name}: {}", told(&error));
+        assert!(text_of(&error).contains(what), "{name}: {}", text_of(&error));
+        assert!(text_of(&error).contains(&format!("ssh/{name}")), "{name}: {}", text_of(&error));
         assert_eq!(error.kind(), ErrorKind::Transient, "{name}");
     }
 }

@@ -21,7 +21,7 @@ use super::https::{Demand, GOOD, Https, LOOPBACK, RAN_OUT};
 use super::publishing::publish_file;
 
 /// The whole of an error, as a log shows it.
-pub(super) fn told(error: &Error) -> String {
+pub(super) fn text_of(error: &Error) -> String {
     let mut text = error.to_string();
     let mut next = std::error::Error::source(error);
     while let Some(cause) = next {
@@ -33,7 +33,7 @@ pub(super) fn told(error: &Error) -> String {
 
 fn fails(origin: &Origin, source: &str, access: Access) -> (String, ErrorKind, Option<String>) {
     let error = origin.mirror_by("state-fails", source, access).head(None).expect_err("no way in");
-    (told(&error), error.kind(), error.hint())
+    (text_of(&error), error.kind(), error.hint())
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_client_certificate_lets_in_and_one_that_was_renewed_is_used_at_the_next_loo
     server.client_certificate("clients", RAN_OUT);
     let second = origin.push(&[("a.yaml", "a: 2\n")], "second");
     let error = mirror.head(None).expect_err("a certificate that ran out");
-    assert!(told(&error).contains("the server does not take our certificate"), "{}", told(&error));
+    assert!(text_of(&error).contains("the server does not take our certificate"), "{}", text_of(&error));
     assert_eq!(error.kind(), ErrorKind::Transient);
     // The same mirror, the same files.
     server.client_certificate("clients", GOOD);
@@ -77,7 +77,7 @@ fn without_the_certificate_that_a_server_wants_the_error_says_so() {
 }
 
 #[test]
-fn a_certificate_and_a_key_that_are_no_pair_are_told_with_their_files() {
+fn a_certificate_and_a_key_that_are_no_pair_are_reported_with_their_files() {
     let origin = Origin::new();
     let server = Https::with(&origin, Demand::Certificate, LOOPBACK, GOOD);
     let mut certificate = server.client_certificate("clients", GOOD);
@@ -96,7 +96,7 @@ fn a_certificate_and_a_key_that_are_no_pair_are_told_with_their_files() {
 }
 
 #[test]
-fn a_certificate_that_is_for_others_or_ran_out_is_told_in_words() {
+fn a_certificate_that_is_for_others_or_ran_out_is_reported_in_words() {
     let origin = Origin::new();
     origin.push(&[("a.yaml", "a: 1\n")], "first");
     let server = Https::with(&origin, Demand::Nothing, "subjectAltName=DNS:other.example", GOOD);
@@ -193,8 +193,8 @@ fn a_proxy_is_gone_through_with_and_without_a_password_and_sees_neither_token_no
         let commit = origin.push(&[("a.yaml", "a: 1\n")], "first");
         let access = by(&format!("http://{userinfo}127.0.0.1:{}", proxy.port), server.ada());
         let mut mirror = origin.mirror_by("state", &server.source, access);
-        assert_eq!(mirror.head(None).unwrap_or_else(|error| panic!("{}", told(&error))).commit, commit);
-        publish_file(&mut mirror, "one", "drift\n").unwrap_or_else(|error| panic!("{}", told(&error)));
+        assert_eq!(mirror.head(None).unwrap_or_else(|error| panic!("{}", text_of(&error))).commit, commit);
+        publish_file(&mut mirror, "one", "drift\n").unwrap_or_else(|error| panic!("{}", text_of(&error)));
         let heads = proxy.heads();
         assert!(!heads.is_empty());
         for head in heads {
@@ -205,7 +205,7 @@ fn a_proxy_is_gone_through_with_and_without_a_password_and_sees_neither_token_no
 }
 
 #[test]
-fn a_proxy_that_wants_another_password_is_told_and_none_is_shown() {
+fn a_proxy_that_wants_another_password_is_reported_and_none_is_shown() {
     let origin = Origin::new();
     let server = Https::start(&origin);
     let proxy = Proxy::start(Manner::Asks("eA=="));
@@ -218,7 +218,7 @@ fn a_proxy_that_wants_another_password_is_told_and_none_is_shown() {
 }
 
 #[test]
-fn a_proxy_that_is_down_refuses_breaks_off_or_stalls_is_told_and_held_by_the_time_for_connections() {
+fn a_proxy_that_is_down_refuses_breaks_off_or_stalls_is_reported_and_held_by_the_time_for_connections() {
     let origin = Origin::new();
     let server = Https::start(&origin);
     let limits = TransferLimits { connect: Duration::from_secs(1), ..TransferLimits::default() };

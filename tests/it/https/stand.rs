@@ -238,7 +238,7 @@ impl Proxy {
     }
 
     /// The first lines of what it was asked.
-    pub(super) fn asked(&self) -> Vec<String> {
+    pub(super) fn requests(&self) -> Vec<String> {
         self.asked.lock().expect("no panic").clone()
     }
 }

@@ -37,7 +37,7 @@ fn is_current(object: &Value) -> bool {
 
 #[test]
 fn every_kind_is_ready_of_its_own_generation_after_a_push() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     let all = || KINDS.iter().all(|(kind, name)| is_current(&stand.object(kind, name)));
     stand.await_that("all kinds current, as kstatus has it", all)?;
     let before = stand.object("publishedegresspolicies", "outpost")["metadata"]["generation"].clone();
@@ -50,7 +50,7 @@ fn every_kind_is_ready_of_its_own_generation_after_a_push() -> Outcome {
 
 #[test]
 fn the_first_event_of_a_policy_is_normal_and_a_later_loss_a_warning() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     let events = || -> Vec<(String, String)> {
         let mut events = stand.api.list("events.events.k8s.io");
         events.retain(|event| event["regarding"]["kind"] == "PublishedEgressPolicy");
@@ -67,7 +67,7 @@ fn the_first_event_of_a_policy_is_normal_and_a_later_loss_a_warning() -> Outcome
 
 #[test]
 fn an_agent_that_starts_anew_is_no_transition() -> Outcome {
-    let mut stand = Stand::in_force(Options::default())?;
+    let mut stand = Stand::applied(Options::default())?;
     for node in ["kind-worker", "kind-worker2"] {
         stand.await_that("a node that is Ready", || is_current(&stand.object("egressnodes", node)))?;
         let before = condition(&stand.object("egressnodes", node), "Ready");
@@ -85,7 +85,7 @@ fn an_agent_that_starts_anew_is_no_transition() -> Outcome {
 
 #[test]
 fn a_publication_that_the_api_server_refuses_is_in_ready_of_the_config() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     let ready = || stand.condition("egressconfigs", "default", "Ready");
     stand.await_that("a config that is Ready", || ready() == is("True", "Programmed"))?;
     let fault = stand.api.fault(Filter::writes().resource("publishedegresspolicies.egret.dev/"), Fault::Status(500));

@@ -5,7 +5,7 @@
 //! and a missed event in `news`.
 //!
 //! Each test moves the scenario from one gateway to the other and back while something fails. Always the same is asked for: no packet with
-//! a wrong source, what was in force or what is to come and no mixture, and everything as Git has it when the fault is gone.
+//! a wrong source, what was active or what is to come and no mixture, and everything as Git has it when the fault is gone.
 //! Deliberately absent: what the double cannot do, as clocks that jump and disks that fill up.
 
 mod answers;
@@ -84,7 +84,7 @@ fn controllers_writes() -> Filter {
 }
 
 impl Stand {
-    /// Everything in force through this gateway, nobody's packets remembered.
+    /// Everything active through this gateway, nobody's packets remembered.
     fn at(side: Side) -> Result<Self, LabError> {
         let stand = Self::up(options())?;
         let commit = stand.turn_to(side)?;
@@ -105,11 +105,11 @@ impl Stand {
         for (outpost, egress) in side.ways() {
             self.await_answer("tiefighter", outpost, Answer::Granted(egress))?;
         }
-        let awaited = format!("{commit} in force on all nodes, and {}'s label alone", side.gateway());
+        let awaited = format!("{commit} active on all nodes, and {}'s label alone", side.gateway());
         self.await_that(&awaited, || self.is_settled(side, commit))
     }
 
-    /// Whether everybody says that a commit is in force, and nothing else.
+    /// Whether everybody says that a commit is active, and nothing else.
     fn is_settled(&self, side: Side, commit: &str) -> bool {
         let nodes = self.nodes();
         let head = self.object("egressconfigs", "default");

@@ -52,7 +52,7 @@ fn a_gateway_that_forwards_nothing_is_passed_over_until_it_does() -> Outcome {
 
 #[test]
 fn a_policy_whose_only_gateway_forwards_nothing_says_so() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     stand.lab.node("kind-worker2")?.sysctl("net.ipv4.ip_forward", "0")?;
     stand.await_that("a policy without a gateway", || {
         stand.condition("publishedegresspolicies", "outpost", "Ready") == ("False".to_owned(), "NoGateway".to_owned())
@@ -75,11 +75,11 @@ fn a_policy_whose_exit_has_no_way_out_is_not_ready_and_says_why() -> Outcome {
         stand.condition("publishedegresspolicies", "outpost", "Ready")
             == ("False".to_owned(), "EgressIPMissing".to_owned())
     })?;
-    // The node itself has everything else in force.
+    // The node itself has everything else applied.
     assert_eq!(stand.condition("egressnodes", "kind-worker2", "Ready").0, "True");
     stand.lab.node("kind-worker2")?.exec(["ip", "link", "set", "net1", "up"])?;
     stand.await_answer("tiefighter", OUTPOST, Answer::Granted(WAYS[0].1))?;
-    stand.await_that("a policy that is in force again", || {
+    stand.await_that("a policy that is active again", || {
         stand.condition("publishedegresspolicies", "outpost", "Ready") == ("True".to_owned(), "Programmed".to_owned())
     })
 }

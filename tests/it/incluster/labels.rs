@@ -27,7 +27,7 @@ fn reported(stand: &Stand, node: &str, words: &[&str]) -> bool {
 
 #[test]
 fn a_label_changed_by_hand_is_taken_back_and_reported_with_the_name_of_the_hand() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     for value in [json!("maybe"), Value::Null] {
         set_by_hand(&stand, "kind-worker2", &value);
         stand.await_that("the label as Git has it", || labels(&stand, "kind-worker2")["egress-gw"] == "true")?;
@@ -44,7 +44,7 @@ fn a_label_changed_by_hand_is_taken_back_and_reported_with_the_name_of_the_hand(
 
 #[test]
 fn a_label_that_git_drops_is_given_back_and_others_stay() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     let before = labels(&stand, "kind-worker2");
     assert_eq!(before["egress-gw"], "true");
     stand.lab.repository().remove("nodes/gateways.yaml")?;
@@ -76,8 +76,8 @@ fn a_node_that_is_gone_is_not_made_again_by_labelling_it() -> Outcome {
 }
 
 #[test]
-fn where_drift_is_only_to_be_told_the_hand_has_its_way() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+fn where_drift_is_only_to_be_reported_the_manual_change_stays() -> Outcome {
+    let stand = Stand::applied(Options::default())?;
     stand.push(&[(
         "egret.yaml",
         "apiVersion: egret.dev/v1alpha1\nkind: Config\npaths: [nodes, policies]\nonLabelDrift: Report\n",
@@ -92,8 +92,8 @@ fn where_drift_is_only_to_be_told_the_hand_has_its_way() -> Outcome {
 }
 
 #[test]
-fn a_fight_with_another_controller_is_given_up_and_told() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+fn a_fight_with_another_controller_is_given_up_and_reported() -> Outcome {
+    let stand = Stand::applied(Options::default())?;
     let forced = || stand.api.writes(&Filter::writes().resource("nodes").name("kind-worker2").user("admin"));
     let begun = forced();
     let mut fights = 0;

@@ -21,7 +21,7 @@ fn writes(stand: &Stand) -> Vec<String> {
 
 #[test]
 fn a_pod_is_enforced_from_its_first_packet_without_any_write() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     stand.await_that("a head that counts both nodes", || {
         stand.object("egressconfigs", "default")["status"]["nodeSummary"] == "2/2"
     })?;
@@ -52,7 +52,7 @@ fn a_pod_is_enforced_from_its_first_packet_without_any_write() -> Outcome {
 
 #[test]
 fn a_label_that_changes_moves_the_pod_and_one_that_ends_has_no_way_any_more() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     stand.api.patch("pods", "batuu", "xwing", &json!({"metadata": {"labels": {"org": "empire"}}}));
     stand.await_granted("xwing")?;
     stand.api.patch("pods", "batuu", "xwing", &json!({"metadata": {"labels": {"org": "alliance"}}}));
@@ -65,7 +65,7 @@ fn a_label_that_changes_moves_the_pod_and_one_that_ends_has_no_way_any_more() ->
 
 #[test]
 fn a_pod_that_moves_to_another_node_is_let_in_from_there() -> Outcome {
-    let stand = Stand::in_force(Options { workers: 2, ..Options::default() })?;
+    let stand = Stand::applied(Options { workers: 2, ..Options::default() })?;
     let old = stand.lab.pod_addresses("tiefighter")?;
     stand.lab.move_pod("tiefighter", "kind-worker3")?;
     stand.announce(&["pods.yaml"]);
@@ -108,7 +108,7 @@ fn an_agent_asks_for_the_pods_of_its_own_node_alone_and_for_no_secret() -> Outco
 
 #[test]
 fn for_a_snapshot_the_controller_lists_all_pods_a_page_at_a_time_and_watches_none() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     let requests = stand.api.requests().into_iter().filter(|request| request.resource == "pods");
     let of_all: Vec<_> = requests.filter(|request| !request.query.contains("spec.nodeName")).collect();
     // Once at the start and once when the gateway has told its interfaces.

@@ -99,7 +99,7 @@ fn a_cluster_without_these_objects_is_no_fault_and_neither_is_one_that_does_not_
 }
 
 #[test]
-fn a_pod_that_nobody_knows_yet_is_held_back_where_only_a_pool_tells_its_network() -> Outcome {
+fn a_pod_that_nobody_knows_yet_is_held_back_where_only_a_pool_contains_its_network() -> Outcome {
     let mut stand = Stand::empty(Options::default())?;
     // As Calico's own IPAM and Cilium's cluster pool leave Nodes.
     for node in stand.nodes() {

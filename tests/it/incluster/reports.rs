@@ -17,8 +17,8 @@ fn snapshot_of(stand: &Stand) -> String {
 }
 
 #[test]
-fn the_snapshot_has_the_cluster_and_the_gateways_interfaces_and_agents_of_other_nodes_tell_none() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+fn the_snapshot_has_the_cluster_and_the_gateways_interfaces_and_agents_of_other_nodes_report_none() -> Outcome {
+    let stand = Stand::applied(Options::default())?;
     stand.await_that("a snapshot with the gateway's interfaces", || {
         !snapshot::host_networks(&snapshot_of(&stand)).is_empty()
     })?;
@@ -39,8 +39,8 @@ fn the_snapshot_has_the_cluster_and_the_gateways_interfaces_and_agents_of_other_
 }
 
 #[test]
-fn reports_that_are_not_taken_are_told_in_the_status_until_they_are() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+fn reports_that_are_not_taken_are_reported_in_the_status_until_they_are() -> Outcome {
+    let stand = Stand::applied(Options::default())?;
     let published = || stand.condition("egressconfigs", "default", "ReportsPublished");
     stand.await_that("reports", || {
         published().0 == "True"

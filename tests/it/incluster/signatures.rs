@@ -22,8 +22,8 @@ fn refused() -> (String, String) {
 }
 
 #[test]
-fn an_unsigned_push_is_told_and_stays_out_also_for_a_controller_that_never_saw_the_demand() -> Outcome {
-    let mut stand = Stand::in_force(Options { gateways: 2, ..Options::default() })?;
+fn an_unsigned_push_is_reported_and_stays_out_also_for_a_controller_that_never_saw_the_demand() -> Outcome {
+    let mut stand = Stand::applied(Options { gateways: 2, ..Options::default() })?;
     let path = stand.lab.cluster_dir().parent().expect("a folder").join("signing-key");
     let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "", "-f"]).arg(&path).status();
     assert!(made.expect("ssh-keygen is installed").success());
@@ -35,7 +35,7 @@ fn an_unsigned_push_is_told_and_stays_out_also_for_a_controller_that_never_saw_t
     );
     stand.push(&[("egret.yaml", &demand)])?;
     let pushed = stand.lab.repository().in_clone(["rev-parse", "HEAD"])?.trim().to_owned();
-    stand.await_that("the demand in force", || revision(&stand) == pushed)?;
+    stand.await_that("the demand active", || revision(&stand) == pushed)?;
     // What a controller has to know that begins with nothing.
     let seconds = stand.lab.repository().in_clone(["show", "--no-patch", "--format=%ct", &pushed])?;
     let spec = stand.object("egressconfigs", "default")["spec"].clone();

@@ -105,7 +105,7 @@ impl Stand {
     }
 
     /// The same with the two documents pushed and tiefighter let in, in both families.
-    pub(super) fn in_force(options: Options) -> Result<Self, LabError> {
+    pub(super) fn applied(options: Options) -> Result<Self, LabError> {
         let stand = Self::up(options)?;
         stand.push(&[("nodes/gateways.yaml", LABELS), ("policies/outpost.yaml", &policy("egress-gw: \"true\""))])?;
         stand.await_granted("tiefighter")?;

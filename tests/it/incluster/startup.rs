@@ -45,7 +45,7 @@ fn writes(stand: &Stand, node: &str) -> usize {
     stand.api.writes(&Filter::writes().resource("nodes").name(node))
 }
 
-fn is_in_force(stand: &Stand, node: &str) -> bool {
+fn is_active(stand: &Stand, node: &str) -> bool {
     let said = stand.object("egressnodes", node);
     let head = stand.object("egressconfigs", "default");
     let same = said["status"]["revision"] == head["spec"]["revision"] && said["status"]["bootID"] == *this_boot();
@@ -77,11 +77,11 @@ fn a_node_keeps_its_startup_taint_until_its_agent_has_what_is_published_since_th
         stand.agent(&node)?;
     }
     stand.await_that("a node free of it", || !bears(&stand, "kind-worker"))?;
-    assert!(is_in_force(&stand, "kind-worker"), "{}", stand.object("egressnodes", "kind-worker"));
+    assert!(is_active(&stand, "kind-worker"), "{}", stand.object("egressnodes", "kind-worker"));
     assert_eq!(taints(&stand, "kind-worker"), json!([theirs("dedicated"), theirs("other")]));
     assert_eq!(writes(&stand, "kind-worker"), 1);
 
-    stand.await_that("the other one in force", || is_in_force(&stand, "kind-worker2"))?;
+    stand.await_that("the other active one", || is_active(&stand, "kind-worker2"))?;
     await_a_pass(&stand, "kind-worker")?;
     assert!(bears(&stand, "kind-worker2"), "its agent speaks of another boot");
     boots(&stand, "kind-worker2", &this_boot());
@@ -98,9 +98,9 @@ fn a_node_keeps_its_startup_taint_until_its_agent_has_what_is_published_since_th
 
 #[test]
 fn what_others_do_to_a_nodes_taints_meanwhile_is_kept() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     boots(&stand, "kind-worker", &this_boot());
-    stand.await_that("all of it in force", || is_in_force(&stand, "kind-worker"))?;
+    stand.await_that("all of it active", || is_active(&stand, "kind-worker"))?;
     // What the controller read is old before it writes.
     let read = Filter::all().verb("get").resource("nodes").name("kind-worker");
     let hanging = stand.api.fault_times(read, Fault::HangAnswer, 1);
@@ -116,9 +116,9 @@ fn what_others_do_to_a_nodes_taints_meanwhile_is_kept() -> Outcome {
 
 #[test]
 fn a_taint_that_cannot_be_taken_off_at_once_is_taken_off_later_and_holds_up_nothing() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     boots(&stand, "kind-worker", &this_boot());
-    stand.await_that("all of it in force", || is_in_force(&stand, "kind-worker"))?;
+    stand.await_that("all of it active", || is_active(&stand, "kind-worker"))?;
     let write = Filter::all().verb("patch").resource("nodes").name("kind-worker");
     let refusing = stand.api.fault(write, Fault::Status(503));
     set(&stand, "kind-worker", &json!([ours()]));

@@ -10,7 +10,7 @@ use super::stand::{LABELS, Outcome, Stand, WAYS, policy};
 
 #[test]
 fn a_node_that_labels_itself_takes_no_packets_where_only_labels_from_git_count() -> Outcome {
-    let stand = Stand::in_force(Options { gateways: 2, ..Options::default() })?;
+    let stand = Stand::applied(Options { gateways: 2, ..Options::default() })?;
     let label = json!({"metadata": {"labels": {"exit": "here"}}});
     let path = "/api/v1/nodes/kind-worker3?fieldManager=kubelet";
     let (code, answer) = stand.api.send("PATCH", path, "application/merge-patch+json", &label);

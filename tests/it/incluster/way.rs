@@ -20,7 +20,7 @@ fn a_push_lets_the_empire_in_and_a_removal_gives_everybody_their_own_way() -> Ou
     println!("measured: push to both families let in, in a cluster: {:.1?}", begun.elapsed());
     stand.await_own_way("xwing")?;
     let ready = |status: &str, reason: &str| (status.to_owned(), reason.to_owned());
-    stand.await_that("a policy that says it is in force", || {
+    stand.await_that("a policy that says it is active", || {
         stand.condition("publishedegresspolicies", "outpost", "Ready") == ready("True", "Programmed")
     })?;
     let policy = stand.object("publishedegresspolicies", "outpost");
@@ -39,7 +39,7 @@ fn a_push_lets_the_empire_in_and_a_removal_gives_everybody_their_own_way() -> Ou
 
 #[test]
 fn with_nothing_to_do_nobody_writes() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     stand.await_that("a head that counts both nodes", || {
         stand.object("egressconfigs", "default")["status"]["nodeSummary"] == "2/2"
     })?;
@@ -54,7 +54,7 @@ fn with_nothing_to_do_nobody_writes() -> Outcome {
 
 #[test]
 fn another_leader_takes_over_and_loses_nothing() -> Outcome {
-    let mut stand = Stand::in_force(Options { gateways: 2, ..Options::default() })?;
+    let mut stand = Stand::applied(Options { gateways: 2, ..Options::default() })?;
     stand.controller("two")?;
     let fence = stand.object("egressconfigs", "default")["spec"]["fence"].as_i64();
     stand.kill9("controller-one")?;
@@ -67,7 +67,7 @@ fn another_leader_takes_over_and_loses_nothing() -> Outcome {
 
 #[test]
 fn a_leader_that_ends_gives_the_lease_back_and_the_other_leads_at_once() -> Outcome {
-    let mut stand = Stand::in_force(Options::default())?;
+    let mut stand = Stand::applied(Options::default())?;
     stand.controller("two")?;
     stand.terminate("controller-one")?;
     stand.await_that("the other controller as holder", || {
@@ -78,7 +78,7 @@ fn a_leader_that_ends_gives_the_lease_back_and_the_other_leads_at_once() -> Outc
 
 #[test]
 fn agents_that_die_or_are_started_anew_let_no_packet_out_wrongly() -> Outcome {
-    let mut stand = Stand::in_force(Options::default())?;
+    let mut stand = Stand::applied(Options::default())?;
     let hammers = [stand.lab.hammer("tiefighter", WAYS[0].0)?, stand.lab.hammer("tiefighter", WAYS[1].0)?];
     for node in ["kind-worker", "kind-worker2"] {
         stand.kill9(node)?;

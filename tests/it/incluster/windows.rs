@@ -42,12 +42,12 @@ fn through_the_other() -> Answer {
 }
 
 #[test]
-fn a_push_outside_the_window_is_told_and_waits_whoever_leads() -> Outcome {
-    let mut stand = Stand::in_force(Options { gateways: 2, ..Options::default() })?;
+fn a_push_outside_the_window_is_reported_and_waits_whoever_leads() -> Outcome {
+    let mut stand = Stand::applied(Options { gateways: 2, ..Options::default() })?;
     stand.await_that("a head that is up to date", || up_to_date(&stand) == says("True", "Published"))?;
     stand.push(&[("egret.yaml", &closed())])?;
     let pushed = stand.lab.repository().in_clone(["rev-parse", "HEAD"])?.trim().to_owned();
-    stand.await_that("the windows in force", || revision(&stand) == pushed)?;
+    stand.await_that("the windows active", || revision(&stand) == pushed)?;
     stand.push(&[("policies/outpost.yaml", &policy("kubernetes.io/hostname: kind-worker3"))])?;
     stand.await_that("a head that waits", || up_to_date(&stand) == says("False", "ChangeWindowClosed"))?;
     stand.await_that("an event", || events(&stand, "ChangeWindowClosed") == 1)?;
@@ -71,7 +71,7 @@ fn a_push_outside_the_window_is_told_and_waits_whoever_leads() -> Outcome {
 
 #[test]
 fn what_waits_for_the_end_of_a_suspension_is_published_when_it_ends() -> Outcome {
-    let stand = Stand::in_force(Options { gateways: 2, ..Options::default() })?;
+    let stand = Stand::applied(Options { gateways: 2, ..Options::default() })?;
     let until = Timestamp::now() + SignedDuration::from_secs(6);
     let suspended = config(&format!("suspend: {{until: \"{until}\", owner: Han, reason: we move}}\n"));
     let other = policy("kubernetes.io/hostname: kind-worker3");
@@ -86,7 +86,7 @@ fn what_waits_for_the_end_of_a_suspension_is_published_when_it_ends() -> Outcome
 
 #[test]
 fn a_commit_of_another_clusters_costs_no_write() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     let paths = config("clusters: {default: {paths: [nodes, policies]}, other: {paths: [other]}}\n");
     stand.push(&[("egret.yaml", &paths)])?;
     let pushed = stand.lab.repository().in_clone(["rev-parse", "HEAD"])?.trim().to_owned();
@@ -108,7 +108,7 @@ fn a_commit_of_another_clusters_costs_no_write() -> Outcome {
     assert_eq!(stand.api.writes(&Filter::writes()), leases, "{:#?}", stand.api.requests());
     assert_eq!(stand.lab.repository().log("egret/reports/default")?, reports);
     assert_eq!(revision(&stand), pushed);
-    // The next one that is its business is in force as ever.
+    // The next one that is its business is active as ever.
     stand.lab.repository().remove("policies/outpost.yaml")?;
     stand.push(&[])?;
     stand.await_own_way("tiefighter")

@@ -27,18 +27,18 @@ pub(crate) fn blocks(listing: &str) -> Blocks {
             block.clone_into(&mut headline);
             blocks.insert(headline.clone(), Vec::new());
         } else if let Some(element) = line.strip_prefix("element ") {
-            elements.insert(words(element));
+            elements.insert(normalised(element));
         } else if in_elements || line.starts_with("elements = {") {
             let list = line.trim_start_matches("elements = {");
             in_elements = !list.ends_with('}');
             let list = list.trim_end_matches('}').split(',').map(str::trim).filter(|element| !element.is_empty());
-            elements.extend(list.map(words));
+            elements.extend(list.map(normalised));
         } else if line == "}" {
             blocks.entry(headline.clone()).or_default().extend(std::mem::take(&mut elements));
         } else if let Some(lines) = blocks.get_mut(&headline).filter(|_| !line.is_empty()) {
             match line.split_once("; flags interval;") {
-                Some((definition, "")) => lines.extend([words(definition), "flags interval".to_owned()]),
-                _ => lines.push(words(line.strip_suffix(';').filter(|_| !line.contains("hook")).unwrap_or(line))),
+                Some((definition, "")) => lines.extend([normalised(definition), "flags interval".to_owned()]),
+                _ => lines.push(normalised(line.strip_suffix(';').filter(|_| !line.contains("hook")).unwrap_or(line))),
             }
         }
     }
@@ -46,7 +46,7 @@ pub(crate) fn blocks(listing: &str) -> Blocks {
 }
 
 /// One line in one spelling.
-fn words(line: &str) -> String {
+fn normalised(line: &str) -> String {
     let line = line.replace(" packets 0 bytes 0", "").replace(" == @", " @");
     let line = line.replace("ct state ! ", "ct state != ").replace(" | established", ",established");
     let names = [

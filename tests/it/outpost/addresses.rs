@@ -25,7 +25,7 @@ fn await_finding(stand: &Stand, missing: bool) {
 
 #[test]
 fn the_address_of_an_interface_is_followed_and_without_one_members_are_dropped() -> Outcome {
-    let stand = Stand::in_force(Options { rp_filter: 1, ..Options::default() })?;
+    let stand = Stand::applied(Options { rp_filter: 1, ..Options::default() })?;
     stand.lab.outpost().allow([EGRESS, EGRESS6, moved_to()]);
     ip(&stand, "address del 10.0.3.42/24 dev net1")?;
     await_finding(&stand, true);
@@ -98,7 +98,7 @@ fn await_code(stand: &Stand, code: &str, there: bool) {
 
 #[test]
 fn a_vip_is_used_by_its_name_and_does_not_become_the_interfaces_own() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     stand.lab.outpost().allow([EGRESS, EGRESS6, moved_to()]);
     // As kube-vip, keepalived and people add them: the newest is listed first in IPv6.
     for address in ["10.0.3.52/32 dev net1 preferred_lft 0", "10.0.3.53/24 dev net1", "fd00:10:3::52/64 dev net1 nodad"]
@@ -136,7 +136,7 @@ fn an_interface_that_goes_down_takes_its_own_exit_out_of_force_and_nothing_else(
         set("down")?;
         await_code(&stand, code, true);
         assert_eq!(stand.lab.ask_within("tiefighter", OUTPOST, HELD_BACK)?, Answer::NoAnswer);
-        // Whatever else is asked for comes into force.
+        // Whatever else is asked for becomes active.
         stand.push("policies/other.yaml", &other.replace("10.0.4.99/32", "10.0.4.98/32"))?;
         stand.await_answer("xwing", EXCLUDED, Answer::Denied(eth0))?;
         stand.push("policies/other.yaml", &other)?;

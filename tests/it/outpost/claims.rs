@@ -10,7 +10,7 @@ use crate::lab::{Answer, Options, Pod};
 
 /// Every claim, in the order of reference.sh. `hidden`: the CNI gives pods' packets the node's address.
 fn hold(options: Options, hidden: bool) -> Outcome {
-    let mut stand = Stand::in_force(options)?;
+    let mut stand = Stand::applied(options)?;
     let own = |pod: &str, node: [&str; 2]| -> Result<Vec<IpAddr>, crate::lab::LabError> {
         let hidden_behind = node.map(|address| address.parse().expect("an address"));
         Ok(if hidden { hidden_behind.to_vec() } else { stand.lab.pod_addresses(pod)? })
@@ -73,7 +73,7 @@ fn a_pod_on_the_gateway_itself_leaves_with_the_egress_address_too() -> Outcome {
         let member = Pod::new("deathstar", "kind-worker2", 60, &[("org", "empire")]);
         let other = Pod::new("falcon", "kind-worker2", 61, &[("org", "alliance")]);
         let stand =
-            Stand::in_force(Options { rp_filter, src_valid_mark: rp_filter == 1, ..with_pods(&[member, other]) })?;
+            Stand::applied(Options { rp_filter, src_valid_mark: rp_filter == 1, ..with_pods(&[member, other]) })?;
         let own = stand.lab.pod_addresses("falcon")?;
         stand.await_granted("deathstar")?;
         for (position, (outpost, excluded, _)) in WAYS.into_iter().enumerate() {
@@ -92,9 +92,9 @@ fn a_pod_on_the_gateway_itself_leaves_with_the_egress_address_too() -> Outcome {
 
 #[test]
 fn without_any_gateway_members_are_dropped_and_others_go_their_own_way() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     // The first report may be of the time before the gateway had its label.
-    stand.await_report("kind-worker", "nothing but what is in force", |report| {
+    stand.await_report("kind-worker", "nothing but what is active", |report| {
         report.active.is_some() && report.findings.is_empty()
     });
     stand.lab.set_ready("kind-worker2", false)?;

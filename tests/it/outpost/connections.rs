@@ -73,7 +73,7 @@ fn starts(stand: &Stand, pod: Pod, as_seen: IpAddr) -> Result<UdpSocket, LabErro
 #[test]
 fn a_pod_that_gets_an_address_inherits_no_connection_of_it() -> Outcome {
     for masquerade in [false, true] {
-        let stand = Stand::in_force(Options { masquerade, ..Options::default() })?;
+        let stand = Stand::applied(Options { masquerade, ..Options::default() })?;
         let own = if masquerade { ip(NODE) } else { ip("10.1.1.50") };
         for pod in [member("one"), other("two"), member("three"), member("four"), other("five"), other("six")] {
             let name = pod.name.clone();
@@ -103,7 +103,7 @@ fn terminating(stand: &Stand, name: &str, org: &str) -> Result<PathBuf, LabError
 /// 14: its sandbox and its address are gone, its object is not.
 #[test]
 fn a_pod_that_is_being_deleted_loses_its_address_to_the_one_that_runs() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     // Of two that both run the later name counts: here neither name decides.
     for (gone, pod, as_seen) in
         [("zz", other("aa"), ip("10.1.1.50")), ("zz", member("ab"), WAYS[0].2), ("aa", other("zy"), ip("10.1.1.50"))]
@@ -289,7 +289,7 @@ fn lines(stand: &Stand, pod: &str) -> Result<TcpStream, LabError> {
 }
 
 /// Whose address the outpost sees on it; the error where it is cut.
-fn said(stream: &TcpStream) -> std::io::Result<IpAddr> {
+fn reported_address(stream: &TcpStream) -> std::io::Result<IpAddr> {
     (&*stream).write_all(b"?\n")?;
     let mut answer = String::new();
     if BufReader::new(stream).read_line(&mut answer)? == 0 {
@@ -307,13 +307,13 @@ fn a_live_connection_that_is_to_be_reset_is_reset_and_does_not_hang() -> Outcome
         stand.push("nodes/gateways.yaml", &super::stand::labels("kind-worker2"))?;
         stand.await_settled()?;
         let stream = lines(&stand, "tiefighter")?;
-        assert_eq!(said(&stream).ok(), Some(own));
+        assert_eq!(reported_address(&stream).ok(), Some(own));
         let annotations = "egret.dev/existing-connections: Reset";
         stand.push("policies/outpost.yaml", &Document { annotations, ..Document::default() }.text())?;
         stand.await_granted("tiefighter")?;
         stand.await_settled()?;
         // The pod is the first to speak: were it the outpost, tracking would take the connection for one that the outpost opened.
-        let end = said(&stream).map_err(|error| error.kind());
+        let end = reported_address(&stream).map_err(|error| error.kind());
         assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset), "{}", stand.log("kind-worker"));
     }
     Ok(())
@@ -325,25 +325,25 @@ fn a_connection_in_use_survives_the_first_start_in_a_kernel_that_tracked_nothing
     let stand = Stand::up(Options { tracks: false, ..Options::default() })?;
     let own = stand.lab.pod_addresses("tiefighter")?[0];
     let stream = lines(&stand, "tiefighter")?;
-    assert_eq!(said(&stream).ok(), Some(own));
+    assert_eq!(reported_address(&stream).ok(), Some(own));
     let tracked = "/proc/sys/net/netfilter/nf_conntrack_count";
     let count = stand.lab.node("kind-worker")?.enter(|| std::fs::read_to_string(tracked))?;
     assert_eq!(count.map_err(LabError::doing("read how much is tracked"))?.trim(), "0", "nothing asks for tracking");
     stand.push_outpost()?;
     let granted = wait_until(DEADLINE, || {
-        assert_eq!(said(&stream).map_err(|error| error.kind()), Ok(own), "{}", stand.log("kind-worker"));
+        assert_eq!(reported_address(&stream).map_err(|error| error.kind()), Ok(own), "{}", stand.log("kind-worker"));
         stand.lab.ask_within("tiefighter", OUTPOST, HELD_BACK).is_ok_and(|seen| seen == Answer::Granted(WAYS[0].2))
     });
     assert!(granted, "{}", stand.log("kind-worker"));
     stand.await_settled()?;
-    assert_eq!(said(&stream).ok(), Some(own), "a connection keeps the way it began on");
+    assert_eq!(reported_address(&stream).ok(), Some(own), "a connection keeps the way it began on");
     Ok(())
 }
 
 /// 17: while nobody looks, whoever gets the address is taken for the member; from then on no more, its live connections included.
 #[test]
 fn a_member_deleted_while_nobody_looked_leaves_its_exit_to_nobody() -> Outcome {
-    let mut stand = Stand::in_force(Options::default())?;
+    let mut stand = Stand::applied(Options::default())?;
     let own = ip("10.1.1.50");
     drop(starts(&stand, member("one"), WAYS[0].2)?);
     stand.await_settled()?;

@@ -23,7 +23,7 @@ impl Moments {
 
 /// Kills both processes at some moment of a change, over and over; every change goes to the other gateway or away or back.
 fn survives(seed: u64) -> Outcome {
-    let mut stand = Stand::in_force(Options { gateways: 2, rp_filter: 1, ..Options::default() })?;
+    let mut stand = Stand::applied(Options { gateways: 2, rp_filter: 1, ..Options::default() })?;
     let mut moments = Moments(seed);
     for turn in 0..6 {
         // Never without a policy, so that at no time is the pod's own way a right one.
@@ -92,7 +92,7 @@ fn killed_while_the_last_policy_goes_it_leaves_nothing_behind() -> Outcome {
 
 #[test]
 fn a_second_egret_for_the_same_node_refuses_to_start() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     for words in [&["run"] as &[&str], &["run", "--once"], &["remove"]] {
         let output = stand.command("kind-worker", words)?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -103,8 +103,8 @@ fn a_second_egret_for_the_same_node_refuses_to_start() -> Outcome {
 }
 
 #[test]
-fn ended_by_sigterm_it_leaves_the_datapath_in_force_and_finds_it_again() -> Outcome {
-    let mut stand = Stand::in_force(Options { rp_filter: 2, ..Options::default() })?;
+fn ended_by_sigterm_it_leaves_the_datapath_applied_and_finds_it_again() -> Outcome {
+    let mut stand = Stand::applied(Options { rp_filter: 2, ..Options::default() })?;
     let nodes = stand.nodes();
     let listing = |stand: &Stand| -> Result<Vec<String>, LabError> {
         // A table that nobody owns is said to be nobody's; that is all that is different.
@@ -176,7 +176,7 @@ fn what_an_older_version_left_is_healed_without_touching_what_is_others() -> Out
     stand.await_granted("tiefighter")?;
     stand.await_own_way("xwing")?;
     stand.await_settled()?;
-    let fresh = Stand::in_force(Options::default())?;
+    let fresh = Stand::applied(Options::default())?;
     for node in stand.nodes() {
         let (healed, new) = (everything(&stand.lab.node(&node)?)?, everything(&fresh.lab.node(&node)?)?);
         let ours = |line: &&str| line.contains("egret") || line.contains("9001") || line.contains("9044");
@@ -195,7 +195,7 @@ fn what_an_older_version_left_is_healed_without_touching_what_is_others() -> Out
 #[test]
 fn tables_that_were_emptied_while_egret_was_away_are_there_again_after_its_start() -> Outcome {
     // Nobody else's table would come back.
-    let mut stand = Stand::in_force(Options { tracks: false, ..Options::default() })?;
+    let mut stand = Stand::applied(Options { tracks: false, ..Options::default() })?;
     let nodes = stand.nodes();
     for node in &nodes {
         let namespace = stand.lab.node(node)?;

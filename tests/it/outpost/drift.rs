@@ -1,4 +1,4 @@
-//! Drift made by hand while Egret runs: each is seen by event, put right, and told on the reports branch with who did it and who wants it.
+//! Drift made by hand while Egret runs: each is seen by event, corrected, and reported on the reports branch with who did it and who wants it.
 //!
 //! Deliberately absent: what stands right beside ours and must stay (`neighbours`), settings (`settings`), and drift while Egret is away (`crashes`).
 
@@ -9,7 +9,7 @@ use egret::core::report::drift::DriftClass::{self, Changed, Extra, Missing};
 use egret::core::report::history::{DriftRecord, RequestedBy};
 
 use super::listing::{difference, everything};
-use super::stand::{DEADLINE, Outcome, Stand, WAYS, tell};
+use super::stand::{DEADLINE, Outcome, Stand, WAYS, print_figures};
 use crate::lab::{Answer, LabError, Options, wait_until};
 
 /// Something done by hand.
@@ -164,7 +164,7 @@ fn await_listing(stand: &Stand, node: &str, before: &str) -> Result<(), LabError
 
 /// Does each by hand and holds the record of its repair against what it must say.
 fn put_right(acts: &[Act]) -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     let commit = stand.lab.repository().in_clone(["rev-parse", "HEAD"])?.trim_end().to_owned();
     let wanted = RequestedBy {
         policy: "outpost".to_owned(),
@@ -183,7 +183,7 @@ fn put_right(acts: &[Act]) -> Outcome {
         });
         let record = report.corrected.iter().find(|record| is_of(record, act)).expect("it was just seen").clone();
         times.insert((act.object, act.class), record.times);
-        let corrected = record.corrected.expect("it is among those put right");
+        let corrected = record.corrected.expect("it is among those corrected");
         took.push(Duration::try_from(corrected.duration_since(record.last_seen)).unwrap_or_default());
         // What anybody does to a device the kernel signs itself, or tells only after all that went with it.
         let is_told = record.by.as_ref().is_some_and(|by| by.because.contains("names"));
@@ -204,7 +204,7 @@ fn put_right(acts: &[Act]) -> Outcome {
         };
         assert_eq!(record, whole, "{}", act.command);
     }
-    tell("drift of rules, routes, neighbours and devices, seen to put right", took);
+    print_figures("drift of rules, routes, neighbours and devices, from event to correction", took);
     stand.await_granted("tiefighter")?;
     stand.assert_no_leak_but(&[])
 }
@@ -214,23 +214,23 @@ fn is_of(record: &DriftRecord, act: &Act) -> bool {
 }
 
 #[test]
-fn drift_at_the_source_is_put_right_and_told() -> Outcome {
+fn drift_at_the_source_is_corrected_and_reported() -> Outcome {
     put_right(&AT_THE_SOURCE)
 }
 
 #[test]
-fn drift_at_the_gateway_is_put_right_and_told() -> Outcome {
+fn drift_at_the_gateway_is_corrected_and_reported() -> Outcome {
     put_right(&AT_THE_GATEWAY)
 }
 
 #[test]
 fn nobody_takes_our_tables_away_while_egret_runs() -> Outcome {
-    let stand = Stand::in_force(Options { tracks: false, ..Options::default() })?;
+    let stand = Stand::applied(Options { tracks: false, ..Options::default() })?;
     for node in stand.nodes() {
         let namespace = stand.lab.node(&node)?;
         let before = everything(&namespace)?;
         namespace.exec(["nft", "flush", "ruleset"])?;
-        // On a kernel that knows owners these are refused; on another they are put right. Both end here.
+        // On a kernel that knows owners these are refused; on another they are corrected. Both end here.
         for object in ["table inet egret", "table netdev egret", "chain inet egret guard", "chain inet egret steer"] {
             let verb = if object.starts_with("table") { "delete" } else { "flush" };
             let words = ["nft", verb].into_iter().chain(object.split(' '));
@@ -246,7 +246,7 @@ fn nobody_takes_our_tables_away_while_egret_runs() -> Outcome {
 
 #[test]
 fn a_label_that_somebody_takes_away_is_put_back() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     let before = std::fs::read_to_string(stand.lab.cluster_dir().join("nodes.yaml")).expect("nodes.yaml");
     let line = before.lines().find(|line| line.contains("egress-gw")).expect("the label").to_owned() + "\n";
     stand.lab.edit_nodes(|text| Ok(text.replace(&line, "")))?;

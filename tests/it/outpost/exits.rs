@@ -28,8 +28,8 @@ fn through(next_hop: &str) -> Document {
     }
 }
 
-/// The outpost's policy in force, over IPv4 alone: an interface that goes down keeps no address of IPv6.
-fn in_force() -> Result<Stand, LabError> {
+/// The outpost's policy active, over IPv4 alone: an interface that goes down keeps no address of IPv6.
+fn applied() -> Result<Stand, LabError> {
     let stand = Stand::up(Options { ipv6: false, ..Options::default() })?;
     stand.push_outpost()?;
     stand.await_answer("tiefighter", OUTPOST, Answer::Granted(EGRESS))?;
@@ -62,7 +62,7 @@ fn a_next_hop_that_the_kernel_refuses_takes_its_own_exit_out_of_force_and_nothin
     let stand = Stand::up(Options { ipv6: false, ..Options::default() })?;
     stand.lab.node(GATEWAY)?.exec(["ip", "route", "add", "broadcast", "10.0.3.77", "dev", "net1", "table", "local"])?;
     let repository = stand.lab.repository();
-    // Together with what works, and before any of it was in force.
+    // Together with what works, and before any of it was active.
     repository.write("nodes/gateways.yaml", &labels("kind-worker2"))?;
     repository.write("policies/outpost.yaml", &Document::default().text())?;
     repository.write("policies/alliance.yaml", &through(BROADCAST).text())?;
@@ -102,8 +102,8 @@ fn a_next_hop_that_the_kernel_refuses_takes_its_own_exit_out_of_force_and_nothin
 }
 
 #[test]
-fn an_egress_interface_that_is_down_stops_no_node_and_is_in_force_once_it_is_up() -> Outcome {
-    let stand = in_force()?;
+fn an_egress_interface_that_is_down_stops_no_node_and_is_active_once_it_is_up() -> Outcome {
+    let stand = applied()?;
     let gateway = stand.lab.node(GATEWAY)?;
     gateway.exec(["ip", "link", "set", "net1", "down"])?;
     await_finding(&stand, "interface-down", "kind-worker2 dev net1", "down");
@@ -117,7 +117,7 @@ fn an_egress_interface_that_is_down_stops_no_node_and_is_in_force_once_it_is_up(
 
 #[test]
 fn a_node_object_with_the_gateways_own_address_stops_no_gateway() -> Outcome {
-    let stand = in_force()?;
+    let stand = applied()?;
     stand.lab.edit_nodes(|text| {
         let stale = "- apiVersion: v1
   kind: Node

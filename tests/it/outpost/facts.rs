@@ -42,7 +42,7 @@ fn a_first_start_finds_no_drift_however_the_manifests_end() -> Outcome {
         stand.await_settled()?;
         for node in stand.nodes() {
             let report = stand.await_report(&node, "the commit", |report| {
-                report.active.as_ref().is_some_and(|in_force| in_force.commit == commit.trim())
+                report.active.as_ref().is_some_and(|active| active.commit == commit.trim())
             });
             let log = stand.log(&node);
             assert_eq!((report.drift, report.corrected), (Vec::new(), Vec::new()), "{node}, {name}:\n{log}");

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::stand::{DEADLINE, Document, Outcome, Stand, WAYS, labels, tell};
+use super::stand::{DEADLINE, Document, Outcome, Stand, WAYS, labels, print_figures};
 use crate::lab::{Answer, EGRESS, Hammer, OUTPOST, OUTPOST6, Options, Request, wait_until};
 
 fn ip(text: &str) -> IpAddr {
@@ -50,7 +50,7 @@ fn under_load_every_answer_is_the_old_one_or_the_new_one_or_none() -> Outcome {
 
     let begun = Instant::now();
     stand.push_outpost()?;
-    tell("a push under load, to the first request let in", phase(granted, [ways[0].1, ways[1].1], begun));
+    print_figures("a push under load, to the first request let in", phase(granted, [ways[0].1, ways[1].1], begun));
     stand.await_settled()?;
     stand.push(
         "policies/outpost.yaml",
@@ -60,12 +60,15 @@ fn under_load_every_answer_is_the_old_one_or_the_new_one_or_none() -> Outcome {
     stand.await_settled()?;
     let begun = Instant::now();
     stand.push("nodes/gateways.yaml", &labels("kind-worker3"))?;
-    tell("a gateway moved under load, to the first request through the other", phase(granted, third, begun));
+    print_figures("a gateway moved under load, to the first request through the other", phase(granted, third, begun));
     stand.await_settled()?;
     let removal = Instant::now();
     stand.lab.repository().remove("policies/outpost.yaml")?;
     stand.lab.repository().push("no more policy")?;
-    tell("a policy removed under load, to the first request turned away", phase(denied, [own[0], own[1]], removal));
+    print_figures(
+        "a policy removed under load, to the first request turned away",
+        phase(denied, [own[0], own[1]], removal),
+    );
     stand.await_settled()?;
 
     for (family, hammer) in members.into_iter().enumerate() {
@@ -90,8 +93,8 @@ fn under_load_every_answer_is_the_old_one_or_the_new_one_or_none() -> Outcome {
 }
 
 #[test]
-fn while_a_policy_is_in_force_its_changes_never_let_a_packet_out_under_another_address() -> Outcome {
-    let stand = Stand::in_force(Options { gateways: 2, ..Options::default() })?;
+fn while_a_policy_is_active_its_changes_never_let_a_packet_out_under_another_address() -> Outcome {
+    let stand = Stand::applied(Options { gateways: 2, ..Options::default() })?;
     let hammers = [stand.lab.hammer("tiefighter", OUTPOST)?, stand.lab.hammer("tiefighter", OUTPOST6)?];
     for turn in 0..4 {
         let node = if turn % 2 == 0 { "kind-worker3" } else { "kind-worker2" };
@@ -112,7 +115,7 @@ fn while_a_policy_is_in_force_its_changes_never_let_a_packet_out_under_another_a
 
 #[test]
 fn connections_of_pods_whose_policy_did_not_change_live_on() -> Outcome {
-    let stand = Stand::in_force(Options { gateways: 2, ..Options::default() })?;
+    let stand = Stand::applied(Options { gateways: 2, ..Options::default() })?;
     stand.push(
         "policies/alliance.yaml",
         &Document { name: "alliance", org: "alliance", ..Document::through("kind-worker3") }.text(),
@@ -147,7 +150,7 @@ fn connections_of_pods_whose_policy_did_not_change_live_on() -> Outcome {
 /// Moves the outpost's policy to the other gateway while a pod of another policy keeps the first one's exit alive, and says from where the
 /// pod's live conversation and its next one are seen.
 fn moved(annotations: &'static str) -> Result<[IpAddr; 2], crate::lab::LabError> {
-    let stand = Stand::in_force(Options { gateways: 2, ..Options::default() })?;
+    let stand = Stand::applied(Options { gateways: 2, ..Options::default() })?;
     stand.push(
         "policies/alliance.yaml",
         &Document { name: "alliance", org: "alliance", ..Document::default() }.text(),
@@ -192,8 +195,8 @@ fn a_connection_older_than_any_policy_stays_as_it_is() -> Outcome {
 }
 
 #[test]
-fn the_time_from_a_push_to_the_first_request_let_in_is_told() -> Outcome {
-    let stand = Stand::in_force(Options { gateways: 2, ..Options::default() })?;
+fn the_time_from_a_push_to_the_first_request_let_in_is_measured() -> Outcome {
+    let stand = Stand::applied(Options { gateways: 2, ..Options::default() })?;
     let hammer = stand.lab.hammer("tiefighter", OUTPOST)?;
     let mut took = Vec::new();
     for turn in 0..10 {
@@ -204,6 +207,6 @@ fn the_time_from_a_push_to_the_first_request_let_in_is_told() -> Outcome {
         stand.lab.repository().in_clone(["push", "--quiet", "origin", "HEAD:main"])?;
         took.push(first_with(&hammer, Answer::Granted(address), begun, &stand));
     }
-    tell("`git push` begun to the first request let in by the other gateway", took);
+    print_figures("`git push` begun to the first request let in by the other gateway", took);
     stand.assert_no_leak_but(&[])
 }

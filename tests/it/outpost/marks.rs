@@ -34,7 +34,7 @@ fn a_node_takes_bits_that_nobody_else_there_uses_and_another_the_default() -> Ou
     let stand = Stand::around(lab)?;
     stand.push_outpost()?;
     stand.await_granted("tiefighter")?;
-    // Until the policy was in force, pods left as themselves.
+    // Until the policy was active, pods left as themselves.
     stand.lab.forget()?;
     stand.await_granted("tiefighter")?;
     stand.await_settled()?;
@@ -48,7 +48,7 @@ fn a_node_takes_bits_that_nobody_else_there_uses_and_another_the_default() -> Ou
 
 #[test]
 fn bits_that_somebody_begins_to_use_are_left_to_him_and_that_is_reported() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     let node = stand.lab.node("kind-worker")?;
     assert_eq!(masks(&node)?, ["0x1fff"]);
     node.exec(RULE)?;

@@ -39,9 +39,9 @@ fn await_ready(stand: &Stand, node: &str) {
     assert!(ready, "{node} says {last:?}");
 }
 
-/// The outpost's policy in force on both nodes, without a member that has sent anything yet. A node of the lab tracks no connections
+/// The outpost's policy active on both nodes, without a member that has sent anything yet. A node of the lab tracks no connections
 /// before Egret asks for it: the end of one that began before, and its retransmissions for half a minute, would be counted, too.
-fn quietly_in_force() -> Result<Stand, LabError> {
+fn applied_without_traffic() -> Result<Stand, LabError> {
     let stand = Stand::up(Options::default())?;
     stand.push_outpost()?;
     for (node, exits) in [(SOURCE, "egret_exits{role=\"source\"}"), (GATEWAY, "egret_exits{role=\"gateway\"}")] {
@@ -110,7 +110,7 @@ fn shout(pod: &Namespace, to: IpAddr, times: usize) -> Outcome {
 }
 
 #[test]
-fn a_node_is_ready_when_its_policies_are_in_force_and_alive_all_the_time() -> Outcome {
+fn a_node_is_ready_when_its_policies_are_active_and_alive_all_the_time() -> Outcome {
     let mut stand = Stand::up(Options::default())?;
     assert_eq!(fetch(&stand, SOURCE, "/healthz")?, (200, "ok\n".to_owned()));
     assert_eq!(fetch(&stand, SOURCE, "/readyz")?, (503, "nothing has been read from Git yet\n".to_owned()));
@@ -153,7 +153,7 @@ fn a_node_is_ready_when_its_policies_are_in_force_and_alive_all_the_time() -> Ou
 
 #[test]
 fn packets_and_connections_are_counted_at_both_ends_of_the_tunnel() -> Outcome {
-    let stand = quietly_in_force()?;
+    let stand = applied_without_traffic()?;
     let [source, gateway] = [Counting::start(&stand, SOURCE)?, Counting::start(&stand, GATEWAY)?];
     let said = [(OUTPOST, 10), (OUTPOST6, 7)];
     let (mut packets, mut bytes) = (0, 0);
@@ -203,7 +203,7 @@ fn packets_and_connections_are_counted_at_both_ends_of_the_tunnel() -> Outcome {
 
 #[test]
 fn what_is_held_back_is_counted_by_who_held_it_back() -> Outcome {
-    let stand = quietly_in_force()?;
+    let stand = applied_without_traffic()?;
     let [source, gateway] = [Counting::start(&stand, SOURCE)?, Counting::start(&stand, GATEWAY)?];
     stand.lab.wire_pod(Pod::new("newborn", SOURCE, 50, &[("org", "empire")]))?;
     let newborn = stand.lab.pod("newborn")?;

@@ -1,4 +1,4 @@
-//! Mistakes of people and faults of what Egret reads from: the last good version stays in force, packets flow, and it is said.
+//! Mistakes of people and faults of what Egret reads from: the last good version stays active, packets flow, and it is reported.
 //!
 //! Deliberately absent: which mistakes there are and how each is shown (`policy`).
 
@@ -8,11 +8,11 @@ use super::stand::{DEADLINE, Document, Outcome, Stand, WAYS};
 use crate::lab::{Answer, Options};
 
 #[test]
-fn a_push_with_a_mistake_leaves_the_last_good_version_in_force_until_one_mends_it() -> Outcome {
-    let mut stand = Stand::in_force(Options::default())?;
+fn a_push_with_a_mistake_leaves_the_last_good_version_active_until_one_mends_it() -> Outcome {
+    let mut stand = Stand::applied(Options::default())?;
     let wrong = Document::default().text().replace("destinationCIDRs", "destinationCIDR");
     stand.push("policies/outpost.yaml", &wrong)?;
-    let report = stand.await_report("kind-worker", "what is not in force", |report| !report.rejected.is_empty());
+    let report = stand.await_report("kind-worker", "what is not active", |report| !report.rejected.is_empty());
     assert_eq!(
         report.rejected.iter().map(|rejected| rejected.instead.as_str()).collect::<std::collections::BTreeSet<_>>(),
         ["The last good version of CiliumEgressGatewayPolicy outpost stays active"].into()
@@ -29,10 +29,10 @@ fn a_push_with_a_mistake_leaves_the_last_good_version_in_force_until_one_mends_i
         stand.kill9(&node)?;
         stand.start(&node)?;
     }
-    stand.await_report("kind-worker", "what is not in force", |report| !report.rejected.is_empty());
+    stand.await_report("kind-worker", "what is not active", |report| !report.rejected.is_empty());
     stand.await_granted("tiefighter")?;
     stand.push("policies/outpost.yaml", &Document { excluded: "", ..Document::default() }.text())?;
-    stand.await_report("kind-worker", "that all is in force", |report| report.rejected.is_empty());
+    stand.await_report("kind-worker", "that all is active", |report| report.rejected.is_empty());
     stand.await_granted("tiefighter")?;
     for (_, excluded, egress) in WAYS {
         stand.await_answer("tiefighter", excluded, Answer::Granted(egress))?;
@@ -42,7 +42,7 @@ fn a_push_with_a_mistake_leaves_the_last_good_version_in_force_until_one_mends_i
 
 #[test]
 fn while_the_repository_is_away_the_kernel_stays_and_what_is_pushed_then_is_picked_up_after() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     let path = stand.lab.repository().path().to_owned();
     let away = path.with_extension("away");
     fs::rename(&path, &away).expect("moved away");
@@ -56,7 +56,7 @@ fn while_the_repository_is_away_the_kernel_stays_and_what_is_pushed_then_is_pick
 
 #[test]
 fn a_broken_manifest_changes_nothing_and_a_mended_one_counts() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     let pods = stand.lab.cluster_dir().join("pods.yaml");
     let good = fs::read_to_string(&pods).expect("pods.yaml");
     for broken in ["", "{\"items\": [", "apiVersion: v1\nkind: List\nitems:\n- kind: Pod\n  metadata: [\n"] {

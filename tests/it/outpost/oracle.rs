@@ -97,7 +97,7 @@ fn what_the_programs_list_is_what_egret_thinks_is_there() -> Outcome {
         Pod::new("deathstar", "kind-worker2", 60, &[("org", "empire")]),
         Pod::new("falcon", "kind-worker", 61, &[("org", "alliance")]),
     ];
-    let stand = Stand::in_force(Options { gateways: 2, rp_filter: 1, ..with_pods(&more) })?;
+    let stand = Stand::applied(Options { gateways: 2, rp_filter: 1, ..with_pods(&more) })?;
     agree(&stand)?;
     let alliance = Document { name: "alliance", org: "alliance", ..Document::through("kind-worker3") };
     stand.push("policies/alliance.yaml", &alliance.text())?;

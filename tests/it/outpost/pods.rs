@@ -4,12 +4,12 @@
 
 use std::time::Instant;
 
-use super::stand::{DEADLINE, Outcome, Stand, WAYS, tell};
+use super::stand::{DEADLINE, Outcome, Stand, WAYS, print_figures};
 use crate::lab::{Answer, OUTPOST, Options, Pod, wait_until};
 
 #[test]
 fn an_address_means_nothing_once_its_pod_is_gone_and_belongs_to_whoever_gets_it_next() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     stand.lab.wire_pod(Pod::new("first", "kind-worker", 50, &[("org", "empire")]))?;
     stand.lab.announce_pod("first")?;
     stand.await_granted("first")?;
@@ -37,7 +37,7 @@ fn an_address_means_nothing_once_its_pod_is_gone_and_belongs_to_whoever_gets_it_
 
 #[test]
 fn a_pod_that_moves_to_the_other_node_and_back_is_let_in_from_each() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     stand.lab.add_pod("deathstar-0", "kind-worker", &[("org", "empire")])?;
     stand.await_granted("deathstar-0")?;
     for node in ["kind-worker2", "kind-worker"] {
@@ -52,7 +52,7 @@ fn a_pod_that_moves_to_the_other_node_and_back_is_let_in_from_each() -> Outcome 
 
 #[test]
 fn a_pod_without_the_label_is_never_let_in_and_never_kept_from_its_own_way() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     let addresses = stand.lab.add_pod("neutral", "kind-worker", &[])?;
     stand.await_own_way("neutral")?;
     for ((outpost, _, _), own) in WAYS.into_iter().zip(&addresses) {
@@ -62,8 +62,8 @@ fn a_pod_without_the_label_is_never_let_in_and_never_kept_from_its_own_way() -> 
 }
 
 #[test]
-fn the_time_from_a_pods_announcement_to_its_first_packet_is_told() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+fn the_time_from_a_pods_announcement_to_its_first_packet_is_measured() -> Outcome {
+    let stand = Stand::applied(Options::default())?;
     let egress = Answer::Granted(WAYS[0].2);
     let mut took = Vec::new();
     for host in 50..60 {
@@ -78,6 +78,6 @@ fn the_time_from_a_pods_announcement_to_its_first_packet_is_told() -> Outcome {
         took.push(hammer_begun.elapsed());
         stand.lab.remove_pod("newborn")?;
     }
-    tell("a pod announced in the manifests to its first answer", took);
+    print_figures("a pod announced in the manifests to its first answer", took);
     stand.assert_no_leak_but(&[])
 }

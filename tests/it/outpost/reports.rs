@@ -31,7 +31,7 @@ fn drift(stand: &Stand, node: &str) -> Outcome {
 
 #[test]
 fn nodes_write_one_page_and_one_snapshot_together_and_come_to_rest() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     await_that(&stand, "both nodes on the page", || show(&stand, "README.md").contains("on 2 of 2 nodes"));
     let gateway = NodeName::parse("kind-worker2").expect("a node");
     let told = || snapshot::host_networks(&show(&stand, snapshot::FILE));
@@ -60,8 +60,8 @@ fn nodes_write_one_page_and_one_snapshot_together_and_come_to_rest() -> Outcome 
 }
 
 #[test]
-fn reports_that_are_not_taken_are_told_beside_readiness_until_they_are() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+fn reports_that_are_not_taken_are_reported_beside_readiness_until_they_are() -> Outcome {
+    let stand = Stand::applied(Options::default())?;
     let node = "kind-worker";
     await_that(&stand, "a first report", || show(&stand, "README.md").contains("on 2 of 2 nodes"));
     let hook = stand.lab.repository().path().join("hooks/pre-receive");

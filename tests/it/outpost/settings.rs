@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use egret::core::finding::Finding;
 
-use super::stand::{Outcome, Stand, WAYS, tell};
+use super::stand::{Outcome, Stand, WAYS, print_figures};
 use crate::lab::{Answer, EGRESS, Lab, Namespace, OUTPOST, OUTPOST6, Options, wait_until};
 
 const SOURCE: &str = "kind-worker";
@@ -50,7 +50,7 @@ fn await_no_finding(stand: &Stand, node: &str, code: &str) {
 #[test]
 fn settings_of_egrets_own_are_put_back_as_soon_as_somebody_changes_them() -> Outcome {
     // Strict filters: Egret has loosened net1's.
-    let stand = Stand::in_force(Options { rp_filter: 1, ..Options::default() })?;
+    let stand = Stand::applied(Options { rp_filter: 1, ..Options::default() })?;
     let mut took = Vec::new();
     for (node, setting, value) in [
         (GATEWAY, "net.ipv4.conf.net1.rp_filter", "1"),
@@ -63,7 +63,7 @@ fn settings_of_egrets_own_are_put_back_as_soon_as_somebody_changes_them() -> Out
     ] {
         took.push(put_back(&stand, node, setting, value)?);
     }
-    tell("settings, written to put back", took);
+    print_figures("settings, written to put back", took);
     stand.await_settled()?;
     let record = stand.await_corrected(GATEWAY, "sysctl net.ipv4.conf.egret0.forwarding", 1);
     assert_eq!(record.observed.as_deref(), Some("net.ipv4.conf.egret0.forwarding = 0"));
@@ -102,8 +102,8 @@ fn switched_off(
 }
 
 #[test]
-fn where_somebody_switched_forwarding_off_is_said_with_the_setting_and_what_to_do() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+fn where_somebody_switched_forwarding_off_is_reported_with_the_setting_and_what_to_do() -> Outcome {
+    let stand = Stand::applied(Options::default())?;
     let exit = "kind-worker2 dev net1";
     let four = (OUTPOST, EGRESS);
     let finding = switched_off(&stand, GATEWAY, "net.ipv4.conf.net1.forwarding", exit, four)?;

@@ -37,7 +37,7 @@ fn demand(require: &str, line: &str) -> String {
 
 #[test]
 fn an_unsigned_push_stays_out_over_a_restart_and_a_signed_one_comes_in() -> Outcome {
-    let mut stand = Stand::in_force(Options { gateways: 2, ..Options::default() })?;
+    let mut stand = Stand::applied(Options { gateways: 2, ..Options::default() })?;
     let (line, _) = sign(&stand)?;
     stand.push("egret.yaml", &demand("Head", &line))?;
     stand.await_report("kind-worker", "the demand", |report| {
@@ -52,7 +52,7 @@ fn an_unsigned_push_stays_out_over_a_restart_and_a_signed_one_comes_in() -> Outc
     let refused = |stand: &Stand| {
         let report = stand.await_report("kind-worker", "what is refused", |report| report.pending.is_some());
         let expected = PendingReason::Unsigned { commit: stray.clone(), what: "it has no signature".to_owned() };
-        assert_eq!(report.pending.map(|withheld| withheld.why), Some(expected));
+        assert_eq!(report.pending.map(|pending| pending.why), Some(expected));
     };
     refused(&stand);
     let page = stand.lab.repository().show(&format!("{REPORTS}:README.md"))?;
@@ -82,7 +82,7 @@ fn an_unsigned_push_stays_out_over_a_restart_and_a_signed_one_comes_in() -> Outc
 
 #[test]
 fn flags_demand_every_commit_and_reports_are_signed() -> Outcome {
-    let mut stand = Stand::in_force(Options { gateways: 2, ..Options::default() })?;
+    let mut stand = Stand::applied(Options { gateways: 2, ..Options::default() })?;
     let (line, key) = sign(&stand)?;
     let allowed = key.with_extension("allowed");
     std::fs::write(&allowed, format!("{line}\n")).expect("a file");
@@ -104,7 +104,7 @@ fn flags_demand_every_commit_and_reports_are_signed() -> Outcome {
     stand.push("policies/outpost.yaml", &Document::through("kind-worker3").text())?;
     let report = stand.await_report("kind-worker", "what is refused", |report| report.pending.is_some());
     let expected = PendingReason::Unsigned { commit: stray, what: "it has no signature".to_owned() };
-    assert_eq!(report.pending.map(|withheld| withheld.why), Some(expected));
+    assert_eq!(report.pending.map(|pending| pending.why), Some(expected));
     stand.await_granted("tiefighter")?;
     let setting = format!("gpg.ssh.allowedSignersFile={allowed}");
     let verified =

@@ -1,4 +1,4 @@
-//! The scenario in force: a lab, Egret on its nodes, the two documents pushed; and the questions that every test asks of it.
+//! The scenario applied: a lab, Egret on its nodes, the two documents pushed; and the questions that every test asks of it.
 //!
 //! Not here: what all stands do alike (`harness`), and texts of `ip` and `nft` (`listing`).
 
@@ -126,7 +126,7 @@ impl Stand {
     }
 
     /// The same with the two documents pushed and tiefighter let in, in both families.
-    pub(super) fn in_force(options: Options) -> Result<Self, LabError> {
+    pub(super) fn applied(options: Options) -> Result<Self, LabError> {
         let stand = Self::up(options)?;
         stand.push_outpost()?;
         stand.await_granted("tiefighter")?;
@@ -224,7 +224,7 @@ impl Stand {
         }
     }
 
-    /// Waits until a drift was put right that often; its record.
+    /// Waits until a drift was corrected that many times; its record.
     pub(super) fn await_corrected(&self, node: &str, object: &str, times: u32) -> DriftRecord {
         let of_it = |record: &&DriftRecord| record.object.starts_with(object) && record.times == times;
         let report = self.await_report(node, object, |report| report.corrected.iter().any(|record| of_it(&record)));
@@ -241,7 +241,7 @@ pub(super) fn with_pods(more: &[Pod]) -> Options {
 
 /// Several figures as people compare them.
 #[expect(clippy::print_stdout, reason = "measured, never asserted; the test harness takes what is printed so")]
-pub(super) fn tell(what: &str, mut figures: Vec<Duration>) {
+pub(super) fn print_figures(what: &str, mut figures: Vec<Duration>) {
     figures.sort();
     if let (Some(least), Some(most)) = (figures.first(), figures.last()) {
         let middle = figures[figures.len() / 2];

@@ -68,13 +68,13 @@ fn send_to(from: &Namespace, source: &str, to: &str, packet: &[u8]) -> Outcome {
 }
 
 /// The texts of the datagrams that reached the outpost, with the address they bore.
-fn heard(stand: &Stand) -> Vec<(IpAddr, String)> {
+fn received(stand: &Stand) -> Vec<(IpAddr, String)> {
     stand.lab.outpost().visits().into_iter().map(|visit| (visit.caller, visit.text)).collect()
 }
 
 #[test]
-fn a_tunnel_packet_is_heard_from_a_known_node_to_a_known_exit_and_from_nobody_else() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+fn a_tunnel_packet_is_accepted_from_a_known_node_to_a_known_exit_and_from_nobody_else() -> Outcome {
+    let stand = Stand::applied(Options::default())?;
     let mac = exit_mac(&stand)?;
     let (router, worker) = (stand.lab.router(), stand.lab.node("kind-worker")?);
     router.exec(["ip", "address", "add", "172.18.0.77/24", "dev", "br0"])?;
@@ -89,7 +89,7 @@ fn a_tunnel_packet_is_heard_from_a_known_node_to_a_known_exit_and_from_nobody_el
     send_to(&worker, "172.18.0.2", "10.0.3.42:4790", &packet("a node to the egress address"))?;
     // What comes last and is heard shows that the others were not on their way any more.
     send(&worker, "172.18.0.2", &packet("a node"))?;
-    assert!(wait_until(DEADLINE, || !heard(&stand).is_empty()), "the packet of a node is well formed");
-    assert_eq!(heard(&stand), [(EGRESS, "a node".to_owned())]);
+    assert!(wait_until(DEADLINE, || !received(&stand).is_empty()), "the packet of a node is well formed");
+    assert_eq!(received(&stand), [(EGRESS, "a node".to_owned())]);
     stand.assert_no_leak_but(&[])
 }

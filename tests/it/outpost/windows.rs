@@ -1,4 +1,4 @@
-//! Commits that wait: what was in force goes on, and what waited comes into force by itself.
+//! Commits that wait: what was active stays active, and what waited becomes active by itself.
 //!
 //! Deliberately absent: the gate's own cases (`git::admission`), and the arithmetic of windows (`core::admission`).
 
@@ -25,18 +25,18 @@ fn through_the_other() -> Answer {
 
 #[test]
 fn a_push_outside_the_window_waits_over_a_restart_and_an_emergency_passes() -> Outcome {
-    let mut stand = Stand::in_force(Options { gateways: 2, ..Options::default() })?;
+    let mut stand = Stand::applied(Options { gateways: 2, ..Options::default() })?;
     stand.push("egret.yaml", CLOSED)?;
     stand.push("policies/outpost.yaml", &Document::through("kind-worker3").text())?;
     let waits = |stand: &Stand, node: &str| {
         let report = stand.await_report(node, "what waits", |report| {
-            report.pending.as_ref().is_some_and(|withheld| withheld.summary == "another policies/outpost.yaml")
+            report.pending.as_ref().is_some_and(|pending| pending.summary == "another policies/outpost.yaml")
         });
-        let withheld = report.pending.expect("it was just seen");
-        assert!(matches!(&withheld.why, PendingReason::Window { window, .. } if window == "new year"), "{withheld:?}");
-        let in_force = report.active.map(|commit| commit.summary);
-        assert_eq!(in_force.as_deref(), Some("another egret.yaml"));
-        withheld
+        let pending = report.pending.expect("it was just seen");
+        assert!(matches!(&pending.why, PendingReason::Window { window, .. } if window == "new year"), "{pending:?}");
+        let active = report.active.map(|commit| commit.summary);
+        assert_eq!(active.as_deref(), Some("another egret.yaml"));
+        pending
     };
     let before = waits(&stand, "kind-worker");
     let page = stand.lab.repository().show(&format!("{REPORTS}:README.md"))?;
@@ -72,7 +72,7 @@ fn a_push_outside_the_window_waits_over_a_restart_and_an_emergency_passes() -> O
 
 #[test]
 fn what_waits_for_the_end_of_a_suspension_comes_into_force_when_it_ends() -> Outcome {
-    let stand = Stand::in_force(Options { gateways: 2, ..Options::default() })?;
+    let stand = Stand::applied(Options { gateways: 2, ..Options::default() })?;
     let until = Timestamp::now() + SignedDuration::from_secs(8);
     let suspended = format!(
         "apiVersion: egret.dev/v1alpha1\nkind: Config\nsuspend: {{until: \"{until}\", owner: Han, reason: we move}}\n"
@@ -82,9 +82,9 @@ fn what_waits_for_the_end_of_a_suspension_comes_into_force_when_it_ends() -> Out
     let report = stand.await_report("kind-worker", "what waits", |report| report.pending.is_some());
     let expected =
         PendingReason::Suspended { until: Some(until), owner: "Han".to_owned(), reason: "we move".to_owned() };
-    assert_eq!(report.pending.map(|withheld| withheld.why), Some(expected));
+    assert_eq!(report.pending.map(|pending| pending.why), Some(expected));
     assert_eq!(stand.lab.ask("tiefighter", OUTPOST)?, Answer::Granted(EGRESS));
-    // It is told, and the node is ready: what is in force is in force.
+    // It is reported, and the node is ready: what is active stays active.
     assert_eq!(fetch(&stand, "kind-worker", "/readyz")?.0, 200);
     let page = fetch(&stand, "kind-worker", "/metrics")?.1;
     for line in [
@@ -94,9 +94,9 @@ fn what_waits_for_the_end_of_a_suspension_comes_into_force_when_it_ends() -> Out
     ] {
         assert!(page.contains(&line), "{line}{page}");
     }
-    // What is in force is looked after meanwhile.
+    // What is active is looked after meanwhile.
     stand.lab.node("kind-worker")?.exec(["ip", "rule", "del", "priority", "501"])?;
-    stand.await_report("kind-worker", "what was put right", |report| !report.corrected.is_empty());
+    stand.await_report("kind-worker", "what was corrected", |report| !report.corrected.is_empty());
     assert_eq!(stand.lab.ask("tiefighter", OUTPOST)?, Answer::Granted(EGRESS));
     assert!(Timestamp::now() < until, "all of that was before its end");
     // Nobody pushes, and nobody asks.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use egret::cluster::Cluster;
 use egret::core::facts::Facts;
-use egret::core::preview::{CostLimits, DisplayLimits, burden};
+use egret::core::preview::{CostLimits, DisplayLimits, exceeded_limit};
 
 use super::{Case, USUAL, root};
 use crate::golden::texts;
@@ -35,10 +35,14 @@ fn with(policies: impl Iterator<Item = String>) -> Case {
 }
 
 fn weighed(case: &Case, most: CostLimits) -> Option<&'static str> {
-    let there = burden(&case.before, &case.after, &case.facts, most);
-    assert_eq!(burden(&case.after, &case.before, &case.facts, most), there, "to take away is no less than to bring");
-    assert_eq!(burden(&case.after, &case.after, &case.facts, most), None, "what stays is nobody's work");
-    assert_eq!(burden(&case.before, &case.after, &case.facts, CostLimits::ANY), None);
+    let there = exceeded_limit(&case.before, &case.after, &case.facts, most);
+    assert_eq!(
+        exceeded_limit(&case.after, &case.before, &case.facts, most),
+        there,
+        "to take away is no less than to bring"
+    );
+    assert_eq!(exceeded_limit(&case.after, &case.after, &case.facts, most), None, "what stays is nobody's work");
+    assert_eq!(exceeded_limit(&case.before, &case.after, &case.facts, CostLimits::ANY), None);
     there
 }
 
@@ -83,13 +87,13 @@ fn node_labels_are_counted_too() {
 }
 
 #[test]
-fn overlaps_without_end_are_not_all_told_and_that_is_said() {
+fn overlaps_without_end_are_not_all_listed_and_that_is_said() {
     let nets = |number: usize| ["11.0.0.0/8".to_owned(), format!("11.0.{number}.0/24")];
     let told = |count: usize| {
         let case = with((0..count).map(|number| policy(number, "org: empire", &nets(number))));
         let preview = case.preview(DisplayLimits::default());
         let overlaps: Vec<String> = preview
-            .dangers
+            .risks
             .iter()
             .filter(|danger| danger.code == "overlap")
             .map(|danger| danger.text.to_string())

@@ -214,7 +214,7 @@ fn put(stand: &Stand, branch: &str, file: &Path) {
 }
 
 #[test]
-fn a_change_that_nobody_on_the_list_signed_is_told_before_it_is_merged() {
+fn a_change_that_nobody_on_the_list_signed_is_reported_before_it_is_merged() {
     let stand = Stand::new();
     stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.3.42", "10.0.3.43"));
     let key = stand.path("key");

@@ -128,7 +128,7 @@ impl Stand {
         let at = |name: &str| self.origin.path().join(name);
         let mut command = Command::new(PROGRAM);
         command.arg("controller").env("KUBECONFIG", at("kubeconfig")).args(more);
-        command.args(["--repo", &self.server.source, "--previews", self.word(), "--forge-url", &self.forge.url()]);
+        command.args(["--repo", &self.server.source, "--previews", self.as_str(), "--forge-url", &self.forge.url()]);
         command.arg("--git-ca-file").arg(self.server.folder.join("ca.pem"));
         command.arg("--state-dir").arg(at(&format!("state-{identity}")));
         command.args(["--identity", identity, "--lease-duration", "3", "--poll", "3600"]);
@@ -149,7 +149,7 @@ impl Stand {
     }
 
     /// The forge's name as an option has it.
-    fn word(&self) -> &'static str {
+    fn as_str(&self) -> &'static str {
         match self.forge.world().kind {
             ForgeKind::GitHub => "github",
             ForgeKind::GitLab => "gitlab",
@@ -158,7 +158,7 @@ impl Stand {
     }
 
     /// The forge tells every controller of an event, by GitHub's name for it.
-    pub(super) fn tell(&self, event: &str, body: &Value) {
+    pub(super) fn send_webhook(&self, event: &str, body: &Value) {
         self.tell_some(event, body, |_| true);
     }
 
@@ -200,7 +200,7 @@ impl Stand {
     /// A pull request, told of by the forge.
     pub(super) fn open(&self, number: u64, files: &[(&str, &str)]) -> String {
         let commit = self.propose(number, "main", files);
-        self.tell("pull_request", &json!({ "action": "opened", "number": number }));
+        self.send_webhook("pull_request", &json!({ "action": "opened", "number": number }));
         commit
     }
 

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 use super::evaluate::{Cluster, Journey, Memory, Outcome, Sent, Tracked};
 use super::generate::world;
-use super::oracle::{Connection, Exit, Fate, deciding_policy, egress_address, exits_of, fate, in_force};
+use super::oracle::{Connection, Exit, Fate, active_policies, deciding_policy, egress_address, exits_of, fate};
 use super::world::{States, World, flows, stands_for};
 
 proptest! {
@@ -147,7 +147,7 @@ fn connections(world: &World, cluster: &Cluster<'_>, node: &NodeName, source: Ip
 }
 
 fn family_is_named(world: &World, family: AddressFamily) -> bool {
-    let destinations = in_force(world).flat_map(|policy| &policy.destinations);
+    let destinations = active_policies(world).flat_map(|policy| &policy.destinations);
     { destinations }.any(|network| AddressFamily::of(network.addr()) == family)
 }
 

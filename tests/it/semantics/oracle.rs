@@ -103,7 +103,8 @@ fn fate_of_unknown(world: &World, node: &NodeName, source: IpAddr, destination: 
     if !in_a_pod_network(world, source) && !world.host_networks[node].features.interface_kinds {
         return Fate::OwnWay;
     }
-    let named = in_force(world).any(|policy| policy.destinations.iter().any(|network| network.contains(&destination)));
+    let named =
+        active_policies(world).any(|policy| policy.destinations.iter().any(|network| network.contains(&destination)));
     if named { Fate::Dropped } else { Fate::OwnWay }
 }
 
@@ -124,7 +125,7 @@ struct Claim<'a> {
 /// exclusions alike; then the higher priority; then the names' order. What one policy both names and excludes is excluded.
 fn longest_prefix<'a>(world: &'a World, name: &PodName, pod: &Pod, destination: IpAddr) -> Option<Claim<'a>> {
     let mut claims: Vec<Claim<'a>> = Vec::new();
-    for policy in in_force(world) {
+    for policy in active_policies(world) {
         if !is_member(world, policy, name, pod) {
             continue;
         }
@@ -156,7 +157,7 @@ pub(crate) fn deciding_policy<'a>(
 }
 
 /// Policies that count: the others are suspended.
-pub(crate) fn in_force(world: &World) -> impl Iterator<Item = &Policy> {
+pub(crate) fn active_policies(world: &World) -> impl Iterator<Item = &Policy> {
     world.set.policies.values().filter(|policy| match &policy.suspend {
         Some(suspend) => suspend.until <= world.now,
         None => true,

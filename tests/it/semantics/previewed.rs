@@ -44,7 +44,7 @@ proptest! {
                         [one] => {
                             moved.insert(name);
                             prop_assert_ne!(path(&was), path(&is), "{}", context);
-                            let [from, to, _] = Sentences(&preview).ways(one).map(|phrase| phrase.to_string());
+                            let [from, to, _] = Sentences(&preview).exits(one).map(|phrase| phrase.to_string());
                             prop_assert!(agrees(&one.from, &from, &was, family), "from {}: {}", from, context);
                             prop_assert!(agrees(&one.to, &to, &is, family), "to {}: {}", to, context);
                         }

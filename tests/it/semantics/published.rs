@@ -23,7 +23,7 @@ fn read(published: &Published) -> Result<PolicySet, Unreadable> {
 proptest! {
     #[test]
     fn what_is_published_is_read_back_as_what_it_was(mut world in world()) {
-        // A document that says a prefix twice is in force with it once.
+        // A document that says a prefix twice is active with it once.
         for policy in world.set.policies.values_mut() {
             for nets in [&mut policy.destinations, &mut policy.excluded] {
                 let mut seen = BTreeSet::new();

@@ -120,7 +120,7 @@ proptest! {
     }
 }
 
-/// A node's state as a packet finds it that looks things up while a transaction comes into force: the rules are read by the
+/// A node's state as a packet finds it that looks things up while a transaction is committed: the rules are read by the
 /// generation that the packet began with, and sets by the one that is current at each lookup (`nft_do_chain` and
 /// `nft_genmask_cur`, net/netfilter). A chain that comes with the transaction is there for such a packet, and empty.
 fn torn(before: &NodeState, after: &NodeState) -> NodeState {

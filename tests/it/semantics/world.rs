@@ -21,7 +21,7 @@ use super::evaluate::{Cluster, Foreign, Host};
 /// Everything that decides what becomes of a packet.
 #[derive(Debug, Clone)]
 pub(crate) struct World {
-    /// Policies and configuration in force.
+    /// The active policies and configuration.
     pub(crate) set: PolicySet,
     /// Nodes, namespaces, pods.
     pub(crate) facts: Facts,

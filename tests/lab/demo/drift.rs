@@ -57,7 +57,7 @@ impl Stage<'_> {
         let (branch, file) = (REPORTS, format!("nodes/{WORKER}.yaml"));
         let report = || repository.show(&format!("{branch}:{file}")).unwrap_or_default();
         let told = wait_until(DEADLINE, || report().matches("action: corrected").count() == DELETIONS.len());
-        expect("the report tells of both, and that they were put right", told, report)?;
+        expect("the report tells of both, and that they were corrected", told, report)?;
         self.screen.command("someone", &format!("git fetch && git show origin/{REPORTS}"))?;
         let commit = repository.in_bare(["log", "--max-count=1", "--format=%H", branch, "--", &file])?;
         let shown = repository.show(commit.trim())?;
@@ -65,7 +65,7 @@ impl Stage<'_> {
         for words in ["class: missing", "policies/outpost.yaml", "firstSeen: ", "corrected: "] {
             expect(&format!("the commit says `{words}`"), shown.contains(words), || shown.clone())?;
         }
-        self.screen.seen("what, where, since when, put right after how long, and which policy wants it")?;
+        self.screen.seen("what, where, since when, corrected after how long, and which policy wants it")?;
         Ok(())
     }
 

@@ -49,7 +49,7 @@ impl Screen {
     }
 
     /// An explanation.
-    pub(crate) fn say(&self, text: &str) -> io::Result<()> {
+    pub(crate) fn print(&self, text: &str) -> io::Result<()> {
         line(&format!("{INDENT}{text}"), &self.begin(Style::Plain))
     }
 

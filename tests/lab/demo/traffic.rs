@@ -42,7 +42,7 @@ impl Stage<'_> {
         self.screen.title("Somebody pushes two documents, and seconds later the empire is let in")?;
         for (path, text) in [("nodes/gateways.yaml", LABELS), ("policies/outpost.yaml", POLICY)] {
             self.lab.repository().write(path, text)?;
-            self.screen.say(path)?;
+            self.screen.print(path)?;
             self.screen.quote(text, 20)?;
         }
         let typed = self.push("let the empire through")?;
@@ -67,7 +67,7 @@ impl Stage<'_> {
             let said = process.output()?;
             let steps = steps(&said);
             let (shown, rest): (Vec<&str>, Vec<&str>) = steps.iter().partition(|step| is_telling(step));
-            self.screen.say(node)?;
+            self.screen.print(node)?;
             self.screen.quote(&shown.join("\n"), usize::MAX)?;
             self.screen.quote(&format!("… and {}: the same in IPv6, and the nft tables", told(&rest)), 1)?;
             for mark in marks {
@@ -79,9 +79,9 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// A document with a mistake changes nothing that is in force.
+    /// A document with a mistake changes nothing that is active.
     pub(crate) fn mistaken(&self) -> Result<(), Failure> {
-        self.screen.title("A push with a mistake: it is named, and what was in force stays in force")?;
+        self.screen.title("A push with a mistake: it is named, and what was active stays active")?;
         let asking = self.lab.hammer("tiefighter", OUTPOST)?;
         self.lab.repository().write("policies/outpost.yaml", &POLICY.replace("10.0.4.0/24", "10.0.4.7/24"))?;
         self.push("let the empire through to one more")?;
@@ -91,7 +91,7 @@ impl Stage<'_> {
         }
         let said = self.worker.output()?;
         let warned: Vec<&str> = said.lines().filter(|line| line.contains(rejected)).map(message).collect();
-        self.screen.say("the log of kind-worker")?;
+        self.screen.print("the log of kind-worker")?;
         self.screen.quote(&warned.join("\n"), 4)?;
         self.validate()?;
         let requests = asking.stop();

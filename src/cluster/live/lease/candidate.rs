@@ -140,8 +140,8 @@ impl Candidate {
         }
         // A longer duration in the lease counts, within a limit: a value that a user edited must not block us for
         // ever.
-        let said = Duration::from_secs(seen.seconds).min(self.timing.duration * 4);
-        let over = self.since.is_some_and(|since| now.duration_since(since) >= self.timing.duration.max(said));
+        let stated = Duration::from_secs(seen.seconds).min(self.timing.duration * 4);
+        let over = self.since.is_some_and(|since| now.duration_since(since) >= self.timing.duration.max(stated));
         if over { next } else { LeaseAction::Wait }
     }
 

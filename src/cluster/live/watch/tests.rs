@@ -62,12 +62,12 @@ async fn until(watching: &mut ClusterWatch, pods: &[&str]) {
 }
 
 /// A watch with one known pod, at version 5.
-async fn begun(fake: &mut Fake) -> (ClusterWatch, FakeWatch) {
+async fn synced(fake: &mut Fake) -> (ClusterWatch, FakeWatch) {
     let mut watching = pods(&fake.client(), WatchOptions::default());
-    fake.asked().await.answer(200, &page("5", "", &[pod("xwing", "3", "10.1.1.1")]));
-    let asked = fake.asked().await;
-    assert!(asked.watches_from("5"), "{}", asked.path);
-    let watch = asked.stream();
+    fake.next_request().await.answer(200, &page("5", "", &[pod("xwing", "3", "10.1.1.1")]));
+    let request = fake.next_request().await;
+    assert!(request.watches_from("5"), "{}", request.path);
+    let watch = request.stream();
     until(&mut watching, &["xwing 10.1.1.1"]).await;
     (watching, watch)
 }
@@ -76,10 +76,10 @@ async fn begun(fake: &mut Fake) -> (ClusterWatch, FakeWatch) {
 async fn a_list_of_pages_and_then_what_changes_in_its_order() {
     let mut fake = Fake::start();
     let mut watching = pods(&fake.client(), WatchOptions::default());
-    let first = fake.asked().await;
+    let first = fake.next_request().await;
     assert_eq!(first.path, "/api/v1/pods?&fieldSelector=spec.nodeName%3Dkind-worker&limit=2");
     first.answer(200, &page("5", "more", &[pod("xwing", "3", "10.1.1.1")]));
-    let second = fake.asked().await;
+    let second = fake.next_request().await;
     assert!(second.path.ends_with("&limit=2&continue=more"), "{}", second.path);
     assert!(!watching.synced());
     second.answer(200, &page("5", "", &[pod("tiefighter", "4", "10.1.1.2")]));
@@ -87,7 +87,7 @@ async fn a_list_of_pages_and_then_what_changes_in_its_order() {
     assert_eq!(changed(&mut watching).await, all);
     assert_eq!(known(&watching), ["tiefighter 10.1.1.2", "xwing 10.1.1.1"]);
 
-    let watch = fake.asked().await.stream();
+    let watch = fake.next_request().await.stream();
     // The address of a deleted pod can belong to another one at once.
     watch.send("DELETED", &pod("xwing", "6", "10.1.1.1"));
     watch.send("ADDED", &pod("ywing", "7", "10.1.1.1"));
@@ -95,18 +95,18 @@ async fn a_list_of_pages_and_then_what_changes_in_its_order() {
     until(&mut watching, &["tiefighter 10.1.1.2", "ywing 10.1.1.1"]).await;
     // A regular end: the next watch continues from the last bookmark, without a pause and without an error.
     drop(watch);
-    let asked = fake.asked().await;
-    assert!(asked.watches_from("9"), "{}", asked.path);
+    let request = fake.next_request().await;
+    assert!(request.watches_from("9"), "{}", request.path);
     assert_eq!(watching.faults().len(), 0);
 }
 
 #[tokio::test]
 async fn what_is_missing_from_a_new_list_goes_only_when_the_list_is_whole() {
     let mut fake = Fake::start();
-    let (mut watching, watch) = begun(&mut fake).await;
+    let (mut watching, watch) = synced(&mut fake).await;
     watch.expire();
-    fake.asked().await.answer(200, &page("12", "more", &[pod("tiefighter", "10", "10.1.1.2")]));
-    let second = fake.asked().await;
+    fake.next_request().await.answer(200, &page("12", "more", &[pod("tiefighter", "10", "10.1.1.2")]));
+    let second = fake.next_request().await;
     assert!(
         tokio::time::timeout(Duration::from_millis(100), watching.changed()).await.is_err(),
         "half a list is no news"
@@ -116,16 +116,16 @@ async fn what_is_missing_from_a_new_list_goes_only_when_the_list_is_whole() {
     let pods = Changed { pods: true, ..Changed::default() };
     assert_eq!(changed(&mut watching).await, pods);
     assert_eq!(known(&watching), ["tiefighter 10.1.1.2"]);
-    assert!(fake.asked().await.watches_from("12"));
+    assert!(fake.next_request().await.watches_from("12"));
 }
 
 #[tokio::test]
 async fn a_new_list_that_says_the_same_is_no_news() {
     let mut fake = Fake::start();
-    let (mut watching, watch) = begun(&mut fake).await;
+    let (mut watching, watch) = synced(&mut fake).await;
     watch.expire();
-    fake.asked().await.answer(200, &page("12", "", &[pod("xwing", "3", "10.1.1.1")]));
-    let watch = fake.asked().await.stream();
+    fake.next_request().await.answer(200, &page("12", "", &[pod("xwing", "3", "10.1.1.1")]));
+    let watch = fake.next_request().await.stream();
     watch.send("MODIFIED", &pod("xwing", "13", "10.1.1.9"));
     let pods = Changed { pods: true, ..Changed::default() };
     assert_eq!(changed(&mut watching).await, pods, "the first news after the list");
@@ -135,13 +135,13 @@ async fn a_new_list_that_says_the_same_is_no_news() {
 #[tokio::test]
 async fn a_version_that_is_refused_as_gone_before_the_watch_begins_is_listed_anew() {
     let mut fake = Fake::start();
-    let (mut watching, watch) = begun(&mut fake).await;
+    let (mut watching, watch) = synced(&mut fake).await;
     watch.send("MODIFIED", &pod("xwing", "6", "10.1.1.1"));
     drop(watch);
-    let asked = fake.asked().await;
-    assert!(asked.watches_from("6"), "{}", asked.path);
-    asked.refuse(410, "Expired", "too old resource version");
-    fake.asked().await.answer(200, &page("20", "", &[]));
+    let request = fake.next_request().await;
+    assert!(request.watches_from("6"), "{}", request.path);
+    request.refuse(410, "Expired", "too old resource version");
+    fake.next_request().await.answer(200, &page("20", "", &[]));
     until(&mut watching, &[]).await;
 }
 
@@ -149,18 +149,18 @@ async fn a_version_that_is_refused_as_gone_before_the_watch_begins_is_listed_ane
 async fn a_list_too_long_for_its_pages_is_asked_for_in_one() {
     let mut fake = Fake::start();
     let mut watching = pods(&fake.client(), WatchOptions::default());
-    fake.asked().await.answer(200, &page("5", "more", &[]));
-    fake.asked().await.refuse(410, "Expired", "The provided continue parameter is too old");
-    let asked = fake.asked().await;
-    assert!(!asked.path.contains("limit"), "{}", asked.path);
-    asked.answer(200, &page("6", "", &[pod("xwing", "3", "10.1.1.1")]));
+    fake.next_request().await.answer(200, &page("5", "more", &[]));
+    fake.next_request().await.refuse(410, "Expired", "The provided continue parameter is too old");
+    let request = fake.next_request().await;
+    assert!(!request.path.contains("limit"), "{}", request.path);
+    request.answer(200, &page("6", "", &[pod("xwing", "3", "10.1.1.1")]));
     until(&mut watching, &["xwing 10.1.1.1"]).await;
 }
 
 #[tokio::test]
-async fn while_the_server_is_away_everything_stays_known_and_the_fault_is_told() {
+async fn while_the_server_is_away_everything_stays_known_and_the_fault_is_reported() {
     let mut fake = Fake::start();
-    let (mut watching, watch) = begun(&mut fake).await;
+    let (mut watching, watch) = synced(&mut fake).await;
     watch.send("ADDED", &pod("ywing", "7", "10.1.1.2"));
     until(&mut watching, &["xwing 10.1.1.1", "ywing 10.1.1.2"]).await;
     let address = fake.address.clone();
@@ -173,9 +173,9 @@ async fn while_the_server_is_away_everything_stays_known_and_the_fault_is_told()
     assert_eq!(known(&watching), ["xwing 10.1.1.1", "ywing 10.1.1.2"]);
 
     let mut fake = Fake::start_at(&address);
-    let asked = fake.asked().await;
-    assert!(asked.watches_from("7"), "it goes on from where it was: {}", asked.path);
-    let _watch = asked.stream();
+    let request = fake.next_request().await;
+    assert!(request.watches_from("7"), "it goes on from where it was: {}", request.path);
+    let _watch = request.stream();
     while !watching.faults().is_empty() {
         changed(&mut watching).await;
     }
@@ -184,32 +184,32 @@ async fn while_the_server_is_away_everything_stays_known_and_the_fault_is_told()
 #[tokio::test]
 async fn a_server_that_was_put_back_to_a_backup_is_asked_for_everything() {
     let mut fake = Fake::start();
-    let (mut watching, watch) = begun(&mut fake).await;
+    let (mut watching, watch) = synced(&mut fake).await;
     drop(watch);
     for _ in 0..3 {
-        let asked = fake.asked().await;
-        assert!(asked.watches_from("5"), "{}", asked.path);
-        asked.refuse(504, "Timeout", "Too large resource version: 5, current: 2");
+        let request = fake.next_request().await;
+        assert!(request.watches_from("5"), "{}", request.path);
+        request.refuse(504, "Timeout", "Too large resource version: 5, current: 2");
     }
-    let asked = fake.asked().await;
-    assert!(!asked.path.contains("watch"), "{}", asked.path);
-    asked.answer(200, &page("2", "", &[]));
+    let request = fake.next_request().await;
+    assert!(!request.path.contains("watch"), "{}", request.path);
+    request.answer(200, &page("2", "", &[]));
     until(&mut watching, &[]).await;
 }
 
 #[tokio::test]
 async fn a_watch_that_ends_at_once_is_a_fault_and_not_asked_for_without_a_pause() {
     let mut fake = Fake::start();
-    let (mut watching, watch) = begun(&mut fake).await;
+    let (mut watching, watch) = synced(&mut fake).await;
     drop(watch);
     for _ in 0..3 {
-        drop(fake.asked().await.stream());
+        drop(fake.next_request().await.stream());
         while watching.faults().is_empty() {
             changed(&mut watching).await;
         }
     }
     assert_eq!(watching.faults()["pods"].message, "watching pods: the server ends the watch at once");
-    let _watch = fake.asked().await.stream();
+    let _watch = fake.next_request().await.stream();
     while !watching.faults().is_empty() {
         changed(&mut watching).await;
     }
@@ -217,12 +217,12 @@ async fn a_watch_that_ends_at_once_is_a_fault_and_not_asked_for_without_a_pause(
 }
 
 #[tokio::test]
-async fn a_right_that_is_missing_is_told_with_what_to_do() {
+async fn a_missing_right_is_reported_with_what_to_do() {
     let mut fake = Fake::start();
     let mut watching = pods(&fake.client(), WatchOptions::default());
     let message = "pods is forbidden: User \"system:serviceaccount:default:egret-agent\" cannot list resource \"pods\" in API \
                    group \"\" at the cluster scope";
-    fake.asked().await.refuse(403, "Forbidden", message);
+    fake.next_request().await.refuse(403, "Forbidden", message);
     let faults = Changed { faults: true, ..Changed::default() };
     assert_eq!(changed(&mut watching).await, faults);
     let fault = watching.faults()["pods"].clone();
@@ -235,7 +235,7 @@ async fn a_right_that_is_missing_is_told_with_what_to_do() {
 #[tokio::test]
 async fn nothing_more_is_asked_for_once_nobody_watches() {
     let mut fake = Fake::start();
-    let (watching, watch) = begun(&mut fake).await;
+    let (watching, watch) = synced(&mut fake).await;
     drop(watching);
     drop(watch);
     assert!(fake.quiet(Duration::from_millis(300)).await);
@@ -262,20 +262,20 @@ fn networks(watching: &ClusterWatch) -> Vec<String> {
 async fn a_kind_that_is_not_installed_holds_nothing_up_and_is_looked_for_again() {
     let mut fake = Fake::start();
     let mut watching = optional(&fake.client());
-    let asked = fake.asked().await;
-    assert_eq!(asked.path, "/apis/crd.projectcalico.org/v1/ippools?&limit=500");
-    asked.refuse(404, "NotFound", "the server could not find the requested resource");
+    let request = fake.next_request().await;
+    assert_eq!(request.path, "/apis/crd.projectcalico.org/v1/ippools?&limit=500");
+    request.refuse(404, "NotFound", "the server could not find the requested resource");
     assert!(changed(&mut watching).await.synced);
     assert_eq!((networks(&watching), watching.faults().len()), (Vec::new(), 0));
-    fake.asked().await.answer(200, &pools(&[("default-ipv4", "10.48.0.0/16")]));
+    fake.next_request().await.answer(200, &pools(&[("default-ipv4", "10.48.0.0/16")]));
     assert!(changed(&mut watching).await.pod_networks);
     assert_eq!(networks(&watching), ["10.48.0.0/16"]);
     // The CRD is deleted, and with it all objects of the kind.
-    drop(fake.asked().await.stream());
-    let mut gone = fake.asked().await;
+    drop(fake.next_request().await.stream());
+    let mut gone = fake.next_request().await;
     while !gone.path.contains("limit") {
         gone.refuse(404, "NotFound", "the server could not find the requested resource");
-        gone = fake.asked().await;
+        gone = fake.next_request().await;
     }
     gone.refuse(404, "NotFound", "the server could not find the requested resource");
     while !networks(&watching).is_empty() {
@@ -288,7 +288,7 @@ async fn a_kind_that_may_not_be_read_holds_nothing_up_and_what_is_known_of_it_st
     const FORBIDDEN: &str = "ippools.crd.projectcalico.org is forbidden";
     let mut fake = Fake::start();
     let mut watching = optional(&fake.client());
-    fake.asked().await.refuse(403, "Forbidden", FORBIDDEN);
+    fake.next_request().await.refuse(403, "Forbidden", FORBIDDEN);
     let once = changed(&mut watching).await;
     assert!(once.synced && once.faults);
     assert_eq!((watching.faults().len(), watching.closed().len()), (0, 1));
@@ -298,17 +298,17 @@ async fn a_kind_that_may_not_be_read_holds_nothing_up_and_what_is_known_of_it_st
     watching.view.facts.pod_networks = vec!["10.40.0.0/16".parse().expect("a network")];
     assert_eq!(networks(&watching), ["10.40.0.0/16"]);
 
-    fake.asked().await.refuse(403, "Forbidden", FORBIDDEN);
-    fake.asked().await.answer(200, &pools(&[("default-ipv4", "10.48.0.0/16")]));
+    fake.next_request().await.refuse(403, "Forbidden", FORBIDDEN);
+    fake.next_request().await.answer(200, &pools(&[("default-ipv4", "10.48.0.0/16")]));
     let next = changed(&mut watching).await;
     assert!(next.pod_networks && !next.faults, "a second refusal is no news");
     assert!(watching.closed().is_empty());
-    let watch = fake.asked().await.stream();
+    let watch = fake.next_request().await.stream();
     watch.expire();
-    fake.asked().await.refuse(403, "Forbidden", FORBIDDEN);
+    fake.next_request().await.refuse(403, "Forbidden", FORBIDDEN);
     assert!(changed(&mut watching).await.faults);
     assert_eq!(watching.view.pools[&PoolKind::Calico].len(), 1);
-    fake.asked().await.answer(200, &pools(&[("default-ipv4", "10.48.0.0/16"), ("second", "10.50.0.0/16")]));
+    fake.next_request().await.answer(200, &pools(&[("default-ipv4", "10.48.0.0/16"), ("second", "10.50.0.0/16")]));
     assert!(changed(&mut watching).await.pod_networks);
     assert!(networks(&watching).contains(&"10.48.0.0/16".to_owned()));
     assert_eq!(watching.faults().len(), 0);

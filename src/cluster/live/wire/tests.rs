@@ -115,7 +115,7 @@ fn a_pod_is_terminating_from_the_moment_it_has_a_deletion_timestamp() {
 }
 
 #[test]
-fn a_policy_is_its_spec_and_for_the_controller_who_wrote_it_and_what_was_said_of_it() {
+fn a_policy_is_its_spec_and_for_the_controller_its_managers_and_its_status() {
     let policy = json!({
         "apiVersion": "egret.dev/v1alpha1", "kind": "PublishedEgressPolicy",
         "metadata": {"name": "outpost", "uid": "u", "resourceVersion": "247", "generation": 2, "managedFields": [

@@ -65,9 +65,9 @@ fn of_family(
     hops: &[&str],
     host_network: &HostNetwork,
 ) -> (Vec<String>, Vec<String>) {
-    let (ways, findings) = resolve(&exit(egress, hops), &[family], host_network);
+    let (routes, findings) = resolve(&exit(egress, hops), &[family], host_network);
     let mut lines = Vec::new();
-    for way in ways.values() {
+    for way in routes.values() {
         lines.push(format!("{} by {}", way.address, way.interface));
         for route in &way.routes {
             let via = route.gateway.map(|gateway| format!(" via {gateway}")).unwrap_or_default();
@@ -79,8 +79,8 @@ fn of_family(
 }
 
 fn message(egress: Egress, host_network: &HostNetwork) -> String {
-    let (ways, findings) = resolve(&exit(egress, &[]), &[AddressFamily::V4], host_network);
-    assert_eq!((ways.len(), findings.len()), (0, 1), "{findings:?}");
+    let (routes, findings) = resolve(&exit(egress, &[]), &[AddressFamily::V4], host_network);
+    assert_eq!((routes.len(), findings.len()), (0, 1), "{findings:?}");
     findings[0].message.clone()
 }
 
@@ -112,8 +112,11 @@ fn an_interface_that_cannot_send_has_no_route_out_and_a_finding_names_the_reason
     let named = Egress::Address(ip("10.0.3.2"));
     assert_eq!(message(named.clone(), &down), format!("net1, which has 10.0.3.2, is down{dropped}"));
     assert_eq!(message(named, &pulled), format!("net1, which has 10.0.3.2, is up and has no carrier{dropped}"));
-    let (ways, findings) = resolve(&exit(interface("eth7"), &[]), &[AddressFamily::V4], &gateway());
-    assert_eq!((ways.len(), findings[0].message.as_str()), (0, format!("n2 has no interface eth7{dropped}").as_str()));
+    let (routes, findings) = resolve(&exit(interface("eth7"), &[]), &[AddressFamily::V4], &gateway());
+    assert_eq!(
+        (routes.len(), findings[0].message.as_str()),
+        (0, format!("n2 has no interface eth7{dropped}").as_str())
+    );
     let hint = findings[0].hint.as_deref().expect("a hint");
     assert_eq!(hint, "it may have another name now; with an address there are eth0, net1");
     let mut renamed = gateway();

@@ -151,7 +151,7 @@ impl Builder<'_> {
         self.exits
             .values()
             .filter_map(|exit| match &exit.role {
-                ExitRole::Own { ways, .. } => ways.get(&family).map(|way| (self.range.mark(exit.id), way.address)),
+                ExitRole::Own { routes, .. } => routes.get(&family).map(|way| (self.range.mark(exit.id), way.address)),
                 ExitRole::Remote { .. } => None,
             })
             .collect()

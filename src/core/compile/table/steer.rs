@@ -146,10 +146,10 @@ impl Builder<'_> {
         // Another daemon wrote an exit's mark that a new connection has: it would look like a member's connection that lost its
         // route. A connection of Egret's has one of its translations by the second packet.
         for family in self.families.iter().copied() {
-            let begun = Statement::CtState { bits: NEW, negated: false };
+            let new = Statement::CtState { bits: NEW, negated: false };
             let not_ours = in_set(translated_to(family), true, format!("translated{}", family.suffix()));
             let clean = self.set_mark(Field::CtMark, 0);
-            rules.push(vec![begun, self.of_an_exit(Field::CtMark, false), not_ours, clean]);
+            rules.push(vec![new, self.of_an_exit(Field::CtMark, false), not_ours, clean]);
         }
         for family in self.families.iter().copied() {
             let name = format!("cluster{}", family.suffix());
@@ -234,12 +234,12 @@ impl Builder<'_> {
 
     /// What connections of ours are translated to on this node.
     fn translations(&self, family: AddressFamily) -> BTreeMap<ElementKey, Option<ElementData>> {
-        let ways = self.exits.values().filter_map(|exit| match &exit.role {
-            ExitRole::Own { ways, .. } => ways.get(&family).map(|way| way.address),
+        let addresses = self.exits.values().filter_map(|exit| match &exit.role {
+            ExitRole::Own { routes, .. } => routes.get(&family).map(|way| way.address),
             ExitRole::Remote { .. } => None,
         });
         let own = self.tunnel.map(|own| own.inner(family));
-        ways.chain(own).map(|address| (ElementKey::Address(address), None)).collect()
+        addresses.chain(own).map(|address| (ElementKey::Address(address), None)).collect()
     }
 
     /// Members of policies with `existingConnections: Reset`: every packet is classified, whatever its connection remembers.

@@ -22,71 +22,87 @@ const BEFORE_TRACKING: i32 = -310;
 /// `filter`
 const FILTER: i32 = 0;
 
+fn is(field: fn(AddressFamily) -> Field, address: IpAddr) -> Statement {
+    let (field, value) = (field(AddressFamily::of(address)), MatchValue::Address(address));
+    Statement::Compare { field, mask: None, negated: false, value }
+}
+
 impl Builder<'_> {
     /// The chains for outer packets.
     pub(super) fn underlay(&mut self) {
-        let port = Statement::Compare {
-            field: Field::UdpDport,
-            mask: None,
-            negated: false,
-            value: MatchValue::Port(self.range.port),
-        };
-        let at = |field, address: IpAddr| Statement::Compare {
-            field,
-            mask: None,
-            negated: false,
-            value: MatchValue::Address(address),
-        };
         let own: Vec<IpAddr> = self.tunnel.map(|own| own.outer.clone()).unwrap_or_default();
+        self.before_tracking(&own);
+        self.ward();
+        if self.tunnel.is_some() {
+            self.untracked_output(&own);
+            self.peers(&own);
+        }
+    }
+
+    fn port(&self) -> Statement {
+        let value = MatchValue::Port(self.range.port);
+        Statement::Compare { field: Field::UdpDport, mask: None, negated: false, value }
+    }
+
+    /// Drops outer packets with a forged source, and exempts those to this node from connection tracking.
+    fn before_tracking(&mut self, own: &[IpAddr]) {
+        let port = self.port();
         // If the route back to the source uses another interface, the source is forged, except on interfaces that lead
         // out of the node: with several network cards routing may be asymmetric.
         let mut forged = vec![port.clone()];
         forged.extend(self.uplink_match(true));
         forged.extend([Statement::NoRouteBack, Statement::Counter, drop()]);
-        let mut raw = vec![forged];
-        let mut raw_output = Vec::new();
-        let mut peers = Vec::new();
-        for address in own.iter().copied() {
-            let family = AddressFamily::of(address);
-            // One flow of a pod would be two entries on each node, and no node ever replies from port to port.
-            raw.push(vec![port.clone(), at(daddr(family), address), Statement::NoTrack]);
-            raw_output.push(vec![port.clone(), at(saddr(family), address), Statement::NoTrack]);
-            // Only to the address that nodes send to: only a pod would send to another one, an egress address for
-            // example.
-            let map = format!("peers{}", family.suffix());
-            let known = Statement::MarkFromMap { field: saddr(family), map };
-            peers.push(vec![port.clone(), at(daddr(family), address), known, accept()]);
-        }
-        raw.extend(self.expected());
-        self.base(RAW, ChainKind::Filter, Hook::Prerouting, BEFORE_TRACKING, raw);
-        let mut ward = Vec::new();
+        let mut rules = vec![forged];
+        // One flow of a pod would be two entries on each node, and no node ever replies from port to port.
+        rules.extend(own.iter().map(|address| vec![port.clone(), is(daddr, *address), Statement::NoTrack]));
+        rules.extend(self.expected());
+        self.base(RAW, ChainKind::Filter, Hook::Prerouting, BEFORE_TRACKING, rules);
+    }
+
+    /// Drops what pods send to the tunnel's port of any node.
+    fn ward(&mut self) {
+        let port = self.port();
+        let mut rules = Vec::new();
         for family in AddressFamily::BOTH {
             let nodes = format!("nodes{}", family.suffix());
-            ward.push(vec![port.clone(), in_set(daddr(family), false, nodes.clone()), Statement::Counter, drop()]);
+            rules.push(vec![port.clone(), in_set(daddr(family), false, nodes.clone()), Statement::Counter, drop()]);
             let of_family = self.networks.nodes.iter().filter(|address| AddressFamily::of(**address) == family);
             let elements = of_family.map(|address| (ElementKey::Address(*address), None)).collect();
             self.set(&nodes, &[address_key(family)], None, false, elements);
         }
-        self.base(WARD, ChainKind::Filter, Hook::Forward, FILTER, ward);
-        if self.tunnel.is_none() {
-            return;
-        }
-        self.base("raw_output", ChainKind::Filter, Hook::Output, BEFORE_TRACKING, raw_output);
+        self.base(WARD, ChainKind::Filter, Hook::Forward, FILTER, rules);
+    }
+
+    /// Exempts outer packets from this node from connection tracking.
+    fn untracked_output(&mut self, own: &[IpAddr]) {
+        let port = self.port();
+        let rules = own.iter().map(|address| vec![port.clone(), is(saddr, *address), Statement::NoTrack]).collect();
+        self.base("raw_output", ChainKind::Filter, Hook::Output, BEFORE_TRACKING, rules);
+    }
+
+    /// Accepts outer packets of other nodes, which get their node's mark, and drops all others.
+    fn peers(&mut self, own: &[IpAddr]) {
+        let port = self.port();
+        let name = |family: AddressFamily| format!("peers{}", family.suffix());
         for family in AddressFamily::BOTH {
             let ends =
                 self.networks.others.values().flat_map(|end| end.outer.iter().map(move |address| (address, end)));
             let of_family = ends.filter(|(address, _)| AddressFamily::of(**address) == family);
             let elements =
                 of_family.map(|(address, end)| (ElementKey::Address(*address), Some(ElementData::Mark(end.id))));
-            let map = format!("peers{}", family.suffix());
-            self.set(&map, &[address_key(family)], Some(DataType::Mark), false, elements.collect());
+            self.set(&name(family), &[address_key(family)], Some(DataType::Mark), false, elements.collect());
         }
         // No packet from the tunnel is for this node's own sockets: a reply whose connection was flushed must not make
         // the host send a reset.
-        let mut input = vec![vec![device(Field::Iifname), Statement::Counter, drop()]];
-        input.append(&mut peers);
-        input.push(vec![port, Statement::Counter, drop()]);
-        self.base(PEERS, ChainKind::Filter, Hook::Input, LAST, input);
+        let mut rules = vec![vec![device(Field::Iifname), Statement::Counter, drop()]];
+        // Only to the address that nodes send to: only a pod would send to another one, an egress address for example.
+        rules.extend(own.iter().map(|address| {
+            let family = AddressFamily::of(*address);
+            let known = Statement::MarkFromMap { field: saddr(family), map: name(family) };
+            vec![port.clone(), is(daddr, *address), known, accept()]
+        }));
+        rules.push(vec![port, Statement::Counter, drop()]);
+        self.base(PEERS, ChainKind::Filter, Hook::Input, LAST, rules);
     }
 
     /// Packets that arrive for an egress address on the exit's interface bear the exit's mark until `steer`: a firewall
@@ -97,8 +113,8 @@ impl Builder<'_> {
         for family in self.families.iter().copied() {
             let mut of_address = BTreeMap::new();
             for exit in self.exits.values() {
-                let ExitRole::Own { ways, .. } = &exit.role else { continue };
-                let Some(way) = ways.get(&family) else { continue };
+                let ExitRole::Own { routes, .. } = &exit.role else { continue };
+                let Some(way) = routes.get(&family) else { continue };
                 let chain = format!("expected_{}", exit.id);
                 let rules = way.interfaces().into_iter().map(|name| {
                     let value = MatchValue::Interface(name.to_owned());

@@ -17,7 +17,7 @@ impl Catalogue {
             self.settle_node_labels();
         }
         for identity in touched.iter().filter(|identity| matches!(identity, DocumentIdentity::Policy(_))) {
-            self.settle(identity);
+            self.choose_version(identity);
         }
         self.publish(touched);
     }
@@ -84,7 +84,7 @@ impl Catalogue {
     }
 
     /// Chooses one identity's version, independent of others.
-    pub(super) fn settle(&mut self, identity: &DocumentIdentity) {
+    pub(super) fn choose_version(&mut self, identity: &DocumentIdentity) {
         self.between.remove(identity);
         let choice = self.choice(identity);
         match choice {
@@ -176,7 +176,7 @@ impl Catalogue {
         let candidates = self.candidates.keys().chain(self.between.keys()).filter(|identity| is_node_labels(identity));
         let all: BTreeSet<DocumentIdentity> = last.keys().chain(candidates).cloned().collect();
         for identity in &all {
-            self.settle(identity);
+            self.choose_version(identity);
         }
         // Each round replaces at least one version from the repository, so this ends.
         while self.fall_back(&last) {}

@@ -22,7 +22,7 @@ fn changes(list: &[(&str, &str)]) -> BTreeMap<String, FileUpdate> {
     list.iter().map(|(path, text)| ((*path).to_owned(), FileUpdate::Text((*text).to_owned()))).collect()
 }
 
-fn in_force(catalogue: &Catalogue) -> Vec<String> {
+fn active(catalogue: &Catalogue) -> Vec<String> {
     let policies = catalogue.policies().policies.values();
     let policies = policies.map(|policy| format!("{} {:?}", policy.id, policy.destinations));
     let labels = catalogue.policies().node_labels.values().map(|one| format!("{} {:?}", one.name, one.labels));
@@ -42,7 +42,7 @@ fn a_bad_document_keeps_its_last_good_version_active_and_affects_no_other() {
     let mut catalogue = Catalogue::new("prod");
     catalogue.update(changes(&[("a.yaml", &policy("a", "10.0.0.0/8")), ("b.yaml", &policy("b", "10.1.0.0/16"))]));
     catalogue.update(changes(&[("a.yaml", &policy("a", "10.0.0.7/8")), ("b.yaml", &policy("b", "10.2.0.0/16"))]));
-    assert_eq!(in_force(&catalogue), ["a [10.0.0.0/8]", "b [10.2.0.0/16]"]);
+    assert_eq!(active(&catalogue), ["a [10.0.0.0/8]", "b [10.2.0.0/16]"]);
     assert_eq!(codes(&catalogue), [("a.yaml".to_owned(), "host-bits")]);
     let expected = HeldDocument {
         path: "a.yaml".to_owned(),
@@ -54,7 +54,7 @@ fn a_bad_document_keeps_its_last_good_version_active_and_affects_no_other() {
     };
     assert_eq!(catalogue.held(), [expected]);
     catalogue.update(BTreeMap::from([("a.yaml".to_owned(), FileUpdate::Removed)]));
-    assert_eq!(in_force(&catalogue), ["b [10.2.0.0/16]"]);
+    assert_eq!(active(&catalogue), ["b [10.2.0.0/16]"]);
     assert_eq!(catalogue.held(), []);
 }
 
@@ -69,7 +69,7 @@ fn all_documents_of_a_file_stay_active_when_it_becomes_unreadable() {
         let mut catalogue = Catalogue::new("prod");
         catalogue.update(changes(&[("a.yaml", &both)]));
         catalogue.update(BTreeMap::from([("a.yaml".to_owned(), bad.clone())]));
-        assert_eq!(in_force(&catalogue), ["a [10.0.0.0/8]", "b [10.1.0.0/16]"]);
+        assert_eq!(active(&catalogue), ["a [10.0.0.0/8]", "b [10.1.0.0/16]"]);
         assert_eq!(held(&catalogue).len(), 2);
         assert_eq!(catalogue.diagnostics().len(), 1, "{bad:?}");
     }
@@ -82,9 +82,9 @@ fn a_document_that_moves_to_another_file_with_a_mistake_stays_active() {
     let mut moved = changes(&[("b.yaml", &policy("a", "10.0.0.7/8"))]);
     moved.insert("a.yaml".to_owned(), FileUpdate::Removed);
     catalogue.update(moved);
-    assert_eq!(in_force(&catalogue), ["a [10.0.0.0/8]"]);
+    assert_eq!(active(&catalogue), ["a [10.0.0.0/8]"]);
     catalogue.update(changes(&[("b.yaml", &policy("a", "10.9.0.0/16"))]));
-    assert_eq!(in_force(&catalogue), ["a [10.9.0.0/16]"]);
+    assert_eq!(active(&catalogue), ["a [10.9.0.0/16]"]);
     assert_eq!(catalogue.held(), []);
 }
 
@@ -93,13 +93,13 @@ fn two_documents_with_one_name_are_an_error_in_both_and_the_active_one_stays() {
     let mut catalogue = Catalogue::new("prod");
     catalogue.update(changes(&[("a.yaml", &policy("a", "10.0.0.0/8"))]));
     catalogue.update(changes(&[("b.yaml", &policy("a", "10.1.0.0/16"))]));
-    assert_eq!(in_force(&catalogue), ["a [10.0.0.0/8]"]);
+    assert_eq!(active(&catalogue), ["a [10.0.0.0/8]"]);
     let expected = [("a.yaml".to_owned(), "duplicate-document"), ("b.yaml".to_owned(), "duplicate-document")];
     assert_eq!(codes(&catalogue), expected);
     let hint = "the other is in b.yaml:3; rename one or take it out".to_owned();
     assert_eq!(catalogue.diagnostics()[0].hint, Some(hint));
     catalogue.update(BTreeMap::from([("a.yaml".to_owned(), FileUpdate::Removed)]));
-    assert_eq!(in_force(&catalogue), ["a [10.1.0.0/16]"]);
+    assert_eq!(active(&catalogue), ["a [10.1.0.0/16]"]);
     assert_eq!(codes(&catalogue), []);
 }
 
@@ -108,13 +108,13 @@ fn conflicting_node_labels_are_an_error_in_both_and_neither_is_activated() {
     let mut catalogue = Catalogue::new("prod");
     catalogue.update(changes(&[("a.yaml", &labels("a", "n1", "x"))]));
     catalogue.update(changes(&[("b.yaml", &labels("b", "n1", "y")), ("c.yaml", &labels("c", "n2", "z"))]));
-    assert_eq!(in_force(&catalogue), [r#"a {"gw": "x"}"#, r#"c {"gw": "z"}"#]);
+    assert_eq!(active(&catalogue), [r#"a {"gw": "x"}"#, r#"c {"gw": "z"}"#]);
     let expected = [("a.yaml".to_owned(), "labels-disagree"), ("b.yaml".to_owned(), "labels-disagree")];
     assert_eq!(codes(&catalogue), expected);
     assert_eq!(held(&catalogue), [("a.yaml".to_owned(), "NodeLabels a".to_owned())]);
     assert_eq!(catalogue.diagnostics()[1].message, "b and a give n1 different values of gw");
     catalogue.update(changes(&[("a.yaml", &labels("a", "n1", "y"))]));
-    assert_eq!(in_force(&catalogue), [r#"a {"gw": "y"}"#, r#"b {"gw": "y"}"#, r#"c {"gw": "z"}"#]);
+    assert_eq!(active(&catalogue), [r#"a {"gw": "y"}"#, r#"b {"gw": "y"}"#, r#"c {"gw": "z"}"#]);
     assert_eq!(codes(&catalogue), []);
 }
 
@@ -124,7 +124,7 @@ fn a_version_restored_by_fallback_may_not_conflict_with_a_new_one() {
     catalogue.update(changes(&[("a.yaml", &labels("a", "n1", "x")), ("b.yaml", &labels("b", "n2", "y"))]));
     // a leaves n1 and conflicts with b, so it falls back to n1, where c has been added meanwhile.
     catalogue.update(changes(&[("a.yaml", &labels("a", "n2", "x")), ("c.yaml", &labels("c", "n1", "z"))]));
-    assert_eq!(in_force(&catalogue), [r#"a {"gw": "x"}"#, r#"b {"gw": "y"}"#]);
+    assert_eq!(active(&catalogue), [r#"a {"gw": "x"}"#, r#"b {"gw": "y"}"#]);
     let nodes: Vec<String> = catalogue.policies().node_labels.values().map(|one| one.nodes[0].to_string()).collect();
     assert_eq!(nodes, ["n1", "n2"]);
 }
@@ -139,19 +139,19 @@ fn a_bad_configuration_keeps_the_last_good_one_active() {
         ("p/a.yaml", &policy("a", "10.0.0.0/8")),
         ("q/b.yaml", &policy("b", "10.1.0.0/16")),
     ]));
-    assert_eq!(in_force(&catalogue), ["a [10.0.0.0/8]"]);
+    assert_eq!(active(&catalogue), ["a [10.0.0.0/8]"]);
     let on_no_gateway = |catalogue: &Catalogue| {
         catalogue.policies().policies.values().map(|policy| policy.on_no_gateway).collect::<Vec<_>>()
     };
     assert_eq!(on_no_gateway(&catalogue), [OnNoGateway::Passthrough]);
     catalogue.update(changes(&[("egret.yaml", &config("paths: [../p]\n"))]));
-    assert_eq!(in_force(&catalogue), ["a [10.0.0.0/8]"]);
+    assert_eq!(active(&catalogue), ["a [10.0.0.0/8]"]);
     assert_eq!(held(&catalogue), [("egret.yaml".to_owned(), "Config".to_owned())]);
     catalogue.update(changes(&[("egret.yaml", &config("clusters: {prod: {paths: [q/]}}\n"))]));
-    assert_eq!(in_force(&catalogue), ["b [10.1.0.0/16]"]);
+    assert_eq!(active(&catalogue), ["b [10.1.0.0/16]"]);
     assert_eq!(on_no_gateway(&catalogue), [OnNoGateway::Drop]);
     catalogue.update(BTreeMap::from([("egret.yaml".to_owned(), FileUpdate::Removed)]));
-    assert_eq!(in_force(&catalogue), ["a [10.0.0.0/8]", "b [10.1.0.0/16]"]);
+    assert_eq!(active(&catalogue), ["a [10.0.0.0/8]", "b [10.1.0.0/16]"]);
 }
 
 #[test]
@@ -163,14 +163,14 @@ fn a_restart_at_a_bad_commit_restores_the_active_versions() {
     let kept = serde_json::to_string(&catalogue.export_good()).unwrap();
     let mut again = Catalogue::new("prod");
     again.import_good(&serde_json::from_str(&kept).unwrap());
-    assert_eq!(in_force(&again), ["a [10.0.0.0/8]"]);
+    assert_eq!(active(&again), ["a [10.0.0.0/8]"]);
     again.update(bad);
     assert_eq!(again.policies(), catalogue.policies());
     assert_eq!(again.held(), catalogue.held());
     let mut after_removal = Catalogue::new("prod");
     after_removal.import_good(&serde_json::from_str(&kept).unwrap());
     after_removal.update(changes(&[("b.yaml", &policy("b", "10.1.0.0/16"))]));
-    assert_eq!(in_force(&after_removal), ["b [10.1.0.0/16]"], "its file went while nobody looked");
+    assert_eq!(active(&after_removal), ["b [10.1.0.0/16]"], "its file went while nobody looked");
 }
 
 #[test]

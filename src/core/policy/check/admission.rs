@@ -101,16 +101,16 @@ fn trailer(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<String> {
 pub(super) fn suspension(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Option<Suspension> {
     let object = MappingReader::read(&entry.value, "suspend", entry.key_span, SUSPEND, out)?;
     let until = object.required("until", out).and_then(|entry| timestamp(&entry.value, out));
-    let mut said = |name, what| {
+    let mut required = |name, what| {
         let entry = object.required(name, out)?;
-        let said = text(&entry.value, what, out)?;
-        if said.trim().is_empty() {
+        let value = text(&entry.value, what, out)?;
+        if value.trim().is_empty() {
             out.error(entry.value.span, "empty", format!("{what} is empty"))
                 .hint("a text for other users, shown where the cluster is suspended");
             return None;
         }
-        Some(said.trim().to_owned())
+        Some(value.trim().to_owned())
     };
-    let (owner, reason) = (said("owner", "`owner`"), said("reason", "`reason`"));
+    let (owner, reason) = (required("owner", "`owner`"), required("reason", "`reason`"));
     Some(Suspension { until: until?, owner: owner?, reason: reason? })
 }

@@ -33,7 +33,7 @@ impl Inside {
     }
 
     /// Checks one destination of a policy. At most one warning for each kind of network it includes.
-    pub(super) fn look(
+    pub(super) fn check(
         &self,
         policy: &Policy,
         net: IpNet,

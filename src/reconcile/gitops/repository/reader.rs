@@ -385,7 +385,7 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
         let pending_commit = PendingCommit { commit, summary: summary.clone(), author: author.clone(), since, why };
         let same = before == Some(&pending_commit);
         if !same {
-            tracing::warn!(reason = pending_commit.why.word(), "{}", pending_commit.message());
+            tracing::warn!(reason = pending_commit.why.as_str(), "{}", pending_commit.message());
         }
         self.active.pending = Some(pending_commit.clone());
         self.pending = Some(pending);

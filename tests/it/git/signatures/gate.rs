@@ -1,4 +1,4 @@
-//! The gate of the repository's thread: what is demanded by whom, and what stays in force.
+//! The gate of the repository's thread: what is demanded by whom, and what stays active.
 
 mod rollback;
 
@@ -19,10 +19,10 @@ fn reading(signed: &Signed, mirror: &str, signatures: SignatureFlags, known: Act
 }
 
 impl Reading {
-    /// What is in force and what waits, after everything was pushed and looked at.
+    /// What is active and what waits, after everything was pushed and looked at.
     fn after_push(&mut self, signed: &Signed) -> (CommitId, Option<Unsigned>) {
         signed.origin.git(&["push", "--quiet", "--force", "origin", "HEAD:main"]);
-        of(&self.look())
+        of(&self.poll())
     }
 }
 
@@ -30,8 +30,8 @@ fn of(intent: &DesiredRevision) -> (CommitId, Option<Unsigned>) {
     (intent.commit.id, intent.active.pending.as_ref().map(refusal))
 }
 
-fn refusal(withheld: &PendingCommit) -> Unsigned {
-    match &withheld.why {
+fn refusal(pending: &PendingCommit) -> Unsigned {
+    match &pending.why {
         PendingReason::Unsigned { commit, what } => {
             Unsigned { commit: CommitId::parse(commit).expect("a commit"), what: what.clone() }
         }
@@ -102,7 +102,7 @@ fn an_unsigned_push_stays_out_and_a_signed_one_on_top_comes_in_unless_every_comm
 }
 
 #[test]
-fn the_egret_yaml_in_force_decides_and_no_commit_opens_the_door_for_itself() {
+fn the_active_egret_yaml_decides_and_no_commit_opens_the_door_for_itself() {
     let signed = stand();
     write(&signed, "egret.yaml", &demand(&signed, "Head", &["ada"]));
     let first = change(&signed, Some("ada"), "10.0.0.0/8");
@@ -138,7 +138,7 @@ fn what_flags_demand_nobody_weakens_by_a_commit() {
     let mut stand =
         reading(&signed, "mirror", flags(&signed, Some(Require::Every), &["ada"]), ActiveRevision::default());
     assert_eq!(of(&stand.intent()), (first, None));
-    // Signed as both demand it; then in force is that Eve may sign, and the flags say otherwise.
+    // Signed as both demand it; then it is active that Eve may sign, and the flags say otherwise.
     write(&signed, "egret.yaml", &demand(&signed, "Head", &["eve"]));
     let second = change(&signed, Some("ada"), "10.1.0.0/16");
     assert_eq!(stand.after_push(&signed), (second, None));
@@ -179,8 +179,8 @@ fn after_a_restart_an_unsigned_head_still_stays_out() {
     signed.origin.git(&["push", "--quiet", "--force", "origin", "HEAD:main"]);
     let mut stand = reading(&signed, "never saw it", SignatureFlags::default(), known);
     match stand.next() {
-        RepositoryEvent::Pending(withheld) => {
-            assert_eq!((withheld.commit.clone(), refusal(&withheld)), (top.to_string(), nothing(other)));
+        RepositoryEvent::Pending(pending) => {
+            assert_eq!((pending.commit.clone(), refusal(&pending)), (top.to_string(), nothing(other)));
         }
         other => panic!("{other:?}"),
     }
@@ -197,7 +197,7 @@ fn a_list_of_keys_that_changes_counts_at_the_next_look() {
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
     let mut stand =
         reading(&signed, "mirror", flags(&signed, Some(Require::Head), &["ada"]), ActiveRevision::default());
-    assert!(matches!(stand.next(), RepositoryEvent::Pending(withheld) if withheld.commit == first.to_string()));
+    assert!(matches!(stand.next(), RepositoryEvent::Pending(pending) if pending.commit == first.to_string()));
     let file = flags(&signed, None, &["ada", "eve"]).allowed_signers.expect("a file");
     stand.thread.poll();
     assert_eq!(of(&stand.intent()), (first, None));
@@ -235,9 +235,9 @@ fn a_demand_without_keys_lets_nobody_in_and_says_why() {
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
     let flags = SignatureFlags { require: Some(Require::Head), ..SignatureFlags::default() };
     match reading(&signed, "mirror", flags, ActiveRevision::default()).next() {
-        RepositoryEvent::Pending(withheld) => {
+        RepositoryEvent::Pending(pending) => {
             let what = "no signature counts yet: no key is configured".to_owned();
-            assert_eq!(refusal(&withheld), Unsigned { commit: first, what });
+            assert_eq!(refusal(&pending), Unsigned { commit: first, what });
         }
         other => panic!("{other:?}"),
     }

@@ -17,9 +17,9 @@ fn a_signed_head_answers_for_what_is_below_it_unless_every_commit_must_be_signed
     signed.commit(Some("ada"), "signed on top");
     assert_eq!(signed.judge(Require::Head, &keys, Some(start)), Ok(()));
     assert_eq!(signed.judge(Require::Every, &keys, Some(start)), unsigned(stray, "it has no signature"));
-    assert_eq!(signed.judge(Require::Every, &keys, Some(stray)), Ok(()), "what is in force is not judged again");
+    assert_eq!(signed.judge(Require::Every, &keys, Some(stray)), Ok(()), "what is active is not judged again");
     assert_eq!(signed.judge(Require::Every, &keys, None), Ok(()), "at the very first start the head alone");
-    let head = signed.commit(None, "in force");
+    let head = signed.commit(None, "active");
     assert_eq!(signed.judge(Require::Every, &keys, Some(head)), Ok(()), "nothing comes in");
 }
 
@@ -38,31 +38,31 @@ fn a_merge_brings_in_the_commits_of_all_its_sides() {
 }
 
 #[test]
-fn a_rewritten_history_is_looked_at_down_to_where_it_parted() {
+fn a_rewritten_history_is_checked_down_to_where_it_parted() {
     let (signed, keys) = stand();
     let start = signed.commit(None, "start");
-    let force = signed.commit(Some("ada"), "in force");
+    let force = signed.commit(Some("ada"), "active");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
-    signed.origin.mirror().head(None).expect("the mirror has what is in force");
+    signed.origin.mirror().head(None).expect("the mirror has what is active");
     signed.origin.git(&["reset", "--quiet", "--hard", &start.to_string()]);
     let stray = signed.commit(None, "unsigned, in its place");
     signed.commit(Some("ada"), "signed on top");
     assert_eq!(signed.judge(Require::Every, &keys, Some(force)), unsigned(stray, "it has no signature"));
     assert_eq!(signed.judge(Require::Every, &keys, Some(stray)), Ok(()));
-    // What is in force is in no history any more: then nothing of this one is known to be good.
+    // What is active is in no history any more: then nothing of this one is known to be good.
     let gone = CommitId::parse("1234567890123456789012345678901234567890").expect("a name");
     assert_eq!(signed.judge(Require::Every, &keys, Some(gone)), unsigned(start, "it has no signature"));
     assert_eq!(signed.judge(Require::Head, &keys, Some(gone)), Ok(()));
 }
 
 #[test]
-fn a_head_that_only_leaves_out_what_is_in_force_does_not_come_in() {
+fn a_head_that_only_leaves_out_what_is_active_does_not_come_in() {
     let (signed, keys) = stand();
     let old = signed.commit(None, "before anybody signed");
     let back = signed.commit(Some("ada"), "signed back then");
-    let force = signed.commit(Some("ada"), "in force");
+    let force = signed.commit(Some("ada"), "active");
     signed.origin.git(&["push", "--quiet", "origin", "HEAD:main"]);
-    signed.origin.mirror().head(None).expect("the mirror has what is in force");
+    signed.origin.mirror().head(None).expect("the mirror has what is active");
     let what = format!("it is a rollback from {}, which is active; revert by a new, signed commit", force.short());
     for commit in [back, old] {
         signed.origin.git(&["reset", "--quiet", "--hard", &commit.to_string()]);
@@ -79,7 +79,7 @@ fn a_head_that_only_leaves_out_what_is_in_force_does_not_come_in() {
 fn dates_replacements_and_grafts_hide_no_commit() {
     let (signed, keys) = stand();
     let start = signed.commit(Some("ada"), "start");
-    let force = signed.commit(Some("ada"), "in force");
+    let force = signed.commit(Some("ada"), "active");
     // A date from before everything, so that a walk by date would stop above it.
     let tree = signed.origin.git(&["rev-parse", "HEAD^{tree}"]);
     let old = format!("tree {tree}\nparent {force}\nauthor Eve <e@e> 1 +0000\ncommitter Eve <e@e> 1 +0000\n\nold\n");
@@ -92,7 +92,7 @@ fn dates_replacements_and_grafts_hide_no_commit() {
     let expected = unsigned(stray, "it has no signature");
     assert_eq!(signed.judge(Require::Every, &keys, Some(force)), expected);
     assert_eq!(signed.judge(Require::Every, &keys, Some(start)), expected);
-    // git itself now believes that the stray commit is the one in force.
+    // git itself now believes that the stray commit is the active one.
     signed.origin.git(&["replace", &old, &force.to_string()]);
     signed.origin.git(&["push", "--quiet", "origin", "refs/replace/*"]);
     signed.origin.in_bare(&["config", "core.useReplaceRefs", "true"]);
@@ -101,7 +101,7 @@ fn dates_replacements_and_grafts_hide_no_commit() {
 }
 
 #[test]
-fn commits_that_are_in_force_are_not_demanded_again_because_a_clock_was_wrong() {
+fn active_commits_are_not_demanded_again_because_a_clock_was_wrong() {
     let (signed, keys) = stand();
     // Dates that fall: each commit claims to be a year older than its parent.
     let tree = signed.origin.git(&["write-tree"]);

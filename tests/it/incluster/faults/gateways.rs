@@ -50,7 +50,7 @@ spec:
     stand.lab.repository().write("nodes/gateways.yaml", both)?;
     stand.lab.repository().write("policies/outpost.yaml", &policy("egress-gw: both"))?;
     let commit = stand.lab.repository().push("two gateways")?;
-    stand.await_that("both labels, and the policy in force on all nodes", || {
+    stand.await_that("both labels, and the policy active on all nodes", || {
         let head = stand.object("egressconfigs", "default");
         head["spec"]["revision"] == *commit
             && head["status"]["nodeSummary"] == "3/3"
@@ -92,7 +92,7 @@ spec:
 }
 
 #[test]
-fn what_a_gateway_says_of_itself_is_said_again_where_somebody_took_it_away() -> Outcome {
+fn the_status_of_a_gateway_is_written_again_where_somebody_deleted_it() -> Outcome {
     let stand = Stand::at(Side::Second)?;
     let flow = stand.flow()?;
     let before = stand.object("egressnodes", "kind-worker2");

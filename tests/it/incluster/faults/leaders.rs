@@ -165,7 +165,7 @@ fn agents_refuse_a_head_of_a_former_leader_and_a_new_installation_comes_past_it(
 }
 
 #[test]
-fn a_policy_that_somebody_edits_takes_no_packet_elsewhere_is_put_back_and_it_is_told_who_it_was() -> Outcome {
+fn a_policy_that_somebody_edits_takes_no_packet_elsewhere_is_restored_and_the_editor_is_reported() -> Outcome {
     let stand = Stand::at(Side::Second)?;
     let flow = stand.flow()?;
     let fence = stand.head()["fence"].as_i64().expect("a fence");
@@ -192,9 +192,9 @@ fn a_policy_that_somebody_edits_takes_no_packet_elsewhere_is_put_back_and_it_is_
                 == without_fence(before.clone())
         })?;
         stand.assert_through(&[Side::Second])?;
-        let in_force = ("True".to_owned(), "Programmed".to_owned());
+        let ready = ("True".to_owned(), "Programmed".to_owned());
         stand.await_that("agents that wait for nothing any more", || {
-            stand.nodes().iter().all(|node| stand.condition("egressnodes", node, "Ready") == in_force)
+            stand.nodes().iter().all(|node| stand.condition("egressnodes", node, "Ready") == ready)
         })?;
     }
     stand.await_that("an event that says who it was", || {

@@ -40,7 +40,7 @@ fn watches_that_end_are_cut_or_forgotten_lose_no_change() -> Outcome {
 }
 
 #[test]
-fn in_whatever_order_news_come_the_old_is_in_force_or_the_new_and_no_mixture() -> Outcome {
+fn in_whatever_order_news_come_the_old_is_active_or_the_new_and_no_mixture() -> Outcome {
     let stand = Stand::at(Side::Second)?;
     let flow = stand.flow()?;
     let mut side = Side::Second;

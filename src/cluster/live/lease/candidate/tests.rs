@@ -78,7 +78,7 @@ fn our_own_name_alone_is_no_title() {
 }
 
 #[test]
-fn whose_lease_was_taken_is_told_by_the_next_look() {
+fn a_lost_lease_is_noticed_by_the_next_read() {
     let start = Instant::now();
     let mut a = candidate();
     a.wrote(seen(1, "a", 1), start, start);

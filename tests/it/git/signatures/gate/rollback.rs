@@ -1,4 +1,4 @@
-//! A head that was signed for another day, pushed again to take back what is in force, by somebody who can make us forget what that is.
+//! A head that was signed for another day, pushed again to take back what is active, by somebody who can make us forget what that is.
 //!
 //! Deliberately absent: heads that go back while the mirror has everything (`incoming`).
 
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 
-/// Signed by Ada, one after the other: what was in force once, and what is now.
+/// Signed by Ada, one after the other: what was active once, and what is now.
 fn two() -> (Signed, CommitId, CommitId) {
     let signed = stand();
     let old = at(&signed, "2025-01-02T03:04:05Z", "10.0.0.0/8");
@@ -52,10 +52,10 @@ fn earlier(old: CommitId, force: CommitId) -> Unsigned {
     Unsigned { commit: old, what }
 }
 
-/// What is withheld while nothing is known to be in force.
-fn withheld(stand: &mut Reading) -> Unsigned {
+/// What is pending while nothing is known to be active.
+fn pending(stand: &mut Reading) -> Unsigned {
     match stand.next() {
-        RepositoryEvent::Pending(withheld) => refusal(&withheld),
+        RepositoryEvent::Pending(pending) => refusal(&pending),
         other => panic!("{other:?}"),
     }
 }
@@ -81,7 +81,7 @@ fn a_mirror_that_was_filled_until_it_is_made_anew_still_knows_what_a_head_takes_
         }
         let stray = change(&signed, None, &format!("10.2.{round}.0/24"));
         assert_eq!(stand.after_push(&signed), (force, Some(nothing(stray))));
-        assert_eq!(packs(&mirror).len(), 2, "what the branch has now, and what is in force");
+        assert_eq!(packs(&mirror).len(), 2, "what the branch has now, and what is active");
         let sound =
             Command::new("git").arg("-C").arg(&mirror).args(["fsck", "--strict"]).output().expect("git is installed");
         assert!(sound.status.success(), "{}", String::from_utf8_lossy(&sound.stderr));
@@ -103,16 +103,16 @@ fn a_process_that_begins_with_an_empty_folder_lets_in_nothing_that_is_older_than
     reset(&signed, old);
     push(&signed);
     let mut stand = reading(&signed, "empty", ada(&signed, Require::Head), known.clone());
-    assert_eq!(withheld(&mut stand), earlier(old, force));
+    assert_eq!(pending(&mut stand), earlier(old, force));
     // Neither does a commit that claims to be of the same second.
     let same = at(&signed, "2025-02-02T03:04:05Z", "10.4.0.0/16");
     push(&signed);
     stand.thread.poll();
-    assert_eq!(withheld(&mut stand).commit, same);
+    assert_eq!(pending(&mut stand).commit, same);
     // History that was rewritten, and signed since.
     let later = at(&signed, "2025-02-02T03:04:06Z", "10.5.0.0/16");
     assert_eq!(stand.after_push(&signed), (later, None));
-    // Whoever has what is in force in the history needs no clock.
+    // Whoever has what is active in the history needs no clock.
     reset(&signed, force);
     let early = at(&signed, "2024-01-01T00:00:00Z", "10.6.0.0/16");
     push(&signed);
@@ -121,7 +121,7 @@ fn a_process_that_begins_with_an_empty_folder_lets_in_nothing_that_is_older_than
 }
 
 #[test]
-fn what_another_process_put_in_force_and_we_never_saw_is_not_taken_back() {
+fn what_another_process_made_active_and_we_never_saw_is_not_taken_back() {
     let (signed, old, force) = two();
     reset(&signed, old);
     push(&signed);
