@@ -87,8 +87,8 @@ mod tests {
         all.iter().map(|(name, version)| (format!("batuu/{name}"), (*version).to_owned())).collect()
     }
 
-    fn lost(first: &str, count: usize) -> Option<Lost> {
-        Some(Lost { first: format!("batuu/{first}"), count })
+    fn lost(first: &str, count: usize) -> Lost {
+        Lost { first: format!("batuu/{first}"), count }
     }
 
     fn known(all: &[(&str, &str)]) -> Known {
@@ -100,8 +100,8 @@ mod tests {
         let mut known = known(&[("xwing", "3"), ("ywing", "4"), ("awing", "5")]);
         known.begin();
         let listed = versions(&[("xwing", "9"), ("ywing", "4"), ("bwing", "8")]);
-        assert_eq!(known.finish(&listed), lost("awing", 3));
-        assert_eq!(known.replace(listed.clone()), lost("awing", 3));
+        assert_eq!(known.finish(&listed), Some(lost("awing", 3)));
+        assert_eq!(known.replace(listed.clone()), Some(lost("awing", 3)));
         assert_eq!(known.replace(listed), None);
     }
 

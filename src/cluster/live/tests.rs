@@ -197,7 +197,7 @@ async fn a_leader_whose_writes_are_not_answered_stops_in_time_and_comes_back_wit
     let _lost = fake.asked().await;
     object["metadata"]["resourceVersion"] = json!("2");
     assert!(matches!(lease.role(), LeaseRole::Leader { fence: 1, .. }), "there is some time left");
-    tokio::time::sleep_until(until.into()).await;
+    tokio::time::sleep_until(until).await;
     assert!(matches!(lease.role(), LeaseRole::Follower { .. }));
 
     let (role, ()) = tokio::join!(lease.step(), async {

@@ -112,7 +112,9 @@ async fn a_connection_that_the_server_wants_to_end_keeps_its_watches_and_takes_n
         write(&client, &mut fake).await;
     }
     let node = json!({"metadata": {"name": "kind-worker", "resourceVersion": "6"}});
-    watches.iter().for_each(|watch| watch.send("ADDED", &node));
+    for watch in &watches {
+        watch.send("ADDED", &node);
+    }
     while watching.view().nodes.is_empty() {
         timeout(Duration::from_secs(5), watching.changed()).await.expect("an event in time");
     }
@@ -133,7 +135,9 @@ async fn watches_that_nobody_reads_hold_up_no_write() {
             "name": format!("object-{number}"), "resourceVersion": format!("{}", 10 + number),
             "annotations": {"long": long},
         });
-        watches.iter().for_each(|watch| watch.send("ADDED", &json!({"metadata": metadata})));
+        for watch in &watches {
+            watch.send("ADDED", &json!({"metadata": metadata}));
+        }
     }
     for _ in 0..3 {
         timeout(Duration::from_secs(10), write(&client, &mut fake)).await.expect("in time");
