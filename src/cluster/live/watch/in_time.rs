@@ -35,9 +35,13 @@ fn pod(name: &str, address: &str) -> Value {
 
 /// An agent's watch of a server with one pod.
 fn agent(server: &Simulated, seed: u64) -> ClusterWatch {
+    agent_of(&server.client(), server, seed)
+}
+
+fn agent_of(client: &ApiClient, server: &Simulated, seed: u64) -> ClusterWatch {
     server.set(PODS, pod("xwing", "10.1.1.1"));
     let scope = WatchScope::Agent { node: NodeName::parse("kind-worker").expect("a name") };
-    ClusterWatch::open(&server.client(), &scope, WatchOptions { seed, ..WatchOptions::default() })
+    ClusterWatch::open(client, &scope, WatchOptions { seed, ..WatchOptions::default() })
 }
 
 fn address(watching: &ClusterWatch, pod: &str) -> Option<String> {
@@ -124,7 +128,8 @@ async fn a_server_on_which_every_version_expires_at_once_is_asked_with_pauses() 
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_is_told_nothing_is_listed_anew_after_three_minutes_and_its_loss_is_reported() {
     let server = Simulated::default();
-    let mut watching = agent(&server, 3);
+    let client = server.client();
+    let mut watching = agent_of(&client, &server, 3);
     until(&mut watching, seconds(1), ClusterWatch::synced).await;
     follow(&mut watching, seconds(10)).await;
     server.deafen(PODS);
@@ -133,6 +138,7 @@ async fn a_watch_that_is_told_nothing_is_listed_anew_after_three_minutes_and_its
     until(&mut watching, seconds(200), |watching| !watching.faults().is_empty()).await;
     let message = "watching pods: a change of batuu/xwing did not arrive; everything is listed anew";
     assert_eq!(watching.faults()["pods"].message, message);
+    assert_eq!(client.errors().watches()["pods"], 1);
     until(&mut watching, seconds(1), |watching| address(watching, "xwing").as_deref() == Some("10.1.1.9")).await;
     server.hear(PODS);
     until(&mut watching, seconds(3), |watching| watching.faults().is_empty()).await;
@@ -191,8 +197,7 @@ async fn an_hour_without_faults_costs_few_requests_and_finds_nothing_lost() {
     assert!(watching.faults().is_empty(), "{:?}", watching.faults());
     let asked = server.asked();
     let count = |verb| asked.iter().filter(|one| one.verb == verb).count();
-    // Docs say 130 an hour.
+    // docs/api-server.md has these numbers.
     assert_eq!(count("list"), 0);
-    assert!((85..=120).contains(&count("watch")), "{} watches", count("watch"));
-    assert!((24..=36).contains(&count("compare")), "{} comparisons", count("compare"));
+    assert_eq!((count("watch"), count("compare")), (102, 25));
 }
