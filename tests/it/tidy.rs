@@ -16,7 +16,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("anstream", &["cli/output.rs", "telemetry.rs"]),
     ("annotate_snippets", &["cli/diagnostics.rs"]),
     // In tests of the live cluster beside the server of our own.
-    ("axum", &["cluster/live/fake.rs", "serve/"]),
+    ("axum", &["cluster/live/fake.rs", "cluster/live/simulated.rs", "cluster/live/transport/secure.rs", "serve/"]),
     ("base64", &["forge/app/jwt.rs", "git/http_relay.rs", "git/known_hosts.rs", "git/loopback.rs", "https/connect.rs"]),
     ("clap", &["cli/"]),
     ("clap_complete", &["cli/completion.rs"]),
@@ -27,12 +27,13 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("git2", &["git/"]),
     ("hex", &["forge/posting.rs", "kernel/nft/expression.rs", "serve/webhook.rs"]),
     ("hmac", &["git/known_hosts.rs", "serve/webhook.rs"]),
-    // What kube's client is made of: built anew, with keepalive.
-    ("http", &["cluster/live/mod.rs", "forge/", "https/"]),
-    ("http_body_util", &["git/http_relay.rs", "https/mod.rs"]),
+    // What kube's client is made of: built anew, with HTTP/2 and keepalive.
+    ("http", &["cluster/live/", "forge/", "https/"]),
+    ("http_body_util", &["cluster/live/transport.rs", "git/http_relay.rs", "https/mod.rs"]),
     // In git/http_relay.rs the server side.
-    ("hyper", &["git/http_relay.rs", "https/"]),
-    ("hyper_util", &["cluster/live/mod.rs", "git/http_relay.rs", "https/"]),
+    ("hyper", &["cluster/live/", "git/http_relay.rs", "https/"]),
+    ("hyper_rustls", &["cluster/live/transport.rs"]),
+    ("hyper_util", &["cluster/live/transport.rs", "cluster/live/transport/", "git/http_relay.rs", "https/"]),
     ("ipnet", &["core/", "kernel/"]),
     ("jiff", &["cli/args.rs", "cli/preview.rs", "cluster/live/", "core/", "forge/", "git/", "reconcile/"]),
     ("k8s_openapi", &["cluster/live/lease.rs"]),
@@ -144,8 +145,8 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "watch.rs",
         ],
     ),
-    ("tokio_rustls", &["forge/app/jwt.rs", "https/"]),
-    ("tower", &["cluster/live/mod.rs", "https/connect.rs"]),
+    ("tokio_rustls", &["cluster/live/transport.rs", "cluster/live/transport/", "forge/app/jwt.rs", "https/"]),
+    ("tower", &["cluster/live/", "https/connect.rs"]),
     ("tracing", &["reconcile/"]),
     ("tracing_subscriber", &["telemetry.rs"]),
 ];

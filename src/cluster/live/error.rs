@@ -20,6 +20,8 @@ pub struct ApiError {
     doing: String,
     #[source]
     cause: ApiErrorCause,
+    /// How long the server asks to wait.
+    retry_after: Option<Duration>,
 }
 
 /// The cause of a failed operation.
@@ -52,6 +54,19 @@ pub enum ApiErrorCause {
     /// A watch that the server ends at once.
     #[error("the server ends the watch at once")]
     Ended,
+    /// A watch that did not tell a change: a list shows it.
+    #[error("a change of {first}{} did not arrive; everything is listed anew", others(*.count))]
+    EventsLost {
+        /// `namespace/name` of one of the objects.
+        first: String,
+        /// How many objects.
+        count: usize,
+    },
+}
+
+/// ` and of 3 more`
+fn others(count: usize) -> String {
+    if count > 1 { format!(" and of {} more", count - 1) } else { String::new() }
 }
 
 /// The server's message about one field.
@@ -82,12 +97,17 @@ impl std::fmt::Display for RefusedField {
 
 impl ApiError {
     pub(super) fn new(doing: impl Into<String>, cause: ApiErrorCause) -> Self {
-        Self { doing: doing.into(), cause }
+        Self { doing: doing.into(), cause, retry_after: None }
     }
 
     /// Converts an error of kube.
     pub(super) fn of(doing: impl Into<String>, error: kube::Error) -> Self {
-        Self::new(doing, ApiErrorCause::from(error))
+        let seconds = match &error {
+            kube::Error::Api(status) => status.details.as_ref().map_or(0, |details| details.retry_after_seconds),
+            _ => 0,
+        };
+        let retry_after = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
+        Self { retry_after, ..Self::new(doing, ApiErrorCause::from(error)) }
     }
 
     /// The cause.
@@ -103,6 +123,25 @@ impl ApiError {
         }
     }
 
+    /// The same with what the answer's header says, if its text says nothing.
+    pub(super) fn or_retry_after(self, header: Option<Duration>) -> Self {
+        Self { retry_after: self.retry_after.or(header), ..self }
+    }
+
+    /// How long the server asks to wait. A long time is no server's: the kind would be forgotten.
+    pub(super) fn retry_after(&self) -> Duration {
+        self.retry_after.unwrap_or_default().min(Duration::from_mins(1))
+    }
+
+    /// Whether there is no server, or something before it says so: it will concern every request.
+    pub(super) fn is_outage(&self) -> bool {
+        match &self.cause {
+            ApiErrorCause::Unreachable(_) | ApiErrorCause::Timeout(_) => true,
+            ApiErrorCause::Refused { code: 502..=504, reason, .. } => reason.is_empty(),
+            _ => false,
+        }
+    }
+
     /// Whether the same request may be answered otherwise later.
     pub fn retryable(&self) -> bool {
         match &self.cause {
@@ -113,7 +152,10 @@ impl ApiError {
             // Permissions and missing kinds can be added while the process runs: 401, 403 and 404 are retried.
             ApiErrorCause::Refused { code, .. } => !matches!(code, 400 | 405 | 406 | 413 | 415 | 422),
             ApiErrorCause::Configuration(_) | ApiErrorCause::Answer(_) => false,
-            ApiErrorCause::Unreachable(_) | ApiErrorCause::Timeout(_) | ApiErrorCause::Ended => true,
+            ApiErrorCause::Unreachable(_)
+            | ApiErrorCause::Timeout(_)
+            | ApiErrorCause::Ended
+            | ApiErrorCause::EventsLost { .. } => true,
         }
     }
 
@@ -249,6 +291,30 @@ mod tests {
         let typed = "failed to create typed patch object (/one; egret.dev/v1alpha1, Kind=Gadget): .spec.nope: field not \
                      declared in schema";
         assert!(!refused(500, typed).retryable() && refused(500, "etcd leader changed").retryable());
+    }
+
+    #[test]
+    fn the_servers_words_are_told_to_the_end() {
+        let told = |error: &ApiError| crate::telemetry::chain(error);
+        let message = "PublishedEgressPolicy.egret.dev \"x\" is invalid: \n* spec.egressIP: Invalid value: \"nonsense\"\n\
+                       * spec.destinations: Too many: 1001: must have at most 1000 items\n";
+        let expected = "doing something: PublishedEgressPolicy.egret.dev \"x\" is invalid: * spec.egressIP: Invalid value: \
+                        \"nonsense\" * spec.destinations: Too many: 1001: must have at most 1000 items";
+        assert_eq!(told(&refused(422, message)), expected);
+
+        let status = serde_json::json!({"code": 422, "reason": "Invalid", "details": {"causes": [
+            {"field": "spec", "message": "the fence never goes back", "reason": "FieldValueInvalid"},
+        ]}});
+        let status: Status = serde_json::from_value(status).expect("a Status");
+        let error = ApiError::of("doing something", kube::Error::Api(Box::new(status)));
+        assert_eq!(told(&error), "doing something: spec: the fence never goes back");
+
+        let page = Status::failure("<html>\n<p>no</p>", "Failed to parse error data").with_code(502);
+        let error = ApiError::of("doing something", kube::Error::Api(Box::new(page)));
+        assert_eq!(told(&error), "doing something: <html>");
+        assert!(error.is_outage(), "that is a proxy's");
+        assert!(!refused(503, "conversion webhook failed").is_outage());
+        assert_eq!(told(&refused(500, "")), "doing something: HTTP status 500");
     }
 
     #[test]

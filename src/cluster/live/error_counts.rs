@@ -23,7 +23,7 @@ impl ErrorCounts {
         self.with(|counts| counts.requests.clone())
     }
 
-    /// Lists and watches that broke and were restarted, by resource. A watched resource is listed from the start.
+    /// Lists and watches that broke, or lost an event, and were restarted, by resource. A watched resource is listed from the start.
     pub fn watches(&self) -> BTreeMap<&'static str, u64> {
         self.with(|counts| counts.watches.clone())
     }

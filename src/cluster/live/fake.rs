@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::ApiClient;
 
 /// Longer than any of our pauses after a first failure.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The server. Dropping it closes all of its connections.
 pub(super) struct Fake {
@@ -61,9 +61,9 @@ impl Fake {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-                let router = Router::new().fallback(hand_over).with_state(sender);
                 tokio::select! {
-                    ended = axum::serve(listener, router) => ended.expect("a server"),
+                    biased;
+                    ended = axum::serve(listener, router(sender)) => ended.expect("a server"),
                     _ = stopped => {}
                 }
             });
@@ -94,6 +94,11 @@ impl Drop for Fake {
             let _ = thread.join();
         }
     }
+}
+
+/// Hands over each request.
+pub(super) fn router(sender: mpsc::UnboundedSender<FakeRequest>) -> Router {
+    Router::new().fallback(hand_over).with_state(sender)
 }
 
 async fn hand_over(State(sender): State<mpsc::UnboundedSender<FakeRequest>>, request: Request) -> Response {

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::error::ApiError;
 use super::lease::leases_of;
-use super::wire::{Meta, Watched};
+use super::wire::{Identity, Meta, Watched};
 use super::{ANSWER, ApiClient};
 use crate::core::name::NodeName;
 use crate::core::state::net::fnv1a;
@@ -106,8 +106,8 @@ impl Watched for Heartbeats {
         (wire.metadata.name == lease_name(&node)).then_some((node, wire.spec.renew_time))
     }
 
-    fn version(wire: &Self::Wire) -> &str {
-        &wire.metadata.resource_version
+    fn identity(wire: &Self::Wire) -> Identity<'_> {
+        wire.metadata.identity()
     }
 }
 

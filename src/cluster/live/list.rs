@@ -1,5 +1,5 @@
-//! Lists namespaces and pods of the whole cluster once, for a snapshot: an hourly list is cheaper, for client and
-//! server, than watching every pod.
+//! Lists beside watches: namespaces and pods of the whole cluster once, for a snapshot, as an hourly list is cheaper, for
+//! client and server, than watching every pod; and the versions of what is watched, to compare.
 //!
 //! Not here: retries (the caller's) and watches (see `watch`).
 
@@ -7,17 +7,54 @@ use std::collections::BTreeMap;
 
 use kube::core::Request;
 use kube::core::params::ListParams;
+use serde::Deserialize;
 
 use super::error::ApiError;
-use super::reflector::Page;
-use super::wire::{Namespaces, Pods, Watched};
+use super::known::Versions;
+use super::reflector::{Page, Query};
+use super::wire::{Identity, Namespaces, Pods, Watched};
 use super::{ApiClient, PAGE};
 use crate::core::facts::Facts;
 
 /// The page size: the objects that the server prepares at once, and that the client parses at once.
 const OBJECTS: u32 = 500;
 
+/// An object of which only the version is of interest.
+#[derive(Deserialize)]
+struct Versioned {
+    metadata: VersionMeta,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct VersionMeta {
+    namespace: Option<String>,
+    name: String,
+    resource_version: String,
+}
+
 impl ApiClient {
+    /// The current version of each watched object. Only metadata is sent, and the list is as new as the request.
+    pub(super) async fn versions<W: Watched>(self, query: Query) -> Result<Versions, ApiError> {
+        let doing = format!("comparing {}", W::NAME);
+        let mut found = Versions::new();
+        let mut next: Option<String> = None;
+        loop {
+            let request = Request::new(query.path::<W>()).list_metadata(&query.list(query.page, next.take()));
+            let page: Page<Versioned> = self.call(&doing, request, PAGE).await?;
+            for VersionMeta { namespace, name, resource_version } in
+                page.items.unwrap_or_default().into_iter().map(|item| item.metadata)
+            {
+                let object = Identity { namespace: namespace.as_deref(), name: &name, version: "" };
+                found.insert(object.key(), resource_version);
+            }
+            next = page.metadata.next.filter(|token| !token.is_empty());
+            if next.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
     /// Current namespaces and pods, page by page; no nodes, which are watched already.
     pub async fn list_facts(&self) -> Result<Facts, ApiError> {
         let namespaces = self.all::<Namespaces>().await?;

@@ -1,7 +1,7 @@
 //! The client of the Kubernetes API: watches and writes. The only module that uses `kube` and `k8s-openapi`.
 //!
 //! An edge: it observes and executes; all decisions are made elsewhere. Nothing here hangs: requests have a time
-//! limit, watches end after a while, and the kernel closes a connection whose other end is gone after half a minute.
+//! limit, watches end after a while, and a connection whose other end is gone is closed after half a minute.
 //!
 //! Objects are not read in full: fields that decide nothing are skipped while an answer is parsed. Not here: the
 //! content of specs and statuses (the caller brings them whole), and retries of writes (the caller reads the object
@@ -13,14 +13,19 @@ mod events;
 #[cfg(test)]
 mod fake;
 mod heartbeats;
+mod known;
 mod labels;
 mod lease;
 mod list;
 mod objects;
+mod outage;
 mod pools;
 mod reflector;
 pub mod resources;
+#[cfg(test)]
+mod simulated;
 mod taints;
+mod transport;
 mod view;
 mod watch;
 mod wire;
@@ -30,15 +35,12 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, HeaderValue, USER_AGENT};
 use http::{Request as HttpRequest, Response};
 use hyper::body::{Body as HttpBody, Bytes};
-use hyper_util::client::legacy::Client as HttpClient;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ClientBuilder, ConfigExt as _};
 use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
 use serde::de::DeserializeOwned;
 use tower::util::option_layer;
-use tower::{BoxError, Service, ServiceExt as _};
+use tower::{BoxError, Service};
 
 use crate::clock::Clock;
 
@@ -55,17 +57,12 @@ pub use view::{
 };
 pub use watch::{ClusterWatch, WatchError, WatchOptions, WatchScope};
 
-/// The time limit for a TCP connection.
-const CONNECT: Duration = Duration::from_secs(5);
+use transport::{NoteRetryAfter, RetryAfter, Transport};
+
 /// The time limit for reading one object, or for a write.
 const ANSWER: Duration = Duration::from_secs(15);
 /// The time limit for one page of a list.
 const PAGE: Duration = Duration::from_secs(30);
-/// A connection that was silent for this long is probed; three times with this pause between. A watch may be silent
-/// for minutes, and only the probes distinguish that from a server that has lost its power.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-const KEEPALIVE_PAUSE: Duration = Duration::from_secs(5);
-const KEEPALIVE_TRIES: u32 = 3;
 
 /// A request as kube builds it.
 type Built = Result<HttpRequest<Vec<u8>>, kube::core::request::Error>;
@@ -76,6 +73,13 @@ fn json_patch(path: &str, manager: &str, patch: &serde_json::Value) -> Built {
         .header(CONTENT_TYPE, "application/json-patch+json")
         .body(patch.to_string().into_bytes())
         .map_err(kube::core::request::Error::BuildRequest)
+}
+
+/// The request, and where its answer's `Retry-After` is noted.
+fn noted(mut request: HttpRequest<Vec<u8>>) -> (HttpRequest<Vec<u8>>, RetryAfter) {
+    let note = RetryAfter::default();
+    request.extensions_mut().insert(note.clone());
+    (request, note)
 }
 
 /// A client of an API server. Cheap to clone.
@@ -119,8 +123,7 @@ impl ApiClient {
         &self.server
     }
 
-    /// kube's own client has neither keepalive nor a time limit for a TLS handshake, and retries automatically what
-    /// must be reported here.
+    /// With a transport of our own; kube's client also retries automatically what must be reported here.
     fn open(mut config: Config) -> Result<Self, ApiError> {
         let server = config.cluster_url.to_string();
         let failed = |why: String| ApiError::new(format!("connecting to {server}"), ApiErrorCause::Configuration(why));
@@ -128,19 +131,10 @@ impl ApiClient {
             return Err(failed(format!("the proxy {proxy} is not supported")));
         }
         config.headers.push((USER_AGENT, HeaderValue::from_static(concat!("egret/", env!("CARGO_PKG_VERSION")))));
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT));
-        tcp.set_keepalive(Some(KEEPALIVE));
-        tcp.set_keepalive_interval(Some(KEEPALIVE_PAUSE));
-        tcp.set_keepalive_retries(Some(KEEPALIVE_TRIES));
-        tcp.set_tcp_user_timeout(Some(KEEPALIVE + KEEPALIVE_PAUSE * KEEPALIVE_TRIES));
         let refused = |error: kube::Error| ApiError::of(format!("connecting to {server}"), error);
-        let tls = config.rustls_https_connector_with_connector(tcp).map_err(refused)?;
-        let http = HttpClient::builder(TokioExecutor::new()).build::<_, Body>(tls);
+        let transport = Transport::new(&config).map_err(|error| refused(kube::Error::Service(error)))?;
         let auth = config.auth_layer().map_err(refused)?;
-        let client = ClientBuilder::new(http.map_err(BoxError::from), config.default_namespace.clone())
+        let client = ClientBuilder::new(NoteRetryAfter(transport), config.default_namespace.clone())
             .with_layer(&config.extra_headers_layer().map_err(refused)?)
             .with_layer(&option_layer(auth))
             .with_layer(&config.base_uri_layer())
@@ -157,7 +151,7 @@ impl ApiClient {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let client = Client::new(service, "default");
+        let client = Client::new(NoteRetryAfter(service), "default");
         Self { client, server: server.to_owned(), errors: ErrorCounts::default(), clock }
     }
 
@@ -170,11 +164,12 @@ impl ApiClient {
     async fn call<T: DeserializeOwned>(&self, doing: &str, request: Built, limit: Duration) -> Result<T, ApiError> {
         let request = request.map_err(|error| ApiError::of(doing, kube::Error::BuildRequest(error)))?;
         let operation = error_counts::operation(request.method().as_str(), request.uri().path());
+        let (request, note) = noted(request);
         let answer = match tokio::time::timeout(limit, self.client.request_text(request)).await {
             Ok(Ok(text)) => {
                 serde_json::from_str(&text).map_err(|error| ApiError::new(doing, ApiErrorCause::Answer(error)))
             }
-            Ok(Err(error)) => Err(ApiError::of(doing, error)),
+            Ok(Err(error)) => Err(ApiError::of(doing, error).or_retry_after(note.get())),
             Err(_) => Err(ApiError::new(doing, ApiErrorCause::Timeout(limit))),
         };
         answer.inspect_err(|error| self.errors.request(&operation, error))

@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::wire::{Meta, Watched};
+use super::wire::{Identity, Meta, Watched};
 use crate::core::pools::{Network, PoolKind, PoolSpec};
 
 /// Calico's IPPools, with the Kubernetes API datastore.
@@ -47,8 +47,8 @@ macro_rules! pools {
                 Some(wire.read())
             }
 
-            fn version(wire: &PoolWire) -> &str {
-                &wire.metadata.resource_version
+            fn identity(wire: &PoolWire) -> Identity<'_> {
+                wire.metadata.identity()
             }
         }
 
@@ -76,7 +76,7 @@ mod tests {
             "spec": {"ipv4": {"cidrs": ["10.20.0.0/16", "nonsense"], "maskSize": 24}, "podSelector": {}},
         });
         let wire: PoolWire = serde_json::from_value(pool).expect("a pool");
-        assert_eq!(CiliumPools::version(&wire), "7");
+        assert_eq!(CiliumPools::identity(&wire), Identity { namespace: None, name: "green", version: "7" });
         let networks = vec!["10.20.0.0/16".parse().expect("a network")];
         assert_eq!(CiliumPools::read(wire), Some(("green".to_owned(), networks)));
     }

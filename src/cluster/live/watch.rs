@@ -7,17 +7,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::ApiClient;
 use super::heartbeats::{Heartbeats, LABEL as HEARTBEAT_LABEL};
 use super::lease::leases_of;
+use super::outage::Outage;
 use super::pools::{CalicoPools, CiliumNodes, CiliumPools, Pools};
 use super::reflector::{Message, Query, Reflector};
 use super::resources::GATEWAY_LABEL;
 use super::view::{Changed, ListOrEvent, View, WatchItem};
 use super::wire::{Configs, EgressNodes, Namespaces, Nodes, Pods, Policies, Slim, Watched, Whole};
+use crate::clock::Clock;
 use crate::core::name::NodeName;
 use crate::core::pools::PoolKind;
 
@@ -81,10 +83,13 @@ pub struct ClusterWatch {
     news: mpsc::Receiver<Message>,
     view: View,
     faults: BTreeMap<&'static str, WatchError>,
+    /// Those of them that the caller has not seen yet, and whether they ended meanwhile.
+    unseen: BTreeMap<&'static str, bool>,
     /// Optional kinds that may not be read: the cause, and a hint.
     closed: BTreeMap<&'static str, (String, Option<String>)>,
     /// Kinds whose first list is outstanding.
     missing: BTreeSet<&'static str>,
+    clock: Clock,
     // Dropping it ends the tasks.
     _tasks: JoinSet<()>,
 }
@@ -94,17 +99,30 @@ struct Start<'a> {
     live: &'a ApiClient,
     options: WatchOptions,
     out: mpsc::Sender<Message>,
-    recoveries: watch::Sender<u64>,
+    outage: Outage,
     tasks: JoinSet<()>,
     missing: BTreeSet<&'static str>,
 }
 
 impl Start<'_> {
+    fn done(self, news: mpsc::Receiver<Message>) -> ClusterWatch {
+        ClusterWatch {
+            news,
+            view: View::default(),
+            faults: BTreeMap::new(),
+            unseen: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            missing: self.missing,
+            clock: self.live.clock().clone(),
+            _tasks: self.tasks,
+        }
+    }
+
     fn follow<W: Watched>(&mut self, query: Query, wrap: fn(ListOrEvent<W::Key, W::Value>) -> WatchItem) {
         let seed = self.options.seed.wrapping_add(self.missing.len() as u64);
         self.missing.insert(W::NAME);
-        let (out, recoveries) = (self.out.clone(), self.recoveries.clone());
-        let follower = Reflector::<W>::new(self.live.clone(), query, wrap, out, recoveries, seed);
+        let (out, outage) = (self.out.clone(), self.outage.clone());
+        let follower = Reflector::<W>::new(self.live.clone(), query, wrap, out, outage, seed);
         self.tasks.spawn(follower.run());
     }
 
@@ -138,14 +156,8 @@ impl ClusterWatch {
     /// Starts watching. Needs a tokio runtime; does not wait.
     pub fn open(live: &ApiClient, scope: &WatchScope, options: WatchOptions) -> Self {
         let (out, news) = mpsc::channel(QUEUE);
-        let mut start = Start {
-            live,
-            options,
-            out,
-            recoveries: watch::Sender::new(0),
-            tasks: JoinSet::new(),
-            missing: BTreeSet::new(),
-        };
+        let mut start =
+            Start { live, options, out, outage: Outage::new(), tasks: JoinSet::new(), missing: BTreeSet::new() };
         match scope {
             WatchScope::Agent { node } => {
                 start.follow::<Nodes<Slim>>(start.all(), WatchItem::Nodes);
@@ -176,13 +188,18 @@ impl ClusterWatch {
                 }
             }
         }
-        let (tasks, missing) = (start.tasks, start.missing);
-        Self { news, view: View::default(), faults: BTreeMap::new(), closed: BTreeMap::new(), missing, _tasks: tasks }
+        start.done(news)
     }
 
     /// Waits until something changes, applies all events that have arrived, in their order, and returns which kinds
     /// of objects changed. Cancel safe: no event is lost if the future is dropped.
     pub async fn changed(&mut self) -> Changed {
+        let over: Vec<&str> = self.unseen.iter().filter(|(_, over)| **over).map(|(kind, _)| *kind).collect();
+        self.unseen.clear();
+        if !over.is_empty() {
+            self.faults.retain(|kind, _| !over.contains(kind));
+            return Changed { faults: true, ..Changed::default() };
+        }
         loop {
             let Some(first) = self.news.recv().await else {
                 // The tasks end only together with this value.
@@ -232,22 +249,34 @@ impl ClusterWatch {
                 let faults = self.closed.insert(kind, (crate::telemetry::chain(&error), error.hint())).is_none();
                 Changed { synced: first && self.missing.is_empty(), faults, ..Changed::default() }
             }
-            Message::Well(kind) => Changed { faults: self.faults.remove(kind).is_some(), ..Changed::default() },
+            Message::Well(kind) => match self.unseen.get_mut(kind) {
+                // It stays for one return of `changed`: a short one is told too.
+                Some(over) => {
+                    *over = true;
+                    Changed::default()
+                }
+                None => Changed { faults: self.faults.remove(kind).is_some(), ..Changed::default() },
+            },
             Message::Fault(kind, error) => {
                 let before = self.faults.remove(kind);
                 let fault = WatchError {
                     message: crate::telemetry::chain(&error),
                     hint: error.hint(),
-                    since: before.as_ref().map_or_else(Timestamp::now, |fault| fault.since),
+                    since: before.as_ref().map_or_else(|| self.clock.now(), |fault| fault.since),
                     count: before.as_ref().map_or(0, |fault| fault.count) + 1,
                 };
                 let reported = before.is_some_and(|before| before.message == fault.message);
                 self.faults.insert(kind, fault);
+                if !reported || self.unseen.contains_key(kind) {
+                    self.unseen.insert(kind, false);
+                }
                 Changed { faults: !reported, ..Changed::default() }
             }
         }
     }
 }
 
+#[cfg(test)]
+mod in_time;
 #[cfg(test)]
 mod tests;

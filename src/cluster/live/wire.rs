@@ -32,8 +32,27 @@ pub(super) trait Watched: Send + Sync + 'static {
     type Value: Send;
     /// The key, and the part that is kept. `None` if the name is not valid in a cluster.
     fn read(wire: Self::Wire) -> Option<(Self::Key, Self::Value)>;
-    /// The resource version of one object, to continue watching from.
-    fn version(wire: &Self::Wire) -> &str;
+    /// What tells one state of an object from every other.
+    fn identity(wire: &Self::Wire) -> Identity<'_>;
+}
+
+/// The name and the version of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity<'a> {
+    pub namespace: Option<&'a str>,
+    pub name: &'a str,
+    /// To continue watching from.
+    pub version: &'a str,
+}
+
+impl Identity<'_> {
+    /// `namespace/name`, or the name of an object that is in none.
+    pub(super) fn key(&self) -> String {
+        match self.namespace {
+            Some(namespace) => format!("{namespace}/{}", self.name),
+            None => self.name.to_owned(),
+        }
+    }
 }
 
 /// The level of detail.
@@ -97,6 +116,12 @@ pub(super) struct Meta<M: Default> {
     deletion_timestamp: Option<IgnoredAny>,
     pub annotations: Option<Annotations>,
     pub managed_fields: M,
+}
+
+impl<M: Default> Meta<M> {
+    pub(super) fn identity(&self) -> Identity<'_> {
+        Identity { namespace: self.namespace.as_deref(), name: &self.name, version: &self.resource_version }
+    }
 }
 
 /// The one annotation that is read.
@@ -282,8 +307,8 @@ impl<D: Detail> Watched for Nodes<D> {
         Some((name, (facts, NodeMeta { uid: wire.metadata.uid, label_managers, starting })))
     }
 
-    fn version(wire: &Self::Wire) -> &str {
-        &wire.metadata.resource_version
+    fn identity(wire: &Self::Wire) -> Identity<'_> {
+        wire.metadata.identity()
     }
 }
 
@@ -307,8 +332,8 @@ impl Watched for Namespaces {
         Some((wire.metadata.name, wire.metadata.labels.unwrap_or_default()))
     }
 
-    fn version(wire: &MetaWire) -> &str {
-        &wire.metadata.resource_version
+    fn identity(wire: &MetaWire) -> Identity<'_> {
+        wire.metadata.identity()
     }
 }
 
@@ -368,8 +393,8 @@ impl Watched for Pods {
         Some((PodName { namespace: metadata.namespace.unwrap_or_default(), name: metadata.name }, pod))
     }
 
-    fn version(wire: &PodWire) -> &str {
-        &wire.metadata.resource_version
+    fn identity(wire: &PodWire) -> Identity<'_> {
+        wire.metadata.identity()
     }
 }
 
@@ -405,8 +430,8 @@ impl<D: Detail> Watched for Policies<D> {
         Some((metadata.name, object))
     }
 
-    fn version(wire: &Self::Wire) -> &str {
-        &wire.metadata.resource_version
+    fn identity(wire: &Self::Wire) -> Identity<'_> {
+        wire.metadata.identity()
     }
 }
 
@@ -433,8 +458,8 @@ impl<D: Detail> Watched for Configs<D> {
         (metadata.name == CONFIG_NAME).then_some(((), object))
     }
 
-    fn version(wire: &Self::Wire) -> &str {
-        &wire.metadata.resource_version
+    fn identity(wire: &Self::Wire) -> Identity<'_> {
+        wire.metadata.identity()
     }
 }
 
@@ -459,8 +484,8 @@ impl Watched for EgressNodes {
         Some((name, object))
     }
 
-    fn version(wire: &Self::Wire) -> &str {
-        &wire.metadata.resource_version
+    fn identity(wire: &Self::Wire) -> Identity<'_> {
+        wire.metadata.identity()
     }
 }
 

@@ -102,7 +102,7 @@ fn a_publication_that_the_api_server_refuses_is_in_ready_of_the_config() -> Outc
 
 #[test]
 fn why_the_api_server_refuses_a_policy_is_told_in_its_own_words() -> Outcome {
-    let stand = Stand::in_force(Options::default())?;
+    let stand = Stand::applied(Options::default())?;
     // A definition that is older than the program, and takes less.
     let name = "publishedegresspolicies.egret.dev";
     let mut definition =

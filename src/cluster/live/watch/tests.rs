@@ -12,18 +12,10 @@ use crate::core::pools::PoolKind;
 /// Watches what `follow` starts and nothing else.
 fn watching(live: &ApiClient, options: WatchOptions, follow: impl FnOnce(&mut Start<'_>)) -> ClusterWatch {
     let (out, news) = mpsc::channel(QUEUE);
-    let (tasks, recoveries) = (JoinSet::new(), watch::Sender::new(0));
-    let mut start = Start { live, options, out, recoveries, tasks, missing: BTreeSet::new() };
+    let (tasks, outage) = (JoinSet::new(), Outage::new());
+    let mut start = Start { live, options, out, outage, tasks, missing: BTreeSet::new() };
     follow(&mut start);
-    let (tasks, missing) = (start.tasks, start.missing);
-    ClusterWatch {
-        news,
-        view: View::default(),
-        faults: BTreeMap::new(),
-        closed: BTreeMap::new(),
-        missing,
-        _tasks: tasks,
-    }
+    start.done(news)
 }
 
 /// Watches the pods of one node and nothing else.

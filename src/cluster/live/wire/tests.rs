@@ -58,7 +58,7 @@ fn a_node_is_its_labels_addresses_networks_and_whether_it_is_ready() {
     assert_eq!(Nodes::<Whole>::read(whole), Some((name.clone(), (facts.clone(), meta))));
 
     let slim = serde_json::from_value(node).expect("a node");
-    assert_eq!(Nodes::<Slim>::version(&slim), "233");
+    assert_eq!(Nodes::<Slim>::identity(&slim).version, "233");
     let meta = NodeMeta { uid, ..NodeMeta::default() };
     assert_eq!(Nodes::<Slim>::read(slim), Some((name, (facts, meta))));
 }
