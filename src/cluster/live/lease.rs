@@ -84,7 +84,7 @@ impl Lease {
     }
 
     fn path(&self) -> Request {
-        Request::new(format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", self.namespace))
+        Request::new(leases(&self.namespace))
     }
 
     fn doing(&self, what: &str) -> String {
@@ -147,6 +147,11 @@ impl Lease {
         };
         self.live.call(&doing, request, self.candidate.timing().request()).await
     }
+}
+
+/// The path of a namespace's Leases.
+pub(super) fn leases(namespace: &str) -> String {
+    format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases")
 }
 
 /// The fields of a lease that decide. Times of other machines' clocks are not among them.

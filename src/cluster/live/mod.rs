@@ -18,6 +18,7 @@ mod list;
 mod objects;
 mod pools;
 mod reflector;
+mod removal;
 pub mod resources;
 mod taints;
 mod view;
@@ -47,6 +48,7 @@ pub use events::{EventKind, Recorder, Regarding};
 pub use labels::{FieldConflict, LabelOutcome};
 pub use lease::{Lease, LeaseRole, Timing};
 pub use objects::Written;
+pub use removal::{LeaseHolder, NodeTraces};
 pub use taints::TaintOutcome;
 pub use view::{
     Changed, ConfigObject, EgressNodeObject, LabelManager, Manager, NodeMeta, Operation, PolicyObject, View,
