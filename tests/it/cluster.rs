@@ -11,6 +11,7 @@ mod host_network;
 mod labels;
 mod leaders;
 mod relay;
+mod rights;
 mod rules;
 mod startup;
 mod suite;
@@ -110,7 +111,7 @@ fn the_scenario_holds_against_the_double_as_it_has_to_against_a_real_api_server(
     let (api, kubeconfig) = double()?;
     run(kubeconfig)?;
     assert_eq!(left(&api), Vec::<String>::new());
-    Ok(())
+    rights::compare(&api.requests())
 }
 
 #[test]

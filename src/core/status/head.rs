@@ -14,6 +14,7 @@ use crate::core::admission::{PendingCommit, PendingReason};
 use crate::core::facts::Node;
 use crate::core::name::NodeName;
 use crate::core::report::history::Rejected;
+use crate::core::text::short_commit;
 
 /// The most documents that a status names; the reports branch names all.
 const CARRIED: usize = 20;
@@ -25,6 +26,8 @@ pub struct HeadStatus {
     /// The `metadata.generation` that was observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// The first digits of the published commit, for a column.
+    pub revision_summary: String,
     /// The leading controller.
     pub leader: String,
     /// Nodes by state.
@@ -116,6 +119,7 @@ pub fn head_status(facts: HeadStatusInput<'_>, before: &HeadStatus, now: Timesta
     rejected.truncate(CARRIED);
     HeadStatus {
         observed_generation: facts.generation,
+        revision_summary: short_commit(facts.revision).to_owned(),
         leader: facts.leader.to_owned(),
         node_summary: format!("{}/{}", nodes.current, nodes.total),
         nodes,

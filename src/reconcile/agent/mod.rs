@@ -162,12 +162,7 @@ pub async fn serve<K: NodeKernel, E: KernelEvents>(
 }
 
 /// Removes everything from the node, and then its object from the cluster. The kernel needs no API server.
-async fn remove(
-    kernel: Kernel,
-    range: DatapathConfig,
-    node: NodeName,
-    memory: StateStore,
-) -> Result<(), AgentError> {
+async fn remove(kernel: Kernel, range: DatapathConfig, node: NodeName, memory: StateStore) -> Result<(), AgentError> {
     let nothing = Cluster::Fixed(Facts::default());
     let mut reconciler = Reconciler::new(kernel, nothing, node.clone(), memory, Clock::system());
     let steps = reconciler.remove(range).await?;

@@ -101,11 +101,9 @@ impl Uninstallation {
                     self.note(gone, &format!("PublishedEgressPolicy {name}"), &command);
                 }
             }
-            listed => self.note(
-                listed.map(|_| ()),
-                "PublishedEgressPolicies",
-                "kubectl delete publishedegresspolicies --all",
-            ),
+            listed => {
+                self.note(listed.map(|_| ()), "PublishedEgressPolicies", "kubectl delete publishedegresspolicies --all")
+            }
         }
         for name in agents {
             let gone = self.live.delete_node(&name).await.map(|_| ());

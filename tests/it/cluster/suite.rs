@@ -113,7 +113,7 @@ impl Suite {
         for namespace in [self.namespace(), format!("{}-batuu", self.prefix)] {
             host_network::make_namespace(&self.api, &self.prefix, &namespace)?;
         }
-        let objects = chart::rendered(&self.namespace())?;
+        let objects = chart::rendered(&self.namespace(), false)?;
         let is_definition = |object: &&Value| object["kind"] == "CustomResourceDefinition";
         for object in objects.iter().filter(is_definition) {
             self.chart.put(&self.api, &self.prefix, object)?;
@@ -135,6 +135,14 @@ impl Suite {
         }
         self.say("2 nodes and 2 pods are in the cluster; their network is the lab's");
         self.mention_strangers()
+    }
+
+    /// `helm upgrade --set remove=true`: more rights for those that leave.
+    pub(super) fn upgrade_to_remove(&mut self) -> Outcome {
+        for object in chart::rendered(&self.namespace(), true)? {
+            self.chart.put(&self.api, &self.prefix, &object)?;
+        }
+        Ok(())
     }
 
     /// Nodes that are not the suite's: nothing is done to them, but that Egret's agents here know their addresses.
@@ -300,7 +308,9 @@ impl Suite {
     pub(super) fn remove(&mut self) -> Outcome {
         let (token, api) = self.account("egret-remove", None)?;
         self.await_rights("egret-remove", &api)?;
-        let words = self.words("remove", &token, vec!["controller".into(), "--remove".into()])?;
+        let words = ["controller", "--remove", "--namespace"].map(OsString::from).into_iter();
+        let words = words.chain([self.namespace().into()]).collect();
+        let words = self.words("remove", &token, words)?;
         let process = self.lab.start_beside_router("env", words)?;
         self.keep("remove", process);
         self.await_good_end("remove")

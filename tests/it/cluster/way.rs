@@ -63,6 +63,10 @@ pub(super) fn statuses(suite: &mut Suite) -> Outcome {
             Ok(condition(&object, "Ready") == in_force && owner["name"] == suite.named(node))
         })?;
     }
+    super::leaders::orphan(suite, "gone")?;
+    suite.await_that("an EgressNode that goes, because its Node is gone", || {
+        Ok(suite.object("egressnodes", &suite.named("gone"))?.is_null())
+    })?;
     let source = suite.object("egressnodes", &suite.named("kind-worker"))?;
     match (&source["status"]["members"], &source["status"]["drift"]) {
         (members, drift) if *members == 1 && *drift == 0 => Ok(()),
