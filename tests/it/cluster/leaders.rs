@@ -55,7 +55,7 @@ pub(super) fn fence(suite: &mut Suite) -> Outcome {
 }
 
 pub(super) fn remove_agents(suite: &mut Suite) -> Outcome {
-    suite.end("controller-two")?;
+    suite.end("controller-five")?;
     for node in ["kind-worker", "kind-worker2"] {
         suite.end(node)?;
     }

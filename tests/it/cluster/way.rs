@@ -95,7 +95,7 @@ fn written(suite: &Suite) -> Outcome<BTreeMap<String, String>> {
 }
 
 /// Waits until nothing was written for two seconds.
-fn settle(suite: &Suite) -> Outcome<BTreeMap<String, String>> {
+pub(super) fn settle(suite: &Suite) -> Outcome<BTreeMap<String, String>> {
     let (mut last, mut since) = (written(suite)?, Instant::now());
     suite.await_that("two seconds without a write", || {
         let now = written(suite)?;
