@@ -66,8 +66,8 @@ worlds: ## as root: every claim in every kind of cluster, with a table; EGRET_WO
 	$(call need,$(build) $(lab) $(worlds))
 	@cargo test --locked --test it worlds::every_claim_holds_in_every_world -- --ignored --nocapture
 
-test-cluster: ## as root: the outpost scenario against the API server that KUBECONFIG names, a bare one will do (about 1 min)
-	$(call need,$(build) $(lab) python3:python3)
+test-cluster: ## as root: the outpost scenario against the API server that KUBECONFIG names, a bare one will do; RESTART_API='systemctl restart k3s' restarts it once (about 2 min)
+	$(call need,$(build) $(lab) sshd:openssh-server ssh:openssh-client python3:python3)
 	$(call need_venv)
 	@[ -n "$$KUBECONFIG" ] || { echo "KUBECONFIG must name the cluster to test against, with an admin as its user" >&2; exit 1; }
 	@tests/chart/run --fetch

@@ -10,7 +10,7 @@ use super::args::{
 use super::output::{self, Failure, Verbosity};
 use super::pull_requests::PullRequestArgs;
 use crate::cluster::live::Timing;
-use crate::reconcile::controller::{self, ControllerError, ControllerOptions};
+use crate::reconcile::controller::{self, ControllerError, ControllerOptions, Removal};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ControllerArgs {
@@ -21,7 +21,8 @@ pub(super) struct ControllerArgs {
     /// How often a remote repository is polled for a new commit of the branch.
     #[arg(long, value_name = "DURATION", env = "EGRET_POLL", default_value = "30s", value_parser = duration)]
     poll: Duration,
-    /// Remove Egret's labels from all nodes and its custom resources from the cluster, and exit.
+    /// Remove Egret's labels from all nodes, its custom resources and its lease from the cluster, and exit. Nothing is removed
+    /// while a controller or an agent still uses it: stop controllers, and end agents with `egret agent --remove`.
     #[arg(long)]
     remove: bool,
     #[command(flatten)]
@@ -74,7 +75,8 @@ pub(super) fn run(args: ControllerArgs, verbosity: &Verbosity) -> Result<ExitCod
     args.log.start(verbosity);
     let runtime = output::runtime()?;
     let result = if args.remove {
-        runtime.block_on(controller::remove())
+        let removal = Removal { namespace: args.cluster.namespace, lease: args.cluster.lease };
+        runtime.block_on(controller::remove(removal))
     } else {
         let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
         let repository = args.repo.with(&args.git);

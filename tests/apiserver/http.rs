@@ -223,6 +223,7 @@ fn note(world: &mut World, asked: &Asked, status: u16, wrote: bool) {
     let user = rbac::authenticate(world, asked.authorization.as_deref()).map(|user| user.name).unwrap_or_default();
     let request = Request {
         user,
+        agent: asked.agent.clone(),
         verb: asked.verb(target.as_ref()).to_owned(),
         resource: resource_of(asked, target.as_ref()),
         namespace: target.as_ref().map(|target| target.namespace.clone()).unwrap_or_default(),

@@ -20,6 +20,8 @@ use super::store::{Key, Store};
 pub(crate) struct Request {
     /// Who asked, as RBAC calls them.
     pub(crate) user: String,
+    /// The program that asked, by its `User-Agent`.
+    pub(crate) agent: String,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`.
     pub(crate) verb: String,
     /// `nodes`, `egressnodes.egret.dev/status`; the path where it leads to no resource.

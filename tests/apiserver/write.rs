@@ -146,9 +146,11 @@ fn patched(world: &mut World, call: &Call<'_>, kind: &str, body: &[u8]) -> Answe
 fn update(world: &mut World, call: &Call<'_>, live: &Arc<Value>, mut new: Value) -> Answer {
     let resource = &call.target.resource;
     fresh(call, live, &new)?;
-    managers::take(&mut new);
+    // Entries that come with the object take the place of those that are there: whoever may write it may forget them.
+    let given = managers::take(&mut new);
     let mut bare = Value::clone(live);
-    let managers = managers::take(&mut bare);
+    let there = managers::take(&mut bare);
+    let managers = if given.is_empty() { there } else { given };
     known_fields(call, &mut new)?;
     settle(call, &mut new);
     let (ignored, now) = (builtin::ignored(resource, &call.target.subresource), world.now());

@@ -1,25 +1,29 @@
 """Every right that the chart gives, by account. A change of RBAC is a change of this list, and so a reviewer sees it."""
 
 AGENT = {
-    "nodes": ["get", "list", "watch"],
+    "nodes": ["list", "watch"],
     "namespaces": ["list", "watch"],
     "pods": ["list", "watch"],
     "publishedegresspolicies.egret.dev": ["list", "watch"],
     "egressconfigs.egret.dev": ["list", "watch"],
-    "egressnodes.egret.dev": ["create", "delete", "get", "list", "patch", "watch"],
+    "egressnodes.egret.dev": ["create", "get", "list", "patch", "watch"],
     "egressnodes.egret.dev/status": ["patch"],
     "default: events.events.k8s.io": ["create", "patch"],
 }
+
+# With `remove: true` an agent deletes its EgressNode.
+LEAVING = {**AGENT, "egressnodes.egret.dev": ["create", "delete", "get", "list", "patch", "watch"]}
 
 CONTROLLER = {
     "nodes": ["get", "list", "patch", "watch"],
     "namespaces": ["list"],
     "pods": ["list"],
-    "publishedegresspolicies.egret.dev": ["create", "delete", "get", "list", "patch", "watch"],
+    "publishedegresspolicies.egret.dev": ["create", "delete", "list", "patch", "watch"],
     "publishedegresspolicies.egret.dev/status": ["patch"],
-    "egressconfigs.egret.dev": ["create", "get", "list", "patch", "watch"],
-    "egressconfigs.egret.dev/status": ["patch"],
-    "egressnodes.egret.dev": ["delete", "get", "list", "watch"],
+    "egressconfigs.egret.dev": ["list", "watch"],
+    "egressconfigs.egret.dev default": ["create", "patch"],
+    "egressconfigs.egret.dev/status default": ["patch"],
+    "egressnodes.egret.dev": ["delete", "list", "watch"],
     "default: events.events.k8s.io": ["create", "patch"],
     "egret-system: leases.coordination.k8s.io": ["create"],
     "egret-system: leases.coordination.k8s.io egret-controller": ["get", "update"],
@@ -27,17 +31,18 @@ CONTROLLER = {
 
 # Only with `podNetworks.fromCNI`.
 POOLS = {
-    "ippools.crd.projectcalico.org": ["get", "list", "watch"],
-    "ciliumpodippools.cilium.io": ["get", "list", "watch"],
-    "ciliumnodes.cilium.io": ["get", "list", "watch"],
+    "ippools.crd.projectcalico.org": ["list", "watch"],
+    "ciliumpodippools.cilium.io": ["list", "watch"],
+    "ciliumnodes.cilium.io": ["list", "watch"],
 }
 
 # Only with `remove: true`.
 REMOVE = {
-    "nodes": ["get", "list", "patch", "watch"],
-    "publishedegresspolicies.egret.dev": ["delete", "get", "list", "watch"],
-    "egressconfigs.egret.dev": ["delete", "get", "list", "watch"],
-    "egressnodes.egret.dev": ["delete", "get", "list", "watch"],
+    "nodes": ["get", "list", "patch"],
+    "publishedegresspolicies.egret.dev": ["delete", "list"],
+    "egressconfigs.egret.dev default": ["delete"],
+    "egressnodes.egret.dev": ["delete", "list"],
+    "egret-system: leases.coordination.k8s.io egret-controller": ["delete", "get"],
 }
 
 # Every flag that the chart's containers give, by command. `egret COMMAND --help` must know them, once there is such a command.

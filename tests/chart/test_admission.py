@@ -40,8 +40,8 @@ class Agent(unittest.TestCase):
         self.other = {"metadata": {"name": "kind-worker2"}}
 
     def ask(self, who, operation, target):
-        given = {"old": target} if operation == "DELETE" else {"object": target}
-        return decide(self.policy, {"userInfo": who, "operation": operation}, **given)
+        old, new = (None if operation == none else target for none in ("CREATE", "DELETE"))
+        return decide(self.policy, {"userInfo": who, "operation": operation}, object=new, old=old)
 
     def test_an_agent_writes_its_own_node(self):
         for operation in ("CREATE", "UPDATE", "DELETE"):
@@ -73,7 +73,71 @@ class Agent(unittest.TestCase):
             bindings = of_kind(case, "ValidatingAdmissionPolicyBinding")
             self.assertEqual({one["spec"]["policyName"] for one in bindings}, policies)
             self.assertTrue(all(one["spec"]["validationActions"] == ["Deny"] for one in bindings))
-            self.assertEqual(policies, set() if case == "minimal" else {"egret-agent", "egret-controller"})
+            self.assertEqual(policies, set() if case == "minimal" else {"egret-agent", "egret-controller", "egret-events"})
+
+
+    def change(self, operation="UPDATE", before=None, after=None):
+        """What an agent is told that changes metadata of its own EgressNode."""
+        old = {"metadata": {"name": "kind-worker", **(before or {})}} if operation == "UPDATE" else None
+        new = {"metadata": {"name": "kind-worker", **(after or {})}}
+        request = {"userInfo": user("egret-agent", "kind-worker"), "operation": operation}
+        return decide(self.policy, request, object=new, old=old) or ""
+
+    def test_of_its_own_it_writes_the_label_of_gateways_and_the_owner(self):
+        owner = {"apiVersion": "v1", "kind": "Node", "name": "kind-worker", "uid": "1"}
+        gateway = {"egret.dev/gateway": "true"}
+        for operation in ("CREATE", "UPDATE"):
+            self.assertEqual(self.change(operation, after={"labels": gateway, "ownerReferences": [owner]}), "")
+            for what, after in {
+                "no other": {"labels": {**gateway, "app": "x"}},
+                "no annotation": {"annotations": {"a": "b"}},
+                "no finalizer": {"finalizers": ["egret.dev/x"]},
+                "is the Node of its name": {"ownerReferences": [{**owner, "name": "kind-worker2"}]},
+            }.items():
+                self.assertIn(what, self.change(operation, after=after), (operation, after))
+            self.assertIn("is the Node", self.change(operation, after={"ownerReferences": [{**owner, "kind": "Pod"}]}))
+        self.assertEqual(self.change(before={"labels": gateway}), "")
+
+    def test_what_administrators_put_there_stays_and_is_in_nobodys_way(self):
+        theirs = {"labels": {"team": "a"}, "annotations": {"b": "c"}, "finalizers": ["example.com/d"]}
+        self.assertEqual(self.change(before=theirs, after=theirs), "")
+        for what in theirs:
+            self.assertNotEqual(self.change(before=theirs, after={key: value for key, value in theirs.items() if key != what}), "", what)
+        request = {"userInfo": user("egret-agent", "kind-worker"), "operation": "DELETE"}
+        self.assertIsNone(decide(self.policy, request, old={"metadata": {"name": "kind-worker", **theirs}}))
+
+
+class Events(unittest.TestCase):
+    def ask(self, account, new, old=None, node="kind-worker"):
+        policy = named("default", "ValidatingAdmissionPolicy", "egret-events")
+        request = {"userInfo": user(account, node), "operation": "UPDATE" if old else "CREATE"}
+        return decide(policy, request, object=new, old=old) or ""
+
+    def event(self, reporter, kind="Node", name="kind-worker"):
+        return {"reportingController": reporter, "regarding": {"kind": kind, "name": name}}
+
+    def test_both_write_their_own(self):
+        agent, controller = self.event("egret.dev/agent"), self.event("egret.dev/controller", "EgressConfig", "default")
+        for old in (None, agent):
+            self.assertEqual(self.ask("egret-agent", agent, old), "")
+        for old in (None, controller):
+            self.assertEqual(self.ask("egret-controller", controller, old), "")
+        self.assertEqual(self.ask("kubelet", self.event("kubelet")), "")
+
+    def test_nobody_writes_for_another(self):
+        agent, controller, kubelet = (self.event(one) for one in ("egret.dev/agent", "egret.dev/controller", "kubelet"))
+        for account, new, old in (
+            ("egret-agent", kubelet, None), ("egret-agent", controller, None), ("egret-controller", agent, None),
+            ("egret-agent", agent, kubelet), ("egret-controller", controller, kubelet), ("egret-controller", controller, agent),
+        ):
+            self.assertIn("its own events", self.ask(account, new, old))
+
+    def test_an_agent_writes_about_its_node_alone(self):
+        own, other = self.event("egret.dev/agent"), self.event("egret.dev/agent", name="kind-worker2")
+        self.assertIn("its own node", self.ask("egret-agent", other))
+        self.assertIn("its own node", self.ask("egret-agent", self.event("egret.dev/agent", "Pod")))
+        self.assertIn("its own node", self.ask("egret-agent", own, node=None))
+        self.assertIn("continues events about its own node", self.ask("egret-agent", own, other))
 
 
 OURS = {"key": "egret.dev/agent-not-ready", "effect": "NoExecute", "timeAdded": "2026-11-22T19:56:38Z"}

@@ -105,6 +105,7 @@ class Rights(unittest.TestCase):
                     wanted["egret-controller"] = {**rights.CONTROLLER, **rights.POOLS}
                 if case == "remove":
                     wanted["egret-remove"] = rights.REMOVE
+                    wanted["egret-agent"] = rights.LEAVING
                 accounts = {one["metadata"]["name"] for one in of_kind(case, "ServiceAccount")}
                 self.assertEqual({account: self.given(case, account) for account in accounts}, wanted)
 

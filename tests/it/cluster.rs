@@ -11,18 +11,22 @@ mod host_network;
 mod labels;
 mod leaders;
 mod relay;
+mod rights;
 mod rules;
 mod startup;
 mod suite;
+mod trouble;
 mod way;
+mod writes;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use kube::config::Kubeconfig;
 use serde_json::{Value, json};
 
 use self::api::{Outcome, fault};
-use self::suite::Suite;
+use self::suite::{Restart, Suite};
 use crate::apiserver::ApiServer;
 
 /// One thing to see.
@@ -37,7 +41,10 @@ const STEPS: &[(&str, Step)] = &[
     ("a push lets the empire in, and nobody else", way::push),
     ("the custom resources say so", way::statuses),
     ("a startup taint goes when the node's agent is done, and no other", startup::taint),
+    ("kubectl waits for the head", trouble::kubectl_waits),
     ("with nothing to do nobody writes", way::quiet),
+    ("a push of one policy is written once, and told once by each node", writes::one_policy),
+    ("a route that somebody deletes is put back, and told in an event", trouble::drift),
     ("a pod that starts is let in without any write", way::pod),
     ("labels come from Git, beside those of others", labels::from_git),
     ("a hand edit is corrected, and reported with who did it", labels::hand_edit),
@@ -47,14 +54,18 @@ const STEPS: &[(&str, Step)] = &[
     ("a policy that leaves Git leaves the nodes", way::removal),
     ("another leader takes over with a higher fence", leaders::failover),
     ("a write with a lower fence is refused", leaders::fence),
+    ("an API server that restarts is outlived", trouble::restart),
+    ("a webhook to the replica that does not lead reaches the one that does", trouble::webhook),
+    ("an agent's token that lies about its leader stops nobody", trouble::liar),
+    ("an installation anew is followed by agents of the former", trouble::reinstallation),
     ("agents take everything of theirs away", leaders::remove_agents),
     ("the controller leaves labels as they were, and no object", leaders::remove_controller),
     ("nobody missed a right, and no other node was touched", leaders::nobody_missed_a_right),
 ];
 
 /// Every step, also after one that failed: what comes of the others says more than silence.
-fn run(kubeconfig: Kubeconfig) -> Outcome {
-    let mut suite = Suite::up(kubeconfig)?;
+fn run(kubeconfig: Kubeconfig, restart: Option<Restart>) -> Outcome {
+    let mut suite = Suite::up(kubeconfig, restart)?;
     let mut faults = Vec::new();
     for (number, (name, step)) in STEPS.iter().enumerate() {
         suite.log(&format!("{:2}/{} {name}", number + 1, STEPS.len()));
@@ -108,9 +119,18 @@ fn left(api: &ApiServer) -> Vec<String> {
 #[test]
 fn the_scenario_holds_against_the_double_as_it_has_to_against_a_real_api_server() -> Outcome {
     let (api, kubeconfig) = double()?;
-    run(kubeconfig)?;
+    let api = Arc::new(api);
+    let restarted = Arc::clone(&api);
+    let restart: Restart = Arc::new(move || {
+        restarted.away();
+        // A restarted server has no history: each watch is answered 410.
+        restarted.compact();
+        restarted.back();
+        Ok(())
+    });
+    run(kubeconfig, Some(restart))?;
     assert_eq!(left(&api), Vec::<String>::new());
-    Ok(())
+    rights::compare(&api.requests())
 }
 
 #[test]
@@ -121,11 +141,20 @@ fn a_cluster_in_which_egret_is_in_use_is_left_as_it_is() -> Outcome {
         "rules": [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}],
     });
     let role = api.create(&role);
-    let refused = Suite::up(kubeconfig).err().map(|fault| fault.to_string()).unwrap_or_default();
+    let refused = Suite::up(kubeconfig, None).err().map(|fault| fault.to_string()).unwrap_or_default();
     assert!(refused.contains("ClusterRole egret-agent is there already with other content"), "{refused}");
     assert_eq!(left(&api), ["clusterroles.rbac.authorization.k8s.io egret-agent"]);
     assert_eq!(api.get("clusterroles.rbac.authorization.k8s.io", "", "egret-agent"), Some(role));
     Ok(())
+}
+
+/// RESTART_API is a command that restarts the API server, and returns once it is on its way: `systemctl restart k3s`.
+fn restart_by_command() -> Option<Restart> {
+    let command = std::env::var("RESTART_API").ok().filter(|command| !command.is_empty())?;
+    Some(Arc::new(move || {
+        let status = std::process::Command::new("sh").arg("-c").arg(&command).status().map_err(fault)?;
+        if status.success() { Ok(()) } else { Err(fault(format!("RESTART_API: `{command}` ended with {status}"))) }
+    }))
 }
 
 #[test]
@@ -136,5 +165,5 @@ fn the_scenario_holds_against_the_cluster_that_kubeconfig_names() -> Outcome {
                resource definitions and rights in it, and takes them away again";
     named.ok_or_else(|| fault(why))?;
     let kubeconfig = Kubeconfig::from_env().map_err(|error| fault(format!("KUBECONFIG: {error}")))?;
-    run(kubeconfig.ok_or_else(|| fault(why))?)
+    run(kubeconfig.ok_or_else(|| fault(why))?, restart_by_command())
 }

@@ -21,7 +21,7 @@ mod rot;
 mod servers;
 mod signatures;
 mod sizes;
-mod ssh;
+pub(crate) mod ssh;
 mod ssh_keys;
 mod watching;
 mod ways_in;

@@ -9,6 +9,7 @@ mod labels;
 mod metrics;
 mod pods;
 mod pools;
+mod removal;
 mod reports;
 mod signatures;
 mod stand;

@@ -13,6 +13,10 @@ use crate::core::text::shortened;
 /// The most characters of a server's message. A refused document can be quoted in it whole.
 const LONGEST: usize = 800;
 
+/// Installs and updates the definitions. By force, because helm owns the fields of those that it installed, and never
+/// updates them.
+const DEFINITIONS: &str = "kubectl apply --server-side --force-conflicts -f charts/egret/crds/";
+
 /// A failed operation and its cause.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing}")]
@@ -189,13 +193,12 @@ impl ApiError {
                 Some("the token is not valid (any more): is the service account still there?".into())
             }
             ApiErrorCause::Refused { code: 403, message, .. } => missing_right(message),
-            ApiErrorCause::Refused { code: 404, message, .. } if kind_is_missing(message) => Some(
-                "the custom resources are not installed: kubectl apply --server-side -f charts/egret/crds/".to_owned(),
-            ),
-            ApiErrorCause::Refused { code: 500, .. } if !self.retryable() => Some(
-                "the installed custom resources are of another version than this program: apply charts/egret/crds/"
-                    .to_owned(),
-            ),
+            ApiErrorCause::Refused { code: 404, message, .. } if kind_is_missing(message) => {
+                Some(format!("the custom resources are not installed: {DEFINITIONS}"))
+            }
+            ApiErrorCause::Refused { code: 500, .. } if !self.retryable() => {
+                Some(format!("the installed custom resources are of another version than this program: {DEFINITIONS}"))
+            }
             ApiErrorCause::Refused { code: 429, .. } => Some("the API server is busy".to_owned()),
             _ => None,
         }

@@ -17,7 +17,7 @@ use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 
 /// The field manager of Egret's labels.
-const MANAGER: &str = "egret";
+pub(super) const MANAGER: &str = "egret";
 /// The path of nodes.
 const NODES: &str = "/api/v1/nodes";
 

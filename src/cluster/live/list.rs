@@ -1,5 +1,6 @@
-//! Lists beside watches: namespaces and pods of the whole cluster once, for a snapshot, as an hourly list is cheaper, for
-//! client and server, than watching every pod; and the versions of what is watched, to compare.
+//! Lists objects of the whole cluster once, page by page: namespaces and pods for a snapshot, as an hourly list is cheaper,
+//! for client and server, than watching every pod; what an uninstallation removes; and the versions of what is watched, to
+//! compare.
 //!
 //! Not here: retries (the caller's) and watches (see `watch`).
 
@@ -8,6 +9,7 @@ use std::collections::BTreeMap;
 use kube::core::Request;
 use kube::core::params::ListParams;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
 use super::known::Versions;
@@ -62,13 +64,18 @@ impl ApiClient {
     }
 
     async fn all<W: Watched>(&self) -> Result<BTreeMap<W::Key, W::Value>, ApiError> {
-        let doing = format!("listing {} for a snapshot", W::NAME);
-        let mut found = BTreeMap::new();
+        let items: Vec<W::Wire> = self.pages(&format!("listing {} for a snapshot", W::NAME), W::PATH).await?;
+        Ok(items.into_iter().filter_map(W::read).collect())
+    }
+
+    /// All objects at a path.
+    pub(super) async fn pages<T: DeserializeOwned>(&self, doing: &str, path: &str) -> Result<Vec<T>, ApiError> {
+        let mut found = Vec::new();
         let mut next: Option<String> = None;
         loop {
             let parameters = ListParams { limit: Some(OBJECTS), continue_token: next.take(), ..ListParams::default() };
-            let page: Page<W::Wire> = self.call(&doing, Request::new(W::PATH).list(&parameters), PAGE).await?;
-            found.extend(page.items.unwrap_or_default().into_iter().filter_map(W::read));
+            let page: Page<T> = self.call(doing, Request::new(path).list(&parameters), PAGE).await?;
+            found.extend(page.items.unwrap_or_default());
             next = page.metadata.next.filter(|token| !token.is_empty());
             if next.is_none() {
                 return Ok(found);

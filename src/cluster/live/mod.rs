@@ -21,6 +21,7 @@ mod objects;
 mod outage;
 mod pools;
 mod reflector;
+mod removal;
 pub mod resources;
 #[cfg(test)]
 mod simulated;
@@ -51,6 +52,7 @@ pub use heartbeats::{RENEWAL, SILENCE, lease_name};
 pub use labels::{FieldConflict, LabelOutcome};
 pub use lease::{Lease, LeaseRole, Timing};
 pub use objects::Written;
+pub use removal::{LeaseHolder, NodeTraces};
 pub use taints::TaintOutcome;
 pub use view::{
     Changed, ConfigObject, EgressNodeObject, LabelManager, Manager, NodeMeta, Operation, PolicyObject, View,

@@ -2,7 +2,7 @@
 //! reverted. The caller decides whether a write is needed: an apply without a change costs a request all the same.
 
 use kube::core::Request;
-use kube::core::params::{DeleteParams, GetParams, ListParams, Patch, PatchParams, Preconditions};
+use kube::core::params::{DeleteParams, GetParams, Patch, PatchParams, Preconditions};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -11,13 +11,13 @@ use super::error::ApiError;
 use super::resources::{API_VERSION, CONFIG_NAME, ConfigSpec, ConfigStatus, GATEWAY_LABEL, NodeStatus, PolicyStatus};
 use super::view::EgressNodeObject;
 use super::wire::{Configs, EgressNodes, Meta, Policies, Slim, Watched};
-use super::{ANSWER, ApiClient, PAGE};
+use super::{ANSWER, ApiClient};
 use crate::core::escape::json_as_yaml;
 use crate::core::name::NodeName;
 use crate::core::status::Condition;
 
 /// The field manager of policies and the configuration.
-const CONTROLLER: &str = "egret-controller";
+pub(super) const CONTROLLER: &str = "egret-controller";
 /// The field manager of a node's own object.
 const AGENT: &str = "egret-agent";
 
@@ -50,11 +50,6 @@ struct Answer {
     metadata: Meta<IgnoredAny>,
 }
 
-#[derive(Deserialize)]
-struct Names {
-    items: Vec<Answer>,
-}
-
 impl ApiClient {
     /// Publishes a policy: creates it, or makes its spec this one.
     pub async fn apply_policy(&self, name: &str, spec: &Value) -> Result<Written, ApiError> {
@@ -74,7 +69,7 @@ impl ApiClient {
 
     /// The names of all policies in the cluster, for deleting them.
     pub async fn policy_names(&self) -> Result<Vec<String>, ApiError> {
-        self.names(&POLICY).await
+        self.names(POLICY.name, POLICY.path).await
     }
 
     /// Publishes the EgressConfig.
@@ -132,8 +127,8 @@ impl ApiClient {
     }
 
     /// Deletes a node's object; false if it was gone already.
-    pub async fn delete_node(&self, node: &NodeName) -> Result<bool, ApiError> {
-        self.delete(&NODE, node.as_str(), None).await
+    pub async fn delete_node(&self, node: &str) -> Result<bool, ApiError> {
+        self.delete(&NODE, node, None).await
     }
 
     async fn apply_status(&self, kind: &Kind, name: &str, status: &impl Serialize) -> Result<Written, ApiError> {
@@ -172,17 +167,6 @@ impl ApiClient {
         match self.call::<IgnoredAny>(&format!("deleting {} {name}", kind.name), request, ANSWER).await {
             Ok(_) => Ok(true),
             Err(error) if is_absent(&error) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// In one page: this is for deleting everything, and there are few.
-    async fn names(&self, kind: &Kind) -> Result<Vec<String>, ApiError> {
-        let request = Request::new(kind.path).list(&ListParams::default());
-        match self.call::<Names>(&format!("listing {}s", kind.name), request, PAGE).await {
-            Ok(names) => Ok(names.items.into_iter().map(|one| one.metadata.name).collect()),
-            // A kind that is not installed has no objects.
-            Err(error) if error.code() == Some(404) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }

@@ -9,10 +9,11 @@
 use kube::core::Request;
 use kube::core::params::GetParams;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, json};
 
 use super::error::ApiError;
+use super::objects::CONTROLLER;
 use super::resources::STARTUP_TAINT;
 use super::wire::{Meta, Nodes, Slim, Watched};
 use super::{ANSWER, ApiClient, json_patch};
@@ -51,26 +52,40 @@ impl ApiClient {
     /// are not lost.
     pub async fn remove_startup_taint(&self, node: &NodeName, uid: &str) -> Result<TaintOutcome, ApiError> {
         let doing = format!("taking the taint {STARTUP_TAINT} off node {node}");
+        let patch = |found: &Tainted| {
+            if found.metadata.uid != uid {
+                return Err(TaintOutcome::Gone);
+            }
+            removal(uid, found.spec.taints.as_deref().unwrap_or_default()).ok_or(TaintOutcome::Absent)
+        };
+        let mut nothing = TaintOutcome::Gone;
+        let patched = self.patch_tested(&doing, node, |found| patch(found).map_err(|why| nothing = why).ok()).await?;
+        Ok(if patched { TaintOutcome::Removed } else { nothing })
+    }
+
+    /// Reads a node, and sends the JSON patch made for it; anew if the patch's tests fail because somebody wrote the
+    /// node in between. False if the node is gone, or there is nothing to patch.
+    pub(super) async fn patch_tested<T: DeserializeOwned>(
+        &self,
+        doing: &str,
+        node: &NodeName,
+        mut patch: impl FnMut(&T) -> Option<Value>,
+    ) -> Result<bool, ApiError> {
         let mut tries = 0;
         loop {
             let request = Request::new(Nodes::<Slim>::PATH).get(node.as_str(), &GetParams::default());
-            let found: Tainted = match self.call(&doing, request, ANSWER).await {
+            let found: T = match self.call(doing, request, ANSWER).await {
                 Ok(found) => found,
-                Err(error) if error.code() == Some(404) => return Ok(TaintOutcome::Gone),
+                Err(error) if error.code() == Some(404) => return Ok(false),
                 Err(error) => return Err(error),
             };
-            if found.metadata.uid != uid {
-                return Ok(TaintOutcome::Gone);
-            }
-            let Some(patch) = removal(uid, &found.spec.taints.unwrap_or_default()) else {
-                return Ok(TaintOutcome::Absent);
-            };
+            let Some(patch) = patch(&found) else { return Ok(false) };
             tries += 1;
-            let request = json_patch(&format!("{}/{node}", Nodes::<Slim>::PATH), "egret-controller", &patch);
-            match self.call::<IgnoredAny>(&doing, request, ANSWER).await {
-                Ok(_) => return Ok(TaintOutcome::Removed),
-                Err(error) if error.code() == Some(404) => return Ok(TaintOutcome::Gone),
-                // 422: the test did not hold. 409: the server gave up retrying.
+            let request = json_patch(&format!("{}/{node}", Nodes::<Slim>::PATH), CONTROLLER, &patch);
+            match self.call::<IgnoredAny>(doing, request, ANSWER).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.code() == Some(404) => return Ok(false),
+                // 422: a test did not hold. 409: the server gave up retrying.
                 Err(error) if tries < TRIES && matches!(error.code(), Some(409 | 422)) => {}
                 Err(error) => return Err(error),
             }

@@ -15,7 +15,7 @@ use crate::core::admission::{PendingCommit, PendingReason};
 use crate::core::facts::Node;
 use crate::core::name::NodeName;
 use crate::core::report::history::Rejected;
-use crate::core::text::shortened;
+use crate::core::text::{short_commit, shortened};
 
 /// The most documents that a status names; the reports branch names all.
 const CARRIED: usize = 20;
@@ -27,6 +27,8 @@ pub struct HeadStatus {
     /// The `metadata.generation` that was observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// The first digits of the published commit, for a column.
+    pub revision_summary: String,
     /// The leading controller.
     pub leader: String,
     /// Nodes by state.
@@ -123,6 +125,7 @@ pub fn head_status(facts: HeadStatusInput<'_>, before: &HeadStatus, now: Timesta
     });
     HeadStatus {
         observed_generation: facts.generation,
+        revision_summary: short_commit(facts.revision).to_owned(),
         leader: facts.leader.to_owned(),
         node_summary: format!("{}/{}", nodes.current, nodes.total),
         nodes,

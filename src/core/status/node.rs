@@ -23,7 +23,7 @@ use crate::core::placement::{HeldAddresses, UnfitExits};
 use crate::core::policy::{PolicyId, PolicyKind};
 use crate::core::report::history::NodeReport;
 use crate::core::state::ownership::DatapathConfig;
-use crate::core::text::shortened;
+use crate::core::text::{short_commit, shortened};
 
 /// The most records of each kind that a status carries; the reports branch has more.
 const CARRIED: usize = 20;
@@ -37,6 +37,8 @@ pub struct NodeStatus {
     pub observed_generation: Option<i64>,
     /// The commit that is applied.
     pub revision: String,
+    /// Its first digits, for a column.
+    pub revision_summary: String,
     /// The boot of the node at which it was applied: a reboot clears the kernel's state, but not a status.
     #[serde(rename = "bootID", skip_serializing_if = "String::is_empty")]
     pub boot_id: String,
@@ -281,6 +283,7 @@ pub fn node_status(facts: NodeStatusInput<'_>, before: &NodeStatus, now: Timesta
     NodeStatus {
         observed_generation: None,
         revision: facts.revision.to_owned(),
+        revision_summary: short_commit(facts.revision).to_owned(),
         boot_id: facts.boot_id.to_owned(),
         exit_summary: summary(exits.iter().flat_map(|exit| &exit.egress_ips).collect::<BTreeSet<_>>()),
         exits,

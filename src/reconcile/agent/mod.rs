@@ -18,6 +18,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
+use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::cluster::live::{self, ApiClient, ApiError, Changed, ClusterWatch, WatchScope};
 use crate::core::compile::RefusedParts;
@@ -28,6 +29,7 @@ use crate::core::gateway_interfaces::GatewayInterface;
 use crate::core::host_network::KernelFeatures;
 use crate::core::name::NodeName;
 use crate::core::state::net::fnv1a;
+use crate::core::state::ownership::DatapathConfig;
 use crate::core::status::{
     ConditionStatus, NodeFault, NodeStatus, NodeStatusInput, Reason, node_status, serving, unfit,
 };
@@ -78,9 +80,12 @@ pub enum AgentError {
     /// The kernel cannot be accessed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// The API server's address is unknown, or the objects to remove do not exist there.
+    /// The API server's address is unknown.
     #[error(transparent)]
     Live(#[from] ApiError),
+    /// The node is clean, and its object is still in the cluster.
+    #[error("the node is clean, but its EgressNode could not be deleted")]
+    Left(#[source] ApiError),
     /// Something could not be removed.
     #[error(transparent)]
     Round(#[from] RoundError),
@@ -98,7 +103,7 @@ impl AgentError {
                     .to_owned(),
             ),
             Self::Kernel(error) => error.hint(),
-            Self::Live(error) => error.hint(),
+            Self::Live(error) | Self::Left(error) => error.hint(),
             Self::Round(error) => error.hint(),
             Self::Memory(_) | Self::Start(_) => None,
         }
@@ -114,20 +119,11 @@ pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
     for check in crate::kernel::doctor::blockers(range).await {
         tracing::error!(code = check.code, "{check}");
     }
+    if options.remove {
+        return remove(kernel, range, options.node, memory).await;
+    }
     let live = ApiClient::connect().await?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
-    if options.remove {
-        let nothing = Cluster::Fixed(Facts::default());
-        let mut reconciler = Reconciler::new(kernel, nothing, options.node.clone(), memory, live.clock().clone());
-        let steps = reconciler.remove(range).await?;
-        tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
-        log_steps(&steps);
-        live.delete_node(&options.node).await?;
-        if let Some(namespace) = &options.namespace {
-            live.delete_heartbeat(namespace, &options.node).await?;
-        }
-        return Ok(());
-    }
     let events = KernelWatch::open(kernel.ports())?;
     let stop = Stop::listen()?;
     serve(options, AgentEdges { kernel, events, live, memory, stop, seed }).await
@@ -170,6 +166,21 @@ pub async fn serve<K: NodeKernel, E: KernelEvents>(
     let beat = |namespace: String| Heartbeat::start(live.clone(), namespace, options.node.clone(), seed);
     let heartbeat = options.namespace.clone().map(beat);
     Agent::new(RoundDriver::new(reconciler, metrics, seed), cache, status_writer, heartbeat).run(events, stop).await
+}
+
+/// Removes everything from the node, and then its object from the cluster. The kernel needs no API server.
+async fn remove(kernel: Kernel, range: DatapathConfig, node: NodeName, memory: StateStore) -> Result<(), AgentError> {
+    let nothing = Cluster::Fixed(Facts::default());
+    let mut reconciler = Reconciler::new(kernel, nothing, node.clone(), memory, Clock::system());
+    let steps = reconciler.remove(range).await?;
+    tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
+    log_steps(&steps);
+    let gone = async { ApiClient::connect().await?.delete_node(node.as_str()).await };
+    if let Err(error) = gone.await {
+        tracing::warn!("left: EgressNode {node}: kubectl delete egressnode {node}");
+        return Err(AgentError::Left(error));
+    }
+    Ok(())
 }
 
 /// The state of the agent's loop.

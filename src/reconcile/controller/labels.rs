@@ -24,11 +24,6 @@ const MANAGER: &str = "egret";
 /// ones.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(30);
 
-/// Whether Egret owns any label of a node.
-pub(super) fn owns_some(managers: &[LabelManager]) -> bool {
-    managers.iter().any(|owner| is_own(owner) && !owner.keys.is_empty())
-}
-
 fn is_own(owner: &LabelManager) -> bool {
     owner.manager == MANAGER && owner.operation == Operation::Apply
 }

@@ -9,6 +9,7 @@ mod heartbeats;
 mod labels;
 mod options;
 mod pass;
+mod removal;
 mod snapshotter;
 mod taints;
 mod triggers;
@@ -25,13 +26,13 @@ use self::heartbeats::HeartbeatMonitor;
 use self::labels::LabelReconciler;
 pub use self::options::{ControllerError, ControllerOptions};
 use self::pass::{Pass, PassError};
+pub use self::removal::{Removal, RemovalError, remove};
 use self::snapshotter::{Snapshotter, ViewSnapshots};
 use self::taints::TaintRemover;
 use self::triggers::{Sources, pulls_of};
 use crate::backoff::Backoff;
 use crate::cluster::live::{self, ApiClient, ClusterWatch, Lease, Recorder, View, WatchScope};
 use crate::core::gate::ActiveRevision;
-use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::policy::published::read_config;
 use crate::core::report::history::{NodeReport, Rejected};
@@ -164,35 +165,6 @@ async fn serve_with(
         options,
     };
     controller.run(Sources { stop, news, pushes, hook }).await
-}
-
-/// Removes everything that the controller wrote: node labels and custom resources.
-pub async fn remove() -> Result<(), ControllerError> {
-    let live = ApiClient::connect().await?;
-    let mut watching = ClusterWatch::open(
-        &live,
-        &WatchScope::Controller { pools: false, heartbeats: None },
-        live::WatchOptions::default(),
-    );
-    while !watching.synced() {
-        watching.changed().await;
-        for (what, fault) in watching.faults() {
-            tracing::warn!(what, hint = fault.hint, "{}", fault.message);
-        }
-    }
-    let nothing = Labels::new();
-    for (node, meta) in &watching.view().nodes {
-        if labels::owns_some(&meta.label_managers) {
-            live.apply_labels(node, &meta.uid, &nothing, false).await?;
-            tracing::info!(%node, "its labels are as they were without Egret");
-        }
-    }
-    live.delete_config().await?;
-    for name in live.policy_names().await? {
-        live.delete_policy(&name, None).await?;
-    }
-    tracing::info!("nothing of the controller's is left in the cluster");
-    Ok(())
 }
 
 /// The state of the controller's loop.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::super::process::StartError;
+use super::removal::RemovalError;
 use crate::cluster::live::{ApiError, Timing};
 use crate::reconcile::gitops::pulls::ForgeTarget;
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
@@ -47,9 +48,12 @@ pub enum ControllerError {
     /// The state store cannot be read or written.
     #[error(transparent)]
     Memory(#[from] StateStoreError),
-    /// The API server's address is unknown, or the objects to remove do not exist there.
+    /// The API server's address is unknown.
     #[error(transparent)]
     Live(#[from] ApiError),
+    /// Not everything was removed.
+    #[error(transparent)]
+    Removal(#[from] RemovalError),
     /// A thread, a server or a signal handler could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -63,7 +67,8 @@ impl ControllerError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Live(error) => error.hint(),
-            _ => None,
+            Self::Removal(error) => error.hint(),
+            Self::Memory(_) | Self::Start(_) | Self::Watch(_) => None,
         }
     }
 }

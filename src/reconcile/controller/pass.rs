@@ -348,7 +348,7 @@ impl Pass<'_> {
     pub(super) async fn sweep(&self) -> Result<(), PassError> {
         for name in self.view.egress_nodes.keys().filter(|name| !self.view.facts.nodes.contains_key(*name)) {
             self.fence()?;
-            self.live.delete_node(name).await?;
+            self.live.delete_node(name.as_str()).await?;
             tracing::info!(node = %name, "the EgressNode of a deleted node is deleted");
         }
         Ok(())

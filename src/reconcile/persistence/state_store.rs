@@ -135,6 +135,22 @@ impl StateStore {
         self.kept = kept;
         Ok(())
     }
+
+    /// Deletes the files, and the folder if nothing else is in it.
+    pub fn clear(&mut self) -> Result<(), StateStoreError> {
+        for path in [&self.path, &self.handover_path] {
+            match fs::remove_file(path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(StateStoreError { doing: "delete", path: path.clone(), source });
+                }
+                _ => {}
+            }
+        }
+        (self.kept, self.handover) = (PersistedState::default(), Handover::default());
+        // The mirror, or a file that was set aside, is not the state store's.
+        let _ = self.path.parent().map(fs::remove_dir);
+        Ok(())
+    }
 }
 
 fn write(path: &Path, what: &impl Serialize) -> Result<(), StateStoreError> {

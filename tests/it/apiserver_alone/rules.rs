@@ -280,3 +280,38 @@ fn the_charts_definitions_refuse_what_they_should_and_nothing_else() {
         assert!(code == 422 && message.contains(expected), "{place}: {code} {message}");
     }
 }
+
+#[test]
+fn definitions_that_helm_installed_are_updated_by_the_documented_command_and_only_by_force() {
+    let server = ApiServer::local().expect("a server");
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let text = include_str!("../../../charts/egret/crds/egressnodes.yaml");
+    let new: Value = serde_yaml::from_str(text).expect("a definition");
+    let mut old = new.clone();
+    let columns = "/spec/versions/0/additionalPrinterColumns";
+    old.pointer_mut(columns).and_then(Value::as_array_mut).expect("columns").pop();
+    let (code, body) = server.send("POST", &format!("{path}?fieldManager=helm"), "application/json", &old);
+    assert_eq!(code, 201, "{body}");
+    let apply = |manager: &str, force: bool| {
+        let at = format!("{path}/egressnodes.egret.dev?fieldManager={manager}&force={force}");
+        server.send("PATCH", &at, "application/apply-patch+yaml", &new)
+    };
+    // Under helm's own name it is another manager all the same: one applies, the other updated.
+    for manager in ["kubectl", "helm"] {
+        let (code, body) = apply(manager, false);
+        assert_eq!((code, body["reason"].as_str()), (409, Some("Conflict")), "{body}");
+        assert!(body["message"].as_str().is_some_and(|why| why.contains("conflict with \"helm\"")), "{body}");
+    }
+    let (code, body) = apply("kubectl", true);
+    assert_eq!((code, body.pointer(columns)), (200, new.pointer(columns)), "{body}");
+    assert_eq!(apply("kubectl", false).0, 200, "the next one takes nothing from anybody");
+    for text in [
+        include_str!("../../../charts/egret/README.md"),
+        include_str!("../../../charts/egret/templates/NOTES.txt"),
+        include_str!("../../../src/cluster/live/error.rs"),
+    ] {
+        let commands: Vec<&str> = text.lines().filter(|line| line.contains("kubectl apply")).collect();
+        assert!(!commands.is_empty());
+        assert!(commands.iter().all(|line| line.contains("--server-side --force-conflicts -f ")), "{commands:?}");
+    }
+}

@@ -65,29 +65,23 @@ fn helm() -> Outcome<PathBuf> {
     Ok(root.join(target).join("chart/bin/helm"))
 }
 
-/// The objects of the chart that the suite installs, those for `remove: true` among them.
-pub(super) fn rendered(namespace: &str) -> Outcome<Vec<Value>> {
+/// The objects of the chart that the suite installs, with `remove: true` or without.
+pub(super) fn rendered(namespace: &str, remove: bool) -> Outcome<Vec<Value>> {
     let (root, helm) = (Path::new(env!("CARGO_MANIFEST_DIR")), helm()?);
+    let mut command = Command::new(&helm);
+    command.args(["template", "egret", "charts/egret", "--include-crds", "--namespace", namespace]);
+    command.args(["--values", "charts/egret/ci/default.yaml", "--set", &format!("remove={remove}")]);
+    // Nothing here may ask a cluster.
+    let output = command.current_dir(root).env("KUBECONFIG", "/dev/null").output().map_err(fault)?;
+    if !output.status.success() {
+        return Err(fault(format!("helm template: {}", String::from_utf8_lossy(&output.stderr))));
+    }
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut objects: Vec<Value> = Vec::new();
-    for remove in ["remove=false", "remove=true"] {
-        let mut command = Command::new(&helm);
-        command.args(["template", "egret", "charts/egret", "--include-crds", "--namespace", namespace]);
-        command.args(["--values", "charts/egret/ci/default.yaml", "--set", remove]);
-        // Nothing here may ask a cluster.
-        let output = command.current_dir(root).env("KUBECONFIG", "/dev/null").output().map_err(fault)?;
-        if !output.status.success() {
-            return Err(fault(format!("helm template: {}", String::from_utf8_lossy(&output.stderr))));
-        }
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        for document in format!("\n{text}").split("\n---") {
-            let object: Option<Value> =
-                serde_yaml::from_str(document).map_err(|error| fault(format!("{error} in {document}")))?;
-            let Some(object) = object.filter(|object| collection(object).is_some()) else { continue };
-            let same = |one: &Value| one["kind"] == object["kind"] && name(one) == name(&object);
-            if !objects.iter().any(same) {
-                objects.push(object);
-            }
-        }
+    for document in format!("\n{text}").split("\n---") {
+        let object: Option<Value> =
+            serde_yaml::from_str(document).map_err(|error| fault(format!("{error} in {document}")))?;
+        objects.extend(object.filter(|object| collection(object).is_some()));
     }
     // Definitions before what speaks of them, roles before bindings, policies before bindings: as they sort by name of their kind, but
     // for accounts, which come first.
@@ -121,6 +115,11 @@ impl Chart {
             self.put.push(Put::Made { path });
             return api.create_soon(&at, &marked).map(|_| ());
         };
+        // One of ours with other values: an upgrade of the release.
+        if self.put.iter().any(|put| matches!(put, Put::Made { path: made } if *made == path)) {
+            marked["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
+            return api.done("PUT", &path, JSON, &marked).map(|_| ());
+        }
         let mut wanted = object.clone();
         wanted["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
         // The server itself fills in its defaults.

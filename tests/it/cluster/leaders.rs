@@ -55,12 +55,14 @@ pub(super) fn fence(suite: &mut Suite) -> Outcome {
 }
 
 pub(super) fn remove_agents(suite: &mut Suite) -> Outcome {
-    suite.end("controller-two")?;
+    suite.end("controller-five")?;
     for node in ["kind-worker", "kind-worker2"] {
         suite.end(node)?;
     }
     // What is active stays when processes end.
     suite.await_granted("tiefighter")?;
+    suite.upgrade_to_remove()?;
+    super::rules::leaving(suite)?;
     for node in ["kind-worker", "kind-worker2"] {
         suite.agent(node, &["--remove"])?;
         suite.await_good_end(node)?;
@@ -70,8 +72,21 @@ pub(super) fn remove_agents(suite: &mut Suite) -> Outcome {
     if left.is_empty() { Ok(()) } else { Err(fault(format!("EgressNodes are left: {left:?}"))) }
 }
 
+/// An EgressNode whose agent cannot delete it any more.
+pub(super) fn orphan(suite: &Suite, name: &str) -> Outcome {
+    let name = suite.named(name);
+    let object =
+        json!({"apiVersion": "egret.dev/v1alpha1", "kind": "EgressNode", "metadata": {"name": name}, "spec": {}});
+    suite.api.create(&format!("{CUSTOM}/egressnodes"), &object).map(|_| ())
+}
+
 pub(super) fn remove_controller(suite: &mut Suite) -> Outcome {
+    orphan(suite, "crashed")?;
     suite.remove()?;
+    let lease = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases/egret-controller", suite.namespace());
+    if let Some(lease) = suite.api.get(&lease)? {
+        return Err(fault(format!("the lease is left: {lease}")));
+    }
     for plural in ["publishedegresspolicies", "egressconfigs", "egressnodes"] {
         let left = suite.api.list(&format!("{CUSTOM}/{plural}"))?;
         if !left.is_empty() {
@@ -88,6 +103,10 @@ pub(super) fn remove_controller(suite: &mut Suite) -> Outcome {
         }
         if found["metadata"]["labels"] != expected || host_network::is_ours(&found) {
             return Err(fault(format!("{node} has labels {}, not {expected}", found["metadata"]["labels"])));
+        }
+        let mentioned = found["metadata"]["managedFields"].to_string().contains("\"egret");
+        if mentioned {
+            return Err(fault(format!("{node} has managedFields {}", found["metadata"]["managedFields"])));
         }
     }
     Ok(())

@@ -75,10 +75,156 @@ pub(super) fn definitions(suite: &mut Suite) -> Outcome {
 
 /// An apply that is tried and not done.
 fn try_node(api: &Api, name: &str) -> Outcome<(u16, Value)> {
-    let object =
-        json!({"apiVersion": "egret.dev/v1alpha1", "kind": "EgressNode", "metadata": {"name": name}, "spec": {}});
+    let object = node(name, &json!({}));
     let path = format!("{CUSTOM}/egressnodes/{name}?fieldManager=egret-agent&force=true&dryRun=All");
     api.send("PATCH", &path, APPLY, &object)
+}
+
+/// An EgressNode with this metadata.
+fn node(name: &str, metadata: &Value) -> Value {
+    let mut metadata = metadata.clone();
+    metadata["name"] = json!(name);
+    json!({"apiVersion": "egret.dev/v1alpha1", "kind": "EgressNode", "metadata": metadata, "spec": {}})
+}
+
+/// An event of this reporter about a node.
+fn event(reporter: &str, about: &str) -> Value {
+    json!({
+        "apiVersion": "events.k8s.io/v1", "kind": "Event",
+        "metadata": {"name": format!("{about}.lie"), "namespace": "default"},
+        "eventTime": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string(),
+        "reportingController": reporter, "reportingInstance": about, "action": "Reconcile", "reason": "Lie",
+        "regarding": {"apiVersion": "v1", "kind": "Node", "name": about}, "note": "a lie", "type": "Warning",
+    })
+}
+
+/// What an agent may not do has no effect; each with a part of the refusal.
+fn attempts(suite: &Suite) -> Vec<(&'static str, &'static str, String, &'static str, Value, String)> {
+    let (own, other) = (suite.named("kind-worker"), suite.named("kind-worker2"));
+    let nodes = format!("{CUSTOM}/egressnodes");
+    let (mine, theirs) = (format!("{nodes}/{own}?dryRun=All"), format!("{nodes}/{other}?dryRun=All"));
+    let not_own = format!("the agent of node {own} may not write the EgressNode {other}");
+    let events = |namespace: &str| format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events?dryRun=All");
+    let owner = json!([{"apiVersion": "v1", "kind": "Node", "name": other, "uid": "1"}]);
+    let metadata = |field: &str, value: Value| json!({"metadata": {field: value}});
+    let cannot = |what: &str| format!("cannot {what}");
+    let label = metadata("labels", json!({"egret.dev/test": "no"}));
+    let system = suite.namespace();
+    vec![
+        ("another node's label", "PATCH", theirs.clone(), MERGE, label.clone(), not_own.clone()),
+        (
+            "another node's status",
+            "PATCH",
+            format!("{nodes}/{other}/status?dryRun=All"),
+            MERGE,
+            json!({"status": {"members": 7}}),
+            not_own,
+        ),
+        (
+            "an EgressNode of no node",
+            "POST",
+            format!("{nodes}?dryRun=All"),
+            JSON,
+            node(&suite.named("nobody"), &json!({})),
+            "may not write the EgressNode".to_owned(),
+        ),
+        ("another node's deletion", "DELETE", theirs, JSON, Value::Null, cannot("delete resource \"egressnodes\"")),
+        ("its own deletion", "DELETE", mine.clone(), JSON, Value::Null, cannot("delete resource \"egressnodes\"")),
+        ("everybody's deletion", "DELETE", nodes.clone(), JSON, Value::Null, cannot("deletecollection")),
+        ("a label", "PATCH", mine.clone(), MERGE, label.clone(), "and no other".to_owned()),
+        (
+            "an annotation",
+            "PATCH",
+            mine.clone(),
+            MERGE,
+            metadata("annotations", json!({"a": "b"})),
+            "changes no annotation".to_owned(),
+        ),
+        (
+            "a finalizer",
+            "PATCH",
+            mine.clone(),
+            MERGE,
+            metadata("finalizers", json!(["egret.dev/test"])),
+            "sets no finalizer".to_owned(),
+        ),
+        (
+            "another owner",
+            "PATCH",
+            mine,
+            MERGE,
+            metadata("ownerReferences", owner),
+            "the owner of an EgressNode is the Node of its name".to_owned(),
+        ),
+        (
+            "its Node's label",
+            "PATCH",
+            format!("/api/v1/nodes/{own}?dryRun=All"),
+            MERGE,
+            label.clone(),
+            cannot("patch resource \"nodes\""),
+        ),
+        (
+            "the head's annotation",
+            "PATCH",
+            format!("{CUSTOM}/egressconfigs/default?dryRun=All"),
+            MERGE,
+            metadata("annotations", json!({"egret.dev/pushed": "now"})),
+            cannot("patch resource \"egressconfigs\""),
+        ),
+        (
+            "a policy",
+            "POST",
+            format!("{CUSTOM}/publishedegresspolicies?dryRun=All"),
+            JSON,
+            policy(&suite.named("lie")),
+            cannot("create resource \"publishedegresspolicies\""),
+        ),
+        (
+            "the lease",
+            "GET",
+            format!("/apis/coordination.k8s.io/v1/namespaces/{system}/leases/egret-controller"),
+            JSON,
+            Value::Null,
+            cannot("get resource \"leases\""),
+        ),
+        (
+            "secrets",
+            "GET",
+            format!("/api/v1/namespaces/{system}/secrets"),
+            JSON,
+            Value::Null,
+            cannot("list resource \"secrets\""),
+        ),
+        (
+            "an event about another node",
+            "POST",
+            events("default"),
+            JSON,
+            event("egret.dev/agent", &other),
+            "writes events about its own node".to_owned(),
+        ),
+        (
+            "an event in another's name",
+            "POST",
+            events("default"),
+            JSON,
+            event("kubelet", &own),
+            "writes its own events".to_owned(),
+        ),
+        (
+            "an event elsewhere",
+            "POST",
+            events("kube-system"),
+            JSON,
+            {
+                let mut event = event("egret.dev/agent", &own);
+                event["metadata"]["namespace"] = json!("kube-system");
+                event
+            },
+            cannot("create resource \"events\""),
+        ),
+    ]
 }
 
 pub(super) fn agents(suite: &mut Suite) -> Outcome {
@@ -89,9 +235,6 @@ pub(super) fn agents(suite: &mut Suite) -> Outcome {
     if !(200..300).contains(&code) {
         return Err(fault(format!("an agent's own EgressNode was answered {code} {}", message(&answer))));
     }
-    let label = json!({"metadata": {"labels": {"egret.dev/test": "no"}}});
-    let answer = agent.send("PATCH", &format!("/api/v1/nodes/{own}?dryRun=All"), MERGE, &label)?;
-    refused("an agent's label on its node", answer, &[403], "cannot patch resource \"nodes\"")?;
     let words = format!("the agent of node {own} may not write the EgressNode {other}");
     // The server learns of a new policy a moment after it is written.
     suite.await_that(&format!("a refusal with {words:?}"), || {
@@ -101,18 +244,42 @@ pub(super) fn agents(suite: &mut Suite) -> Outcome {
     let (_, anybody) = suite.account("egret-agent", None)?;
     let answer = try_node(&anybody, &own)?;
     refused("a token of no node", answer, &[403, 422], "this agent's token does not say on which node it runs")?;
-    // What is there is not deleted by others either, nor its status written.
-    let object = json!({
-        "apiVersion": "egret.dev/v1alpha1", "kind": "EgressNode", "metadata": {"name": other}, "spec": {},
-    });
-    suite.api.create(&format!("{CUSTOM}/egressnodes"), &object)?;
-    let one = format!("{CUSTOM}/egressnodes/{other}");
-    let deleted = agent.send("DELETE", &one, JSON, &Value::Null)?;
-    let status = json!({"status": {"members": 7}});
-    let written = agent.send("PATCH", &format!("{one}/status"), MERGE, &status)?;
-    suite.api.delete(&one)?;
-    refused("the deletion of another node's EgressNode", deleted, &[403, 422], &words)?;
-    refused("the status of another node's EgressNode", written, &[403, 422], &words)
+    let at = format!("{CUSTOM}/egressnodes");
+    for name in [&own, &other] {
+        suite.api.create(&at, &node(name, &json!({})))?;
+    }
+    let tried = try_all(suite, &agent);
+    for name in [&own, &other] {
+        suite.api.delete(&format!("{at}/{name}"))?;
+    }
+    tried
+}
+
+fn try_all(suite: &Suite, agent: &Api) -> Outcome {
+    let ours = event("egret.dev/agent", &suite.named("kind-worker"));
+    let events = "/apis/events.k8s.io/v1/namespaces/default/events?dryRun=All";
+    agent.done("POST", events, JSON, &ours)?;
+    for (what, method, path, kind, body, words) in attempts(suite) {
+        refused(&format!("an agent that tries {what}"), agent.send(method, &path, kind, &body)?, &[403, 422], &words)?;
+    }
+    // A spec has no fields: what is said there is said to nobody.
+    let own = format!("{CUSTOM}/egressnodes/{}?dryRun=All", suite.named("kind-worker"));
+    let answer = agent.merge(&own, &json!({"spec": {"exits": ["all"]}}))?;
+    if answer["spec"] != json!({}) {
+        return Err(fault(format!("a spec of an agent's is kept: {}", answer["spec"])));
+    }
+    Ok(())
+}
+
+/// With `remove: true` an agent deletes its own EgressNode, and still no other.
+pub(super) fn leaving(suite: &Suite) -> Outcome {
+    let (_, agent) = suite.account("egret-agent", Some("kind-worker"))?;
+    let path = |node: &str| format!("{CUSTOM}/egressnodes/{}?dryRun=All", suite.named(node));
+    suite.await_that("an agent's right to delete its EgressNode", || {
+        Ok(agent.send("DELETE", &path("kind-worker"), JSON, &Value::Null)?.0 == 200)
+    })?;
+    let answer = agent.send("DELETE", &path("kind-worker2"), JSON, &Value::Null)?;
+    refused("the deletion of another node's EgressNode", answer, &[403, 422], "may not write the EgressNode")
 }
 
 pub(super) fn controllers(suite: &mut Suite) -> Outcome {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube::config::Kubeconfig;
@@ -25,6 +26,9 @@ const LEASE: &str = "10";
 /// How often an API server is asked that may be a real one.
 pub(super) const PAUSE: Duration = Duration::from_millis(50);
 
+/// Ends the API server, and starts it again with what it had stored.
+pub(super) type Restart = Arc<dyn Fn() -> Outcome + Send + Sync>;
+
 /// Everything of one run. Processes go first, then what is in the cluster, then the lab.
 pub(super) struct Suite {
     harness: Harness,
@@ -33,6 +37,8 @@ pub(super) struct Suite {
     pub(super) prefix: String,
     /// Labels of our nodes before Egret came.
     pub(super) labels_before: BTreeMap<String, Value>,
+    /// Restarts the API server, if somebody can.
+    pub(super) restart: Option<Restart>,
     server: Server,
     chart: Chart,
     held: Option<Held>,
@@ -69,7 +75,7 @@ fn objects(api: &Api) -> String {
 
 impl Suite {
     /// Sweeps what dead runs left, and puts everything in but processes.
-    pub(super) fn up(kubeconfig: Kubeconfig) -> Outcome<Self> {
+    pub(super) fn up(kubeconfig: Kubeconfig, restart: Option<Restart>) -> Outcome<Self> {
         let begun = Instant::now();
         let say = |text: &str| log_after(begun, text);
         let (server, api) = Server::of(kubeconfig)?;
@@ -85,6 +91,7 @@ impl Suite {
             harness: Harness::new(lab).within(DEADLINE).showing(move || objects(&shown)),
             api,
             labels_before: BTreeMap::new(),
+            restart,
             server,
             chart: Chart::default(),
             held: Some(held),
@@ -113,7 +120,7 @@ impl Suite {
         for namespace in [self.namespace(), format!("{}-batuu", self.prefix)] {
             host_network::make_namespace(&self.api, &self.prefix, &namespace)?;
         }
-        let objects = chart::rendered(&self.namespace())?;
+        let objects = chart::rendered(&self.namespace(), false)?;
         let is_definition = |object: &&Value| object["kind"] == "CustomResourceDefinition";
         for object in objects.iter().filter(is_definition) {
             self.chart.put(&self.api, &self.prefix, object)?;
@@ -135,6 +142,14 @@ impl Suite {
         }
         self.log("2 nodes and 2 pods are in the cluster; their network is the lab's");
         self.mention_strangers()
+    }
+
+    /// `helm upgrade --set remove=true`: more rights for those that leave.
+    pub(super) fn upgrade_to_remove(&mut self) -> Outcome {
+        for object in chart::rendered(&self.namespace(), true)? {
+            self.chart.put(&self.api, &self.prefix, &object)?;
+        }
+        Ok(())
     }
 
     /// Nodes that are not the suite's: nothing is done to them, but that Egret's agents here know their addresses.
@@ -252,6 +267,12 @@ impl Suite {
 
     /// Starts a controller beside the router, as a candidate of this name.
     pub(super) fn controller(&mut self, identity: &str) -> Outcome {
+        let repository = self.lab.repository().path().display().to_string();
+        self.controller_with(identity, &["--repo".to_owned(), repository])
+    }
+
+    /// The same, with the repository and more arguments.
+    pub(super) fn controller_with(&mut self, identity: &str, more: &[String]) -> Outcome {
         let (token, api) = self.account("egret-controller", None)?;
         self.await_rights("egret-controller", &api)?;
         let lease = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases/egret-controller", self.namespace());
@@ -259,11 +280,8 @@ impl Suite {
             Ok(api.send("GET", &lease, JSON, &Value::Null)?.0 != 403)
         })?;
         let state = self.state(&format!("controller-{identity}"))?;
-        let repository = self.lab.repository().path().to_path_buf();
-        let words: Vec<OsString> = vec![
+        let mut words: Vec<OsString> = vec![
             "controller".into(),
-            "--repo".into(),
-            repository.into(),
             "--state-dir".into(),
             state.into(),
             "--identity".into(),
@@ -275,6 +293,7 @@ impl Suite {
             "--lease-duration".into(),
             LEASE.into(),
         ];
+        words.extend(more.iter().map(OsString::from));
         let words = self.words(&format!("controller-{identity}"), &token, words)?;
         let process = self.lab.start_beside_router("env", words)?;
         let name = format!("controller-{identity}");
@@ -300,7 +319,9 @@ impl Suite {
     pub(super) fn remove(&mut self) -> Outcome {
         let (token, api) = self.account("egret-remove", None)?;
         self.await_rights("egret-remove", &api)?;
-        let words = self.words("remove", &token, vec!["controller".into(), "--remove".into()])?;
+        let words = ["controller", "--remove", "--namespace"].map(OsString::from).into_iter();
+        let words = words.chain([self.namespace().into()]).collect();
+        let words = self.words("remove", &token, words)?;
         let process = self.lab.start_beside_router("env", words)?;
         self.keep("remove", process);
         self.await_good_end("remove")

@@ -63,6 +63,10 @@ pub(super) fn statuses(suite: &mut Suite) -> Outcome {
             Ok(condition(&object, "Ready") == ready && owner["name"] == suite.named(node))
         })?;
     }
+    super::leaders::orphan(suite, "gone")?;
+    suite.await_that("an EgressNode that goes, because its Node is gone", || {
+        Ok(suite.object("egressnodes", &suite.named("gone"))?.is_null())
+    })?;
     let source = suite.object("egressnodes", &suite.named("kind-worker"))?;
     match (&source["status"]["members"], &source["status"]["drift"]) {
         (members, drift) if *members == 1 && *drift == 0 => Ok(()),
@@ -91,7 +95,7 @@ fn written(suite: &Suite) -> Outcome<BTreeMap<String, String>> {
 }
 
 /// Waits until nothing was written for two seconds.
-fn settle(suite: &Suite) -> Outcome<BTreeMap<String, String>> {
+pub(super) fn settle(suite: &Suite) -> Outcome<BTreeMap<String, String>> {
     let (mut last, mut since) = (written(suite)?, Instant::now());
     suite.await_that("two seconds without a write", || {
         let now = written(suite)?;

@@ -38,6 +38,41 @@ pub(super) fn generate_key(path: &Path, kind: &str) {
     assert!(status.expect("ssh-keygen is installed").success());
 }
 
+fn public_key(folder: &Path, name: &str) -> String {
+    let line = fs::read_to_string(folder.join(format!("{name}.pub"))).expect("a key");
+    line.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+fn write_known_hosts(folder: &Path, port: u16, key: &str) {
+    fs::write(folder.join("known_hosts"), format!("[127.0.0.1]:{port} {key}\n")).expect("a file");
+}
+
+/// Writes what an sshd on loopback needs into a folder: `config`, keys, and `user` and `known_hosts` for who comes. Returns the
+/// path of `config`.
+pub(crate) fn configure(folder: &Path, hosts: &[&str], user: &str, port: u16) -> PathBuf {
+    fs::create_dir_all(folder).expect("a folder");
+    // sshd confines its unprivileged half to this folder; packages leave making it to the init system.
+    fs::create_dir_all("/run/sshd").expect("a folder");
+    let mut host_keys = String::new();
+    for (number, kind) in hosts.iter().enumerate() {
+        let name = if number == 0 { "host".to_owned() } else { format!("host-{kind}") };
+        generate_key(&folder.join(&name), kind);
+        host_keys += "HostKey ";
+        host_keys += folder.join(name).to_str().expect("UTF-8");
+        host_keys += "\n";
+    }
+    generate_key(&folder.join("user"), user);
+    let config = format!(
+        "Port {port}\nListenAddress 127.0.0.1\n{host_keys}AuthorizedKeysFile {0}/user.pub\nPidFile none\n\
+         StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nAllowUsers root\n\
+         SetEnv GIT_CONFIG_GLOBAL=/dev/null PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n",
+        folder.display()
+    );
+    fs::write(folder.join("config"), config).expect("a file");
+    write_known_hosts(folder, port, &public_key(folder, "host"));
+    folder.join("config")
+}
+
 impl Server {
     pub(super) fn start(origin: &Origin) -> Self {
         Self::with(origin, &["ed25519"], "ed25519")
@@ -51,32 +86,12 @@ impl Server {
 
     pub(super) fn at(origin: &Origin, hosts: &[&str], user: &str, port: u16) -> Self {
         let folder = origin.path().join("ssh");
-        fs::create_dir_all(&folder).expect("a folder");
-        // sshd confines its unprivileged half to this folder; packages leave making it to the init system.
-        fs::create_dir_all("/run/sshd").expect("a folder");
-        let mut host_keys = String::new();
-        for (number, kind) in hosts.iter().enumerate() {
-            let name = if number == 0 { "host".to_owned() } else { format!("host-{kind}") };
-            generate_key(&folder.join(&name), kind);
-            host_keys += "HostKey ";
-            host_keys += folder.join(name).to_str().expect("UTF-8");
-            host_keys += "\n";
-        }
-        generate_key(&folder.join("user"), user);
-        let config = format!(
-            "Port {port}\nListenAddress 127.0.0.1\n{host_keys}AuthorizedKeysFile {0}/user.pub\nPidFile none\n\
-             StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nAllowUsers root\n\
-             SetEnv GIT_CONFIG_GLOBAL=/dev/null PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n",
-            folder.display()
-        );
-        fs::write(folder.join("config"), config).expect("a file");
+        let config = configure(&folder, hosts, user, port);
         let log = File::create(folder.join("log")).expect("a file");
-        let child =
-            Command::new("/usr/sbin/sshd").args(["-D", "-e", "-f"]).arg(folder.join("config")).stderr(log).spawn();
+        let child = Command::new("/usr/sbin/sshd").args(["-D", "-e", "-f"]).arg(config).stderr(log).spawn();
         let server = Self { child: child.expect("sshd is installed"), port, folder };
         let listens = wait_until(Duration::from_secs(20), || TcpStream::connect(("127.0.0.1", port)).is_ok());
         assert!(listens, "{}", server.log());
-        server.write_known_hosts(&server.public_key("host"));
         server
     }
 
@@ -85,8 +100,7 @@ impl Server {
     }
 
     pub(super) fn public_key(&self, name: &str) -> String {
-        let line = fs::read_to_string(self.folder.join(format!("{name}.pub"))).expect("a key");
-        line.split(' ').take(2).collect::<Vec<_>>().join(" ")
+        public_key(&self.folder, name)
     }
 
     pub(super) fn fingerprint(&self, name: &str) -> String {
@@ -96,7 +110,7 @@ impl Server {
     }
 
     pub(super) fn write_known_hosts(&self, key: &str) {
-        fs::write(self.folder.join("known_hosts"), format!("[127.0.0.1]:{} {key}\n", self.port)).expect("a file");
+        write_known_hosts(&self.folder, self.port, key);
     }
 
     pub(super) fn credentials(&self) -> Credentials {

@@ -160,7 +160,7 @@ impl Stand {
         self.await_words(&format!("controller-{identity}"), CONTROLS)
     }
 
-    fn launch_controller(&mut self, identity: &str, more: &[&str]) -> Outcome {
+    pub(super) fn launch_controller(&mut self, identity: &str, more: &[&str]) -> Outcome {
         let state = self.state(&format!("controller-{identity}"))?;
         let mut words: Vec<OsString> = vec![
             "controller".into(),
@@ -190,7 +190,7 @@ impl Stand {
         self.await_words(node, RUNS)
     }
 
-    fn launch_agent(&mut self, node: &str, more: &[&str]) -> Outcome {
+    pub(super) fn launch_agent(&mut self, node: &str, more: &[&str]) -> Outcome {
         let state = self.state(node)?;
         let mut words: Vec<OsString> =
             vec!["agent".into(), "--node".into(), node.into(), "--state-dir".into(), state.into()];

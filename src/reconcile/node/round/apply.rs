@@ -15,7 +15,6 @@ use crate::core::state::ownership::DatapathConfig;
 use crate::kernel::nft::Generation;
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::kernel::NodeKernel;
-use crate::reconcile::persistence::state_store::PersistedState;
 use crate::telemetry::chain;
 
 impl<K: NodeKernel> Reconciler<K> {
@@ -153,7 +152,7 @@ impl<K: NodeKernel> Reconciler<K> {
             let observed = self.observe(&Labels::new()).await?;
             let left = plan(&NodeState::default(), &observed.state, range);
             if left.is_empty() {
-                self.memory.keep(|kept| *kept = PersistedState::default())?;
+                self.memory.clear()?;
                 return Ok(taken);
             }
             match self.apply(&left, observed.generation, &Compiled::default(), range, &mut taken).await {
