@@ -9,10 +9,15 @@ AGENT = {
     "egressnodes.egret.dev": ["create", "get", "list", "patch", "watch"],
     "egressnodes.egret.dev/status": ["patch"],
     "default: events.events.k8s.io": ["create", "patch"],
+    "egret-system: leases.coordination.k8s.io": ["create", "patch"],
 }
 
 # With `remove: true` an agent deletes its EgressNode.
-LEAVING = {**AGENT, "egressnodes.egret.dev": ["create", "delete", "get", "list", "patch", "watch"]}
+LEAVING = {
+    **AGENT,
+    "egressnodes.egret.dev": ["create", "delete", "get", "list", "patch", "watch"],
+    "egret-system: leases.coordination.k8s.io": ["create", "delete", "patch"],
+}
 
 CONTROLLER = {
     "nodes": ["get", "list", "patch", "watch"],
@@ -24,8 +29,9 @@ CONTROLLER = {
     "egressconfigs.egret.dev default": ["create", "patch"],
     "egressconfigs.egret.dev/status default": ["patch"],
     "egressnodes.egret.dev": ["delete", "list", "watch"],
+    "egressnodes.egret.dev/status": ["patch"],
     "default: events.events.k8s.io": ["create", "patch"],
-    "egret-system: leases.coordination.k8s.io": ["create"],
+    "egret-system: leases.coordination.k8s.io": ["create", "list", "watch"],
     "egret-system: leases.coordination.k8s.io egret-controller": ["get", "update"],
 }
 
@@ -42,6 +48,7 @@ REMOVE = {
     "publishedegresspolicies.egret.dev": ["delete", "list"],
     "egressconfigs.egret.dev default": ["delete"],
     "egressnodes.egret.dev": ["delete", "list"],
+    "egret-system: leases.coordination.k8s.io": ["delete", "list"],
     "egret-system: leases.coordination.k8s.io egret-controller": ["delete", "get"],
 }
 
@@ -57,7 +64,7 @@ FLAGS = {
         "--keep-startup-taint", "--pod-networks-from-cni",
         "--previews", "--forge-url", "--project", "--forge-token-file", "--forge-author",
     },
-    "agent": {"--node", "--state-dir", "--listen", "--log-json", "--remove"},
+    "agent": {"--node", "--namespace", "--state-dir", "--listen", "--log-json", "--remove"},
 }
 
 # Metrics that the dashboard may ask for.

@@ -48,7 +48,7 @@ use crate::clock::Clock;
 pub use error::{ApiError, ApiErrorCause, RefusedField};
 pub use error_counts::ErrorCounts;
 pub use events::{EventKind, Recorder, Regarding};
-pub use heartbeats::{RENEWAL, SILENCE, lease_name};
+pub use heartbeats::{RENEWAL, SILENCE};
 pub use labels::{FieldConflict, LabelOutcome};
 pub use lease::{Lease, LeaseRole, Timing};
 pub use objects::Written;

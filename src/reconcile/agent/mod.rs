@@ -120,7 +120,7 @@ pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
         tracing::error!(code = check.code, "{check}");
     }
     if options.remove {
-        return remove(kernel, range, options.node, memory).await;
+        return remove(kernel, range, options, memory).await;
     }
     let live = ApiClient::connect().await?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
@@ -169,14 +169,32 @@ pub async fn serve<K: NodeKernel, E: KernelEvents>(
 }
 
 /// Removes everything from the node, and then its object from the cluster. The kernel needs no API server.
-async fn remove(kernel: Kernel, range: DatapathConfig, node: NodeName, memory: StateStore) -> Result<(), AgentError> {
+async fn remove(
+    kernel: Kernel,
+    range: DatapathConfig,
+    options: AgentOptions,
+    memory: StateStore,
+) -> Result<(), AgentError> {
+    let AgentOptions { node, namespace, .. } = options;
     let nothing = Cluster::Fixed(Facts::default());
     let mut reconciler = Reconciler::new(kernel, nothing, node.clone(), memory, Clock::system());
     let steps = reconciler.remove(range).await?;
     tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
     log_steps(&steps);
-    let gone = async { ApiClient::connect().await?.delete_node(node.as_str()).await };
+    // The heartbeat first: an EgressNode without one is not reported as silent.
+    let gone = async {
+        let live = ApiClient::connect().await?;
+        if let Some(namespace) = &namespace {
+            live.delete_heartbeat(namespace, node.as_str()).await?;
+        }
+        live.delete_node(node.as_str()).await
+    };
     if let Err(error) = gone.await {
+        if let Some(namespace) = namespace {
+            tracing::warn!(
+                "left, unless it is gone: the Lease egret-agent.{node}: kubectl -n {namespace} delete lease egret-agent.{node}"
+            );
+        }
         tracing::warn!("left: EgressNode {node}: kubectl delete egressnode {node}");
         return Err(AgentError::Left(error));
     }

@@ -109,6 +109,7 @@ impl Uninstallation {
             let gone = self.live.delete_node(&name).await.map(|_| ());
             self.note(gone, &format!("EgressNode {name}"), &format!("kubectl delete egressnode {name}"));
         }
+        self.remove_heartbeats().await;
         self.remove_lease(lease).await;
         self.tell_kinds().await;
         if self.left > 0 {
@@ -162,6 +163,25 @@ impl Uninstallation {
                     "left: taint {STARTUP_TAINT} of node {name}, which Egret did not set: kubectl taint node {name} {STARTUP_TAINT}-"
                 );
             }
+        }
+    }
+
+    /// Those of agents that are gone without a removal: their nodes are not Ready, or have no EgressNode.
+    async fn remove_heartbeats(&mut self) {
+        let namespace = self.options.namespace.clone();
+        match self.live.heartbeat_nodes(&namespace).await {
+            Ok(nodes) => {
+                for node in nodes {
+                    let gone = self.live.delete_heartbeat(&namespace, &node).await.map(|_| ());
+                    let command = format!("kubectl -n {namespace} delete lease egret-agent.{node}");
+                    self.note(gone, &format!("Lease {namespace}/egret-agent.{node}"), &command);
+                }
+            }
+            listed => self.note(
+                listed.map(|_| ()),
+                "Leases of agents",
+                &format!("kubectl -n {namespace} delete leases -l egret.dev/heartbeat"),
+            ),
         }
     }
 
