@@ -310,7 +310,7 @@ mod tests {
         ]}});
         let status: Status = serde_json::from_value(status).expect("a Status");
         let error = ApiError::of("doing something", kube::Error::Api(Box::new(status)));
-        assert_eq!(told(&error), "doing something: spec: the fence never goes back");
+        assert_eq!(told(&error), "doing something: HTTP status 422; spec: the fence never goes back");
 
         let page = Status::failure("<html>\n<p>no</p>", "Failed to parse error data").with_code(502);
         let error = ApiError::of("doing something", kube::Error::Api(Box::new(page)));
