@@ -73,7 +73,7 @@ class Agent(unittest.TestCase):
             bindings = of_kind(case, "ValidatingAdmissionPolicyBinding")
             self.assertEqual({one["spec"]["policyName"] for one in bindings}, policies)
             self.assertTrue(all(one["spec"]["validationActions"] == ["Deny"] for one in bindings))
-            self.assertEqual(policies, set() if case == "minimal" else {"egret-agent", "egret-controller", "egret-events"})
+            self.assertEqual(policies, set() if case == "minimal" else {"egret-agent", "egret-controller", "egret-events", "egret-heartbeat"})
 
 
     def change(self, operation="UPDATE", before=None, after=None):
