@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick bless worlds test-cluster test-openapi chart lint bench advisories static image
+.PHONY: help demo test test-quick bless worlds sim test-cluster test-openapi chart lint bench advisories static image
 
 # Where nft, ip, sshd and cargo are where nobody set the path up.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
@@ -65,6 +65,10 @@ bless: ## write the files anew that tests compare with (scenarios, previews, fin
 worlds: ## as root: every claim in every kind of cluster, with a table; EGRET_WORLDS=calico picks some (about 5 min)
 	$(call need,$(build) $(lab) $(worlds))
 	@cargo test --locked --test it worlds::every_claim_holds_in_every_world -- --ignored --nocapture
+
+sim: ## the control plane in simulated worlds: make sim SEEDS=1000 FIRST=1; EGRET_SIM_SEED=7 repeats one and prints its log
+	$(call need,$(build))
+	@EGRET_SIM_SEEDS=$${SEEDS:-200} EGRET_SIM_FIRST=$${FIRST:-1} cargo test --locked --test it sim:: -- --nocapture
 
 test-cluster: ## as root: the outpost scenario against the API server that KUBECONFIG names, a bare one will do; RESTART_API='systemctl restart k3s' restarts it once (about 2 min)
 	$(call need,$(build) $(lab) sshd:openssh-server ssh:openssh-client python3:python3)

@@ -13,8 +13,7 @@ use super::diagnostics::Colour;
 use super::exit::CHANGES;
 use super::json;
 use super::output::{self, Failure, Form, Manifests, painted_diff};
-use jiff::Timestamp;
-
+use crate::clock::Clock;
 use crate::core::admission::PendingReason;
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
@@ -292,8 +291,11 @@ pub(super) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(super) fn new() -> Result<Self, Failure> {
-        let path =
-            std::env::temp_dir().join(format!("egret-{}-{}", std::process::id(), Timestamp::now().as_nanosecond()));
+        let path = std::env::temp_dir().join(format!(
+            "egret-{}-{}",
+            std::process::id(),
+            Clock::system().now().as_nanosecond()
+        ));
         std::fs::create_dir_all(&path).map_err(|error| {
             let hint = "TMPDIR names another place for it";
             Failure::new(format!("make the folder {}: {error}", path.display()), Some(hint.to_owned()))

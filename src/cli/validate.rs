@@ -11,8 +11,7 @@ use super::args::{CLUSTER, GitArgs, LabelArgs, OUTPUT, RepoArgs, Repository};
 use super::diagnostics::{self, Colour, DiagnosticJson};
 use super::output::{self, Failure, Manifests};
 use super::{json, plan};
-use jiff::Timestamp;
-
+use crate::clock::Clock;
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::catalogue::{Catalogue, DiagnosticCounts, FileUpdate};
 use crate::core::policy::lint::{lint, suspensions};
@@ -70,7 +69,7 @@ pub(super) fn run(args: &ValidateArgs) -> Result<ExitCode, Failure> {
     let facts = cluster.as_ref().map(|cluster| &cluster.facts);
     let mut found = catalogue.diagnostics();
     found.extend(lint(catalogue.policies(), facts, catalogue.spans()));
-    found.extend(suspensions(catalogue.policies(), catalogue.spans(), Timestamp::now()));
+    found.extend(suspensions(catalogue.policies(), catalogue.spans(), Clock::system().now()));
     found.sort();
     found.dedup();
     output::print(&text(&catalogue, &found, &args.cluster_name, args.output)?)?;

@@ -162,16 +162,16 @@ impl Lasting {
                 let node = draw(&mut random, world.nodes());
                 let agent = &world.agents[usize::from(node)];
                 if !agent.line.is_dead() {
-                    agent.kill();
-                    world.machines[usize::from(node)].owner_died();
-                    self.add(&mut random, (0, 40), kind, Undo::StartAgent(node));
+                    // Half of them die in the middle of something.
+                    agent.line.doom(if random.permille(500) { 1 } else { steps(&mut random) });
+                    self.add(&mut random, (5, 40), kind, Undo::StartAgent(node));
                 }
             }
             Kind::ControllerDies => {
                 let place = random.below(world.controllers.len());
                 if !world.controllers[place].line.is_dead() {
-                    world.controllers[place].kill();
-                    self.add(&mut random, (0, 40), kind, Undo::StartController(place));
+                    world.controllers[place].line.doom(if random.permille(500) { 1 } else { steps(&mut random) });
+                    self.add(&mut random, (5, 40), kind, Undo::StartController(place));
                 }
             }
             Kind::ControllerStops => {
@@ -256,6 +256,11 @@ impl Lasting {
     }
 }
 
+/// After how many steps a process dies in the middle of something.
+fn steps(random: &mut Random) -> u32 {
+    u32::try_from(2 + random.below(60)).expect("a small number")
+}
+
 fn any_process(world: &World, random: &mut Random) -> Place {
     let place = random.below(world.controllers.len() + world.agents.len());
     match place.checked_sub(world.controllers.len()) {
@@ -300,8 +305,13 @@ impl World {
 
     fn undo(&mut self, undo: Undo) {
         match undo {
-            Undo::StartAgent(node) => self.agents[usize::from(node)] = self.agent(node),
+            Undo::StartAgent(node) => {
+                self.agents[usize::from(node)].kill();
+                self.machines[usize::from(node)].owner_died();
+                self.agents[usize::from(node)] = self.agent(node);
+            }
             Undo::StartController(place) => {
+                self.controllers[place].kill();
                 self.controllers[place] = self.controller(super::world::CONTROLLERS[place]);
             }
             Undo::Thaw(place) => self.controllers[place].line.freeze(false),

@@ -168,6 +168,11 @@ pub(crate) fn draw(random: &mut Random, end: u8) -> u8 {
     u8::try_from(random.below(usize::from(end))).expect("a small number")
 }
 
+/// The namespace of all pods.
+pub(crate) fn namespace() -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "apps"}})
+}
+
 /// A Node as the kubelet and the control plane write it.
 pub(crate) fn node(number: u8, ready: bool) -> Value {
     let name = node_name(number);

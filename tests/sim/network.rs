@@ -73,6 +73,8 @@ struct State {
     epoch: u64,
     frozen: bool,
     dead: bool,
+    /// After how many more steps the process dies.
+    doomed: Option<u32>,
     sent: Vec<Sent>,
     /// Tasks that wait for the process to go on.
     stopped: Vec<Waker>,
@@ -119,6 +121,18 @@ impl Line {
         self.change(|state| state.dead = true);
     }
 
+    /// The process dies after so many requests to the API server and to its kernel.
+    pub(crate) fn doom(&self, steps: u32) {
+        self.change(|state| state.doomed = Some(steps));
+    }
+
+    /// The process takes a step, unless it is its last.
+    fn step(&self) {
+        let mut state = self.state();
+        state.doomed = state.doomed.map(|left| left.saturating_sub(1));
+        state.dead |= state.doomed == Some(0);
+    }
+
     /// The process is stopped (SIGSTOP), or continues.
     pub(crate) fn freeze(&self, frozen: bool) {
         self.change(|state| state.frozen = frozen);
@@ -161,8 +175,9 @@ impl Line {
         }
     }
 
-    /// Waits while the process is stopped, and for ever once it is dead.
+    /// Takes a step: waits while the process is stopped, and for ever once it is dead.
     pub(crate) async fn awake(&self) {
+        self.step();
         self.until(|state| !state.frozen && !state.dead).await;
     }
 

@@ -73,9 +73,9 @@ impl Process {
     }
 }
 
-/// A controller's options, for candidates of one Lease.
-fn controller_options(name: &str, disk: PathBuf) -> ControllerOptions {
-    let following = TrackedRepository {
+/// The repository, polled this often.
+pub(crate) fn tracked(poll: Duration) -> TrackedRepository {
+    TrackedRepository {
         source: Source::parse(URL, Insecure::Refuse).expect("an address"),
         branch: Some("main".to_owned()),
         access: Access::default(),
@@ -83,11 +83,15 @@ fn controller_options(name: &str, disk: PathBuf) -> ControllerOptions {
         windows: None,
         label_keys: None,
         cluster: "prod".to_owned(),
-        poll: Duration::from_secs(30),
+        poll,
         max_lag: Duration::from_mins(2),
-    };
+    }
+}
+
+/// A controller's options, for candidates of one Lease.
+fn controller_options(name: &str, disk: PathBuf) -> ControllerOptions {
     ControllerOptions {
-        following,
+        following: tracked(Duration::from_secs(30)),
         signing_key: None,
         state_folder: disk,
         namespace: "egret-system".to_owned(),

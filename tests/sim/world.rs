@@ -124,9 +124,8 @@ impl World {
         for definition in DEFINITIONS {
             self.api.create(&serde_yaml::from_str(definition).expect("a definition"));
         }
-        for namespace in ["egret-system", "apps"] {
-            self.api.create(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}));
-        }
+        self.api.create(&json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "egret-system"}}));
+        self.api.create(&model::namespace());
         for number in 0..self.nodes() {
             self.api.create(&model::node(number, true));
         }
@@ -289,7 +288,7 @@ struct Seen {
 }
 
 /// `eth0` with the default route, and `net1` with the egress address.
-fn host_network(number: u8) -> HostNetwork {
+pub(crate) fn host_network(number: u8) -> HostNetwork {
     let features = KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: false };
     let mut host = HostNetwork { features, ..HostNetwork::default() };
     for (name, address, length) in [("eth0", node_address(number), 16), ("net1", egress_address(number), 24)] {

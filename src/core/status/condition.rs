@@ -106,8 +106,6 @@ words! {
         OverlappingDestinations,
         /// A reconciliation round of the agent failed; it is tried again.
         ReconciliationFailed,
-        /// A controller that led earlier wrote it; a newer leader has written since.
-        StaleFencingToken,
         /// An object differs, and could not be corrected.
         DriftNotCorrected,
         /// Git answered.

@@ -45,7 +45,7 @@ use crate::reconcile::node::metrics_recorder::MetricsRecorder;
 use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
 use crate::reconcile::persistence::lock::{Lock, LockError};
-use crate::reconcile::persistence::state_store::{PersistedState, StateStore, StateStoreError};
+use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
 use crate::reconcile::process::{StartError, Stop};
 use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
@@ -156,7 +156,7 @@ pub async fn serve<K: NodeKernel, E: KernelEvents>(
     metrics.api_errors(live.errors());
     let scope = WatchScope::Agent { node: options.node.clone() };
     let watching = ClusterWatch::open(&live, &scope, live::WatchOptions { seed, ..live::WatchOptions::default() });
-    let cache = PolicyCache::new(memory.kept().accepted_fence.clone());
+    let cache = PolicyCache::default();
     let handover = memory.handover().clone();
     let (cluster, clock) = (Cluster::Watched(Box::new(watching)), live.clock().clone());
     let mut reconciler = Reconciler::new(kernel, cluster, options.node.clone(), memory, clock);
@@ -386,7 +386,7 @@ impl<K: NodeKernel> Agent<K> {
         let Some(view) = self.watching().map(ClusterWatch::view) else { return false };
         let specs: Vec<(String, Value)> =
             view.policies.iter().map(|(name, policy)| (name.clone(), policy.spec.clone())).collect();
-        let head = match view.config.as_ref().map(|config| (&config.uid, &config.spec)) {
+        let head = match view.config.as_ref().map(|config| &config.spec) {
             None => {
                 // Nothing was ever published, or a user deleted all of it. Neither is a reason to let packets out.
                 if !std::mem::replace(&mut self.unpublished, true) {
@@ -394,12 +394,10 @@ impl<K: NodeKernel> Agent<K> {
                 }
                 return false;
             }
-            Some((_, Err(why))) => return self.refuse(CacheError::Unreadable(why.clone())),
-            Some((uid, Ok(head))) => PublishedHead {
-                uid: uid.clone(),
+            Some(Err(why)) => return self.refuse(CacheError::Unreadable(why.clone())),
+            Some(Ok(head)) => PublishedHead {
                 revision: head.revision.clone(),
                 summary: head.summary.clone(),
-                fence: head.fence,
                 count: head.policies.count as usize,
                 digest: head.policies.digest.clone(),
                 config: head.config.clone(),
@@ -448,7 +446,7 @@ impl<K: NodeKernel> Agent<K> {
             match &why {
                 // Watches usually see a publication while the controller is still writing it.
                 CacheError::Partial { .. } => tracing::debug!("{why}; the active revision stays applied"),
-                CacheError::Stale { .. } | CacheError::Unreadable(_) => {
+                CacheError::Unreadable(_) => {
                     tracing::warn!("{why}; the active revision stays applied");
                 }
             }
@@ -513,11 +511,6 @@ impl<K: NodeKernel> Agent<K> {
                     }
                     self.refused = done.refused;
                 }
-                let accepted = self.cache.accepted();
-                let keep = |kept: &mut PersistedState| kept.accepted_fence.clone_from(accepted);
-                if let Err(error) = self.driver.reconciler.memory.keep(keep) {
-                    tracing::warn!(error = chain(&error), "the leader's generation is not remembered over a restart");
-                }
             }
             Some(Err(error)) => {
                 let why = chain(&error);
@@ -562,7 +555,6 @@ impl<K: NodeKernel> Agent<K> {
             (Some(failed), _) => Some(fault(ConditionStatus::False, Reason::ReconciliationFailed, failed.as_str())),
             (None, Some((refused, why))) => Some(match why {
                 CacheError::Partial { .. } => fault(ConditionStatus::Unknown, Reason::Pending, refused),
-                CacheError::Stale { .. } => fault(ConditionStatus::False, Reason::StaleFencingToken, refused),
                 CacheError::Unreadable(_) => fault(ConditionStatus::False, Reason::Invalid, refused),
             }),
             (None, None) => None,

@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use crate::core::policy::published::{digest_of, hash_of, read_config, read_grants, read_policy, spec};
 use crate::core::policy::{Policy, PolicySet};
-use crate::reconcile::persistence::state_store::AcceptedFence;
 
 /// What an agent needs of the EgressConfig.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,10 +18,6 @@ pub struct PublishedHead {
     pub revision: String,
     /// The first line of the commit's message.
     pub summary: String,
-    /// The fencing token of the leader that wrote it.
-    pub fence: i64,
-    /// The UID of the EgressConfig: tokens of another object, of an earlier installation, say nothing of this one's.
-    pub uid: String,
     /// The number of policies.
     pub count: usize,
     /// The digest by which an agent recognises that the set is complete.
@@ -44,16 +39,6 @@ pub enum CacheError {
         /// The commit they belong to.
         revision: String,
     },
-    /// A leader that has since lost leadership wrote it.
-    #[error("commit {revision} was published by leader {fence}, and leader {known} has published since")]
-    Stale {
-        /// The commit.
-        revision: String,
-        /// The fencing token of its publisher.
-        fence: i64,
-        /// The highest fencing token known.
-        known: i64,
-    },
     /// Another version of Egret, or another client, wrote it.
     #[error("cannot be read: {0}")]
     Unreadable(String),
@@ -63,7 +48,6 @@ pub enum CacheError {
 #[derive(Debug, Default)]
 pub struct PolicyCache {
     read: BTreeMap<String, Read>,
-    accepted: AcceptedFence,
 }
 
 #[derive(Debug)]
@@ -73,11 +57,6 @@ struct Read {
 }
 
 impl PolicyCache {
-    /// Starts with the fencing token accepted before a restart.
-    pub fn new(accepted: AcceptedFence) -> Self {
-        Self { accepted, read: BTreeMap::new() }
-    }
-
     /// Takes in all policies as they are published now. Only new and changed ones are parsed.
     pub fn update<'v>(&mut self, policies: impl IntoIterator<Item = (&'v String, &'v Value)>) {
         let mut before = std::mem::take(&mut self.read);
@@ -89,11 +68,7 @@ impl PolicyCache {
     }
 
     /// The set that the EgressConfig describes, if it is complete.
-    pub fn take(&mut self, head: &PublishedHead) -> Result<Arc<PolicySet>, CacheError> {
-        let known = self.accepted.fence;
-        if head.uid == self.accepted.uid && head.fence < known {
-            return Err(CacheError::Stale { revision: head.revision.clone(), fence: head.fence, known });
-        }
+    pub fn take(&self, head: &PublishedHead) -> Result<Arc<PolicySet>, CacheError> {
         let faults = self.read.values().filter_map(|read| read.outcome.as_ref().err());
         if let Some(fault) = faults.into_iter().next() {
             return Err(CacheError::Unreadable(fault.clone()));
@@ -106,13 +81,7 @@ impl PolicyCache {
         let config = read_config(&head.config).map_err(|fault| CacheError::Unreadable(fault.to_string()))?;
         let grants = read_grants(&head.config).map_err(|fault| CacheError::Unreadable(fault.to_string()))?;
         let policies = good().map(|(policy, _)| (policy.id.clone(), policy.clone())).collect();
-        self.accepted = AcceptedFence { uid: head.uid.clone(), fence: head.fence };
         Ok(Arc::new(PolicySet { policies, config, grants, ..PolicySet::default() }))
-    }
-
-    /// The highest fencing token accepted.
-    pub fn accepted(&self) -> &AcceptedFence {
-        &self.accepted
     }
 }
 
@@ -151,27 +120,19 @@ mod tests {
     }
 
     /// The EgressConfig that a controller writes for these policies.
-    fn head(fence: i64, policies: &[(&str, &str)]) -> PublishedHead {
+    fn head(policies: &[(&str, &str)]) -> PublishedHead {
         let written: BTreeMap<String, Value> =
             policies.iter().map(|(name, address)| ((*name).to_owned(), policy(name, address))).collect();
         let set = Published::read(&written, &json!({})).expect("policies");
         let digest = Published::of(&set).digest();
         let (revision, summary) = ("0123".to_owned(), String::new());
-        PublishedHead {
-            revision,
-            summary,
-            fence,
-            uid: "this".to_owned(),
-            count: policies.len(),
-            digest,
-            config: json!({"podCIDRs": ["10.1.0.0/16"]}),
-        }
+        PublishedHead { revision, summary, count: policies.len(), digest, config: json!({"podCIDRs": ["10.1.0.0/16"]}) }
     }
 
     #[test]
     fn a_set_is_taken_when_all_of_it_is_here_and_nothing_else() {
         let (a, b) = (("a", "10.0.3.42"), ("b", "10.0.3.43"));
-        let (mut cache, wanted) = (PolicyCache::default(), head(1, &[a, b]));
+        let (mut cache, wanted) = (PolicyCache::default(), head(&[a, b]));
         fill(&mut cache, &[a]);
         assert!(matches!(cache.take(&wanted), Err(CacheError::Partial { found: 1, count: 2, .. })));
         fill(&mut cache, &[a, ("b", "10.0.3.99")]);
@@ -184,23 +145,10 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_that_comes_back_late_is_not_followed() {
-        let a = ("a", "10.0.3.42");
-        let mut cache = PolicyCache::new(AcceptedFence { uid: "this".to_owned(), fence: 2 });
-        fill(&mut cache, &[a]);
-        assert!(matches!(cache.take(&head(1, &[a])), Err(CacheError::Stale { fence: 1, known: 2, .. })));
-        assert!(cache.take(&head(3, &[a])).is_ok());
-        assert_eq!(cache.accepted().fence, 3);
-        let reinstalled = PublishedHead { uid: "another".to_owned(), ..head(1, &[a]) };
-        assert!(cache.take(&reinstalled).is_ok(), "an earlier installation's tokens say nothing of this one's");
-        assert_eq!(cache.accepted().fence, 1);
-    }
-
-    #[test]
     fn a_policy_that_cannot_be_read_is_reported_and_nothing_is_taken() {
         let mut cache = PolicyCache::default();
         cache.update(&BTreeMap::from([("a".to_owned(), json!({"selectors": []}))]));
-        let wanted = head(1, &[("a", "10.0.3.42")]);
+        let wanted = head(&[("a", "10.0.3.42")]);
         assert!(matches!(cache.take(&wanted), Err(CacheError::Unreadable(why)) if why.starts_with("a: ")));
     }
 }

@@ -29,11 +29,12 @@ use crate::core::state::net::fnv1a;
 use crate::core::state::ownership::DatapathConfig;
 use crate::kernel::watch::{KernelEvent, KernelWatch};
 use crate::kernel::{Kernel, KernelError};
-use crate::reconcile::gitops::publisher::ClusterSnapshot;
+use crate::reconcile::gitops::publisher::{ClusterSnapshot, Publisher};
 use crate::reconcile::gitops::report_sender::{ReportSender, SnapshotSource};
 use crate::reconcile::gitops::repository::{DesiredRevision, Repository, RepositoryEvent};
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::gitops::webhook::{self, Webhook};
+use crate::reconcile::node::kernel::{KernelEvents, NodeKernel};
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
 use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
@@ -137,10 +138,50 @@ pub async fn run(options: StandaloneOptions) -> Result<Option<Vec<Step>>, RunErr
     let (repository, news) = following.start(&folder, seed)?;
     // No other process writes this node's file.
     let publisher = following.publisher(&folder, options.signing_key.clone(), seed, Box::new(|| true))?;
-    repository.begin(reconciler.memory.kept().active.clone());
-    let mut node = Node::new(RoundDriver::new(reconciler, metrics, seed), repository, ReportSender::new(publisher));
-    let result =
-        if options.once { node.once(news).await } else { node.run(&options, news, watch).await.map(|()| None) };
+    if options.once {
+        repository.begin(reconciler.memory.kept().active.clone());
+        let driver = RoundDriver::new(reconciler, metrics, seed);
+        let mut node = Node::new(driver, repository, ReportSender::new(publisher));
+        let result = node.once(news).await;
+        node.reports.finish();
+        return result;
+    }
+    let (_pushes, pushes) = Watcher::new(&options.following.source.watched())?;
+    let places: Vec<PathBuf> = reconciler.cluster.watch_paths().into_iter().map(|place| place.path).collect();
+    let (_manifests, manifests) = Watcher::new(&places)?;
+    let hook = Webhook::start(options.webhook.clone(), options.following.branch.clone(), false)
+        .map_err(StartError::of("the webhook"))?;
+    let triggers = StandaloneTriggers { stop: Stop::listen()?, news, pushes, manifests, hook, kernel: watch };
+    tracing::info!(node = %options.node, source = %options.following.source, "egret runs");
+    Box::pin(serve(RoundDriver::new(reconciler, metrics, seed), repository, publisher, triggers)).await.map(|()| None)
+}
+
+/// What wakes a standalone node's loop: normally this machine; a simulation has its own.
+pub struct StandaloneTriggers<E> {
+    /// Ends the loop.
+    pub stop: Stop,
+    /// What the repository's thread sends.
+    pub news: UnboundedReceiver<RepositoryEvent>,
+    /// Something in a local repository changed.
+    pub pushes: Receiver<()>,
+    /// A manifest changed.
+    pub manifests: Receiver<()>,
+    /// The forge's webhook.
+    pub hook: Webhook,
+    /// The kernel's events.
+    pub kernel: E,
+}
+
+/// Runs the loop until it is stopped.
+pub async fn serve<K: NodeKernel, E: KernelEvents>(
+    driver: RoundDriver<K>,
+    repository: Repository,
+    publisher: Publisher,
+    triggers: StandaloneTriggers<E>,
+) -> Result<(), RunError> {
+    repository.begin(driver.reconciler.memory.kept().active.clone());
+    let mut node = Node::new(driver, repository, ReportSender::new(publisher));
+    let result = node.run(triggers).await;
     node.reports.finish();
     result
 }
@@ -160,8 +201,8 @@ async fn remove(reconciler: &mut Reconciler, range: DatapathConfig) -> Result<Ve
 }
 
 /// The state of the loop.
-struct Node {
-    driver: RoundDriver,
+struct Node<K> {
+    driver: RoundDriver<K>,
     repository: Repository,
     reports: ReportSender,
     schedule: EffectiveSchedule,
@@ -172,14 +213,14 @@ struct Node {
 }
 
 /// The cluster as its manifests are now, with this node's interfaces.
-struct OwnSnapshot<'a> {
-    reconciler: &'a Reconciler,
+struct OwnSnapshot<'a, K> {
+    reconciler: &'a Reconciler<K>,
     interfaces: &'a [GatewayInterface],
     sent: &'a mut Vec<GatewayInterface>,
     wanted: bool,
 }
 
-impl SnapshotSource for OwnSnapshot<'_> {
+impl<K: NodeKernel> SnapshotSource for OwnSnapshot<'_, K> {
     fn interfaces_differ(&self) -> bool {
         self.interfaces != *self.sent
     }
@@ -221,8 +262,8 @@ enum Trigger {
     Stop,
 }
 
-impl Node {
-    fn new(driver: RoundDriver, repository: Repository, reports: ReportSender) -> Self {
+impl<K: NodeKernel> Node<K> {
+    fn new(driver: RoundDriver<K>, repository: Repository, reports: ReportSender) -> Self {
         Self {
             driver,
             repository,
@@ -253,20 +294,8 @@ impl Node {
         Ok(Some(done.steps))
     }
 
-    async fn run(
-        &mut self,
-        options: &StandaloneOptions,
-        mut news: UnboundedReceiver<RepositoryEvent>,
-        mut kernel: KernelWatch,
-    ) -> Result<(), RunError> {
-        let (_pushes, mut pushes) = Watcher::new(&options.following.source.watched())?;
-        let mut hook = Webhook::start(options.webhook.clone(), options.following.branch.clone(), false)
-            .map_err(StartError::of("the webhook"))?;
-        let places: Vec<PathBuf> =
-            self.driver.reconciler.cluster.watch_paths().into_iter().map(|place| place.path).collect();
-        let (_manifests, mut manifests) = Watcher::new(&places)?;
-        let mut stop = Stop::listen()?;
-        tracing::info!(node = %self.driver.reconciler.node, source = %options.following.source, "egret runs");
+    async fn run(&mut self, triggers: StandaloneTriggers<impl KernelEvents>) -> Result<(), RunError> {
+        let StandaloneTriggers { mut stop, mut news, mut pushes, mut manifests, mut hook, mut kernel } = triggers;
         loop {
             self.driver.metrics.beat();
             self.driver.metrics.reports(self.reports.publisher().fault());
@@ -370,7 +399,7 @@ impl Node {
     }
 
     /// Waits for a burst of events to end, so that it becomes one round.
-    async fn gather(&mut self, manifests: &mut Receiver<()>, kernel: &mut KernelWatch) -> Result<(), RunError> {
+    async fn gather(&mut self, manifests: &mut Receiver<()>, kernel: &mut impl KernelEvents) -> Result<(), RunError> {
         let until = Instant::now() + self.driver.gather_time();
         loop {
             tokio::select! {

@@ -37,18 +37,6 @@ pub struct PersistedState {
     /// The datapath configuration of the kernel's objects, until all of them have another: mask, first table, port,
     /// MTU.
     pub range: Option<(u32, u32, u16, u32)>,
-    /// The fencing token of the last publication that was taken over. (Older versions stored a number under `fence`.)
-    #[serde(rename = "acceptedFence")]
-    pub accepted_fence: AcceptedFence,
-}
-
-/// The highest fencing token that was accepted.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AcceptedFence {
-    /// The UID of the EgressConfig that had it.
-    pub uid: String,
-    /// The token.
-    pub fence: i64,
 }
 
 impl PersistedState {

@@ -308,6 +308,7 @@ impl Suite {
         let state = self.state(node)?;
         let mut words: Vec<OsString> =
             vec!["agent".into(), "--node".into(), self.named(node).into(), "--state-dir".into(), state.into()];
+        words.extend(["--namespace".into(), self.namespace().into()]);
         words.extend(more.iter().map(OsString::from));
         let words = self.words(node, &token, words)?;
         let process = self.lab.start(node, "env", words)?;

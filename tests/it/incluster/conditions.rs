@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::apiserver::{Fault, Filter};
+use crate::apiserver::{Fault, Filter, Request};
 use crate::lab::Options;
 
 use super::stand::{Outcome, Stand, policy};
@@ -74,11 +74,17 @@ fn an_agent_that_starts_anew_is_no_transition() -> Outcome {
         stand.kill9(node)?;
         stand.api.forget_requests();
         stand.agent(node)?;
-        let written = Filter::writes().resource("egressnodes/status").name(node);
+        let is_it =
+            |one: &Request| one.verb == "patch" && one.resource == "egressnodes.egret.dev/status" && one.name == node;
         stand.await_that("a status of the new process", || {
-            stand.api.writes(&written) > 0 && is_current(&stand.object("egressnodes", node))
+            stand.api.requests().iter().any(is_it) && is_current(&stand.object("egressnodes", node))
         })?;
         assert_eq!(condition(&stand.object("egressnodes", node), "Ready"), before, "{node}");
+        assert_eq!(
+            stand.api.writes(&Filter::writes().resource("egressnodes/status").name(node)),
+            0,
+            "it says the same"
+        );
     }
     Ok(())
 }
