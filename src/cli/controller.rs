@@ -76,7 +76,7 @@ pub(super) fn run(args: ControllerArgs, verbosity: &Verbosity) -> Result<ExitCod
     let runtime = output::runtime()?;
     let result = if args.remove {
         let removal = Removal { namespace: args.cluster.namespace, lease: args.cluster.lease };
-        runtime.block_on(controller::remove(removal))
+        runtime.block_on(controller::remove(removal)).map_err(ControllerError::from)
     } else {
         let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
         let repository = args.repo.with(&args.git);

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::ControllerError;
 use crate::cluster::live::resources::STARTUP_TAINT;
 use crate::cluster::live::{ApiClient, ApiError, LeaseHolder, NodeTraces};
 use crate::core::labels::Labels;
@@ -62,9 +61,9 @@ impl RemovalError {
 }
 
 /// Removes node labels, custom resources and the Lease, unless they are in use.
-pub async fn remove(options: Removal) -> Result<(), ControllerError> {
-    let live = ApiClient::connect().await?;
-    Uninstallation { live, options, left: 0 }.run().await.map_err(ControllerError::from)
+pub async fn remove(options: Removal) -> Result<(), RemovalError> {
+    let live = ApiClient::connect().await.map_err(RemovalError::Unknown)?;
+    Uninstallation { live, options, left: 0 }.run().await
 }
 
 /// A removal that is under way.
@@ -102,7 +101,7 @@ impl Uninstallation {
                 }
             }
             listed => {
-                self.note(listed.map(|_| ()), "PublishedEgressPolicies", "kubectl delete publishedegresspolicies --all")
+                self.note(listed.map(|_| ()), "PublishedEgressPolicies", "kubectl delete publishedegresspolicies --all");
             }
         }
         for name in agents {
