@@ -23,6 +23,7 @@ use crate::core::name::NodeName;
 
 /// A node, and what of it is Egret's.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not exclude each other")]
 pub struct NodeTraces {
     /// Its name.
     pub name: NodeName,
