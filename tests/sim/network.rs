@@ -126,6 +126,12 @@ impl Line {
         self.change(|state| state.doomed = Some(steps));
     }
 
+    /// Whether it is dead, or soon will be.
+    pub(crate) fn is_doomed(&self) -> bool {
+        let state = self.state();
+        state.dead || state.doomed.is_some()
+    }
+
     /// The process takes a step, unless it is its last.
     fn step(&self) {
         let mut state = self.state();

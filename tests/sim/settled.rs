@@ -124,7 +124,7 @@ impl World {
             }
         }
         let warnings = self.log.warnings_since(since);
-        if warnings > 300 { Err(format!("{warnings} warnings in a minute")) } else { Ok(()) }
+        if warnings > 600 { Err(format!("{warnings} warnings in a minute")) } else { Ok(()) }
     }
 }
 

@@ -277,7 +277,7 @@ impl Standalone {
         self.git.catch_up();
         self.offset.store(0, Ordering::SeqCst);
         for place in 0..self.processes.len() {
-            if self.processes[place].line.is_dead() {
+            if self.processes[place].line.is_doomed() {
                 self.restart(place);
             }
         }

@@ -206,6 +206,8 @@ struct Node<K> {
     repository: Repository,
     reports: ReportSender,
     schedule: EffectiveSchedule,
+    /// Why Git could not be read the last time, as it was logged.
+    git_fault: Option<String>,
     /// The interfaces that the node reports.
     interfaces: Vec<GatewayInterface>,
     /// The same as of the last snapshot.
@@ -269,6 +271,7 @@ impl<K: NodeKernel> Node<K> {
             repository,
             reports,
             schedule: EffectiveSchedule::default(),
+            git_fault: None,
             interfaces: Vec::new(),
             interfaces_sent: Vec::new(),
         }
@@ -328,6 +331,9 @@ impl<K: NodeKernel> Node<K> {
     fn react(&mut self, trigger: Trigger) -> Result<bool, RunError> {
         if let Trigger::News(Some(news)) = &trigger {
             self.driver.metrics.repository_event(news);
+            if !matches!(news, RepositoryEvent::Fault(_)) {
+                self.git_fault = None;
+            }
         }
         match trigger {
             Trigger::News(Some(RepositoryEvent::Intent(intent))) => {
@@ -338,11 +344,12 @@ impl<K: NodeKernel> Node<K> {
                 tracing::info!("{error}; waiting for the first");
             }
             Trigger::News(Some(RepositoryEvent::Fault(error))) => {
-                tracing::warn!(
-                    error = chain(&error),
-                    hint = error.hint(),
-                    "Git failed; the active revision stays applied"
-                );
+                let fault = chain(&error);
+                if self.git_fault.as_ref() != Some(&fault) {
+                    tracing::warn!(error = fault, hint = error.hint(), "Git failed; the active revision stays applied");
+                }
+                self.git_fault = Some(fault);
+                return Ok(false);
             }
             Trigger::News(Some(RepositoryEvent::Unchanged | RepositoryEvent::Pending(_)))
             | Trigger::Scrape(_)

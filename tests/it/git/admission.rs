@@ -3,6 +3,8 @@
 //! The repository's thread of a node, on real repositories. Deliberately absent: packets (`outpost`), and the rules' own cases
 //! (`core::admission`).
 
+use std::time::Duration;
+
 use egret::core::admission::{ChangeWindows, PendingCommit, PendingReason};
 use egret::core::gate::ActiveRevision;
 use egret::core::policy::catalogue::LastGoodDocuments;
@@ -298,6 +300,48 @@ fn a_commit_that_touches_nothing_of_a_clusters_is_passed_over() {
     // With other paths it counts what was passed over before.
     let both = origin.push(&[("egret.yaml", &config("clusters: {prod: {paths: [prod, test]}}\n"))], "both");
     assert_eq!(active(&prod.poll()), (both, vec!["10.2.0.0/16".to_owned()], None));
+}
+
+#[test]
+fn a_branch_that_goes_back_is_believed_once_several_polls_say_so_and_a_newer_tip_at_once() {
+    let origin = Origin::new();
+    let first = origin.push(&[("a.yaml", &policy("10.1.0.0/16"))], "first");
+    let second = origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "second");
+    let source = following(origin.bare.to_str().expect("UTF-8"));
+    // Replicas may lag: the time is short here, and four polls it takes.
+    let lagging = TrackedRepository { max_lag: Duration::from_millis(1), ..source };
+    let mirror = origin.path().join("mirror-lagging");
+    let mut stand = Reading::start(lagging.clone(), mirror.clone(), ActiveRevision::default());
+    assert_eq!(active(&stand.intent()).0, second);
+    let reset = |to: CommitId| origin.git(&["push", "--quiet", "--force", "origin", &format!("{to}:main")]);
+    for _ in 0..2 {
+        reset(first);
+        for _ in 0..3 {
+            stand.nothing();
+        }
+        // The other replica answers.
+        reset(second);
+        stand.nothing();
+    }
+    reset(first);
+    for _ in 0..3 {
+        stand.nothing();
+    }
+    let back = stand.poll();
+    assert_eq!(active(&back), (first, vec!["10.1.0.0/16".to_owned()], None));
+    assert!(back.predecessors.contains(&second), "what is published may be replaced");
+    reset(second);
+    assert_eq!(active(&stand.poll()).0, second);
+    // A process that starts and does not find what is published waits in the same way.
+    drop(stand);
+    let elsewhere = "0123456789012345678901234567890123456789";
+    let known = ActiveRevision { commit: Some(elsewhere.to_owned()), ..ActiveRevision::default() };
+    let mut stand = Reading::start(lagging, mirror, known);
+    assert!(matches!(stand.next(), RepositoryEvent::Unchanged));
+    stand.nothing();
+    stand.nothing();
+    let taken = stand.poll();
+    assert!(active(&taken).0 == second && taken.predecessors.contains(&CommitId::parse(elsewhere).expect("an id")));
 }
 
 #[test]

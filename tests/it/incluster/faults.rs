@@ -117,7 +117,7 @@ impl Stand {
         let said = |node: &String| self.object("egressnodes", node)["status"]["revision"] == *commit;
         head["spec"]["revision"] == *commit
             && head["status"]["nodeSummary"] == format!("{0}/{0}", nodes.len())
-            && policy["status"]["revision"] == *commit
+            && policy["status"]["observedGeneration"] == policy["metadata"]["generation"]
             && policy["status"]["gatewaySummary"] == side.gateway()
             && self.condition("publishedegresspolicies", "outpost", "Ready")
                 == ("True".to_owned(), "Programmed".to_owned())

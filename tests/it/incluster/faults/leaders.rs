@@ -158,7 +158,7 @@ fn what_a_former_leader_writes_is_refused_and_a_new_installation_is_followed() -
     let commit = stand.turn_to(Side::Second)?;
     stand.controller("one")?;
     stand.await_settled(Side::Second, &commit)?;
-    assert!(stand.head()["fence"].as_i64() >= Some(fence));
+    assert_eq!(stand.head()["fence"].as_i64(), Some(1));
     flow.end(&stand, &Side::BOTH);
     stand.assert_no_leak_but(&[])
 }
