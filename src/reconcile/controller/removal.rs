@@ -101,7 +101,11 @@ impl Uninstallation {
                 }
             }
             listed => {
-                self.note(listed.map(|_| ()), "PublishedEgressPolicies", "kubectl delete publishedegresspolicies --all");
+                self.note(
+                    listed.map(|_| ()),
+                    "PublishedEgressPolicies",
+                    "kubectl delete publishedegresspolicies --all",
+                );
             }
         }
         for name in agents {
