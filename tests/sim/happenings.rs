@@ -69,6 +69,7 @@ impl Kind {
 }
 
 /// How something that lasts ends.
+#[derive(Clone, Copy)]
 enum Undo {
     StartAgent(u8),
     StartController(usize),
@@ -109,7 +110,7 @@ impl Lasting {
         let (over, lasting) = std::mem::take(&mut self.0).into_iter().partition(|(until, ..)| all || *until <= now);
         self.0 = lasting;
         for (_, kind, undo) in over {
-            world.log.note(format!("{kind:?} ends"));
+            world.log.note(&format!("{kind:?} ends"));
             world.undo(undo);
         }
     }
@@ -120,11 +121,12 @@ impl Lasting {
     }
 
     /// Lets something happen, unless the same lasts already.
+    #[expect(clippy::too_many_lines, reason = "one arm for each kind")]
     pub(crate) fn happen(&mut self, world: &mut World, kind: Kind) {
         if self.has(kind) {
             return;
         }
-        world.log.note(format!("{kind:?}"));
+        world.log.note(&format!("{kind:?}"));
         let mut random = world.random.clone();
         match kind {
             Kind::Push => {

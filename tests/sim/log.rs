@@ -27,7 +27,7 @@ impl Log {
     }
 
     /// A line of the simulation's own.
-    pub(crate) fn note(&self, text: String) {
+    pub(crate) fn note(&self, text: &str) {
         self.push(Line { at: Instant::now(), level: Level::INFO, text: format!("---- {text}") });
     }
 

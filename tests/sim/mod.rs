@@ -98,8 +98,7 @@ fn number(name: &str) -> Option<u64> {
 fn seeds(run: impl Fn(u64) -> (Log, Result<(), String>) + Sync) {
     if let Some(seed) = number("EGRET_SIM_SEED") {
         let (log, result) = run(seed);
-        eprintln!("{log}");
-        return assert_eq!(result, Ok(()), "seed {seed}");
+        return assert_eq!(result, Ok(()), "seed {seed}:\n{log}");
     }
     let (first, count) = (number("EGRET_SIM_FIRST").unwrap_or(1), number("EGRET_SIM_SEEDS").unwrap_or(SEEDS));
     let next = AtomicU64::new(first);

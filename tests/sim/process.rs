@@ -10,6 +10,7 @@ use egret::clock::Clock;
 use egret::cluster::live::{ApiClient, Lease, Timing};
 use egret::core::name::NodeName;
 use egret::git::access::Access;
+use egret::git::signature::SignatureFlags;
 use egret::git::source::{Insecure, Source};
 use egret::reconcile::agent::{self, AgentEdges, AgentOptions};
 use egret::reconcile::controller::{self, ControllerEdges, ControllerOptions};
@@ -79,7 +80,7 @@ pub(crate) fn tracked(poll: Duration) -> TrackedRepository {
         source: Source::parse(URL, Insecure::Refuse).expect("an address"),
         branch: Some("main".to_owned()),
         access: Access::default(),
-        signatures: Default::default(),
+        signatures: SignatureFlags::default(),
         windows: None,
         label_keys: None,
         cluster: "prod".to_owned(),
@@ -156,7 +157,7 @@ pub(crate) fn controller(surroundings: &Surroundings, name: &str, incarnation: u
             hook: Webhook::of_events(WebhookEvents { pushes: announced, pulls }),
             seed,
         };
-        let ended = life.of_process(controller::serve(options, edges)).await;
+        let ended = Box::pin(life.of_process(controller::serve(options, edges))).await;
         panic!("a controller ended by itself: {ended:?}");
     });
     Process { name: name.to_owned(), line, task, webhook: Some(webhook) }
@@ -190,7 +191,7 @@ pub(crate) fn agent(
     let task = spawn_local(async move {
         let memory = StateStore::open(&disk).expect("a disk");
         let edges = AgentEdges { kernel, events, live, memory, stop: Stop::never(), seed };
-        let ended = life.of_process(agent::serve(options, edges)).await;
+        let ended = Box::pin(life.of_process(agent::serve(options, edges))).await;
         panic!("an agent ended by itself: {ended:?}");
     });
     Process { name, line, task, webhook: None }

@@ -1,5 +1,6 @@
 //! The reports branch in memory: one for all controllers, committed to by compare-and-swap as Git's is.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ impl ReportsBranch for Branch {
         _: &mut dyn FnMut(u32),
     ) -> Result<PublishOutcome> {
         let mut state = self.reports.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = state.branch.clone().unwrap_or(BranchState { tip: None, files: Default::default() });
+        let before = state.branch.clone().unwrap_or(BranchState { tip: None, files: BTreeMap::default() });
         if self.line.is_dead() {
             return Ok(PublishOutcome::Declined);
         }

@@ -34,7 +34,7 @@ impl World {
             }
             sleep(Duration::from_millis(500)).await;
         }
-        self.log.note(format!("settled after {:?}", began.elapsed()));
+        self.log.note(&format!("settled after {:?}", began.elapsed()));
         self.checker.settled();
         Ok(())
     }

@@ -214,7 +214,7 @@ impl Standalone {
                 hook: Webhook::default(),
                 kernel: machine.events(),
             };
-            let ended = life.of_process(node::serve(driver, repository, publisher, triggers)).await;
+            let ended = Box::pin(life.of_process(node::serve(driver, repository, publisher, triggers))).await;
             panic!("a node ended by itself: {ended:?}");
         });
         Process { line, task, manifests }
@@ -258,7 +258,7 @@ impl Standalone {
             }
             sleep(Duration::from_millis(500)).await;
         }
-        self.log.note(format!("settled after {:?}", began.elapsed()));
+        self.log.note(&format!("settled after {:?}", began.elapsed()));
         self.checker.settled();
         Ok(())
     }
@@ -288,7 +288,7 @@ impl Standalone {
         let mut random = self.random.clone();
         let place = random.below(self.machines.len());
         let what = random.below(9);
-        self.log.note(format!("happening {what} at {place}"));
+        self.log.note(&format!("happening {what} at {place}"));
         match what {
             0 | 1 => {
                 let nodes = u8::try_from(self.machines.len()).expect("a few nodes");

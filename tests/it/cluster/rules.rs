@@ -99,6 +99,7 @@ fn event(reporter: &str, about: &str) -> Value {
 }
 
 /// What an agent may not do has no effect; each with a part of the refusal.
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn attempts(suite: &Suite) -> Vec<(&'static str, &'static str, String, &'static str, Value, String)> {
     let (own, other) = (suite.named("kind-worker"), suite.named("kind-worker2"));
     let nodes = format!("{CUSTOM}/egressnodes");

@@ -279,7 +279,7 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
     /// poll finds an older tip: going back and forth would move pods between addresses each time.
     fn hold(&mut self, mirror: &H, head: &Head) -> git::Result<Option<RepositoryEvent>> {
         let lag = self.options.following.max_lag;
-        let Some(active) = self.ahead_of(mirror, head)?.filter(|_| !lag.is_zero() && self.rev.is_none()) else {
+        let Some(active) = self.ahead_of(mirror, head).filter(|_| !lag.is_zero() && self.rev.is_none()) else {
             self.behind = None;
             return Ok(None);
         };
@@ -300,15 +300,13 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
     }
 
     /// The commit that is active or was seen last, if the tip is behind it.
-    fn ahead_of(&self, mirror: &H, head: &Head) -> git::Result<Option<CommitId>> {
-        if let Some(known) = self.known {
-            return Ok(Some(known));
-        }
+    fn ahead_of(&self, mirror: &H, head: &Head) -> Option<CommitId> {
         let newest = self.seen.or(self.current.as_ref().map(|current| current.id));
-        let Some(newest) = newest.filter(|newest| *newest != head.commit && mirror.has(*newest)) else {
-            return Ok(None);
+        let is_ahead = |newest: &CommitId| {
+            // A history that cannot be walked says nothing.
+            mirror.has(*newest) && mirror.is_ancestor(head.commit, *newest).unwrap_or(false)
         };
-        Ok(Some(newest).filter(|_| mirror.is_ancestor(head.commit, newest).unwrap_or(false)))
+        self.known.or(newest.filter(|newest| *newest != head.commit).filter(is_ahead))
     }
 
     /// Returns to the active revision, so that documents that became invalid since then are recognised as such, and
