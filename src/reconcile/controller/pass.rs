@@ -181,28 +181,8 @@ impl Pass<'_> {
                 Err(error) => return Err(error),
             }
         }
-        let gone = self.view.policies.iter().filter(|(name, _)| !published.policies.contains_key(*name));
-        let deletions = gone.map(|(name, found)| async move {
-            self.fence()?;
-            Ok::<_, PassError>(self.live.delete_policy(name, Some(&found.resource_version)).await?)
-        });
-        let mut deletions = stream::iter(deletions).buffered(PARALLEL);
-        while let Some(deleted) = deletions.next().await {
-            publication.wrote |= deleted?;
-        }
-        let head = ConfigSpec {
-            cluster: self.cluster.to_owned(),
-            revision: self.intent.commit.id.to_string(),
-            committed: self.intent.commit.committed(),
-            summary: one_line(&self.intent.commit.summary),
-            fence: self.fence()?,
-            policies: PolicyDigest {
-                count: u32::try_from(published.policies.len()).unwrap_or(u32::MAX),
-                digest: published.digest(),
-            },
-            config: published.config.clone(),
-            pod_networks: self.pod_networks(),
-        };
+        publication.wrote |= self.delete_others(&published).await?;
+        let head = self.head(&published)?;
         if !self.view.config.as_ref().is_some_and(|found| found.spec.as_ref() == Ok(&head)) {
             publication.config_generation = Some(self.live.apply_config(&head).await?.generation);
             publication.wrote = true;
@@ -214,6 +194,38 @@ impl Pass<'_> {
         let mut fenced = wanted.clone();
         fenced["fence"] = json!(self.fence()?);
         Ok(self.live.apply_policy(name, &fenced).await?)
+    }
+
+    /// Deletes the policies that are not to be published. Returns whether there were any.
+    async fn delete_others(&self, published: &Published) -> Result<bool, PassError> {
+        let others = self.view.policies.iter().filter(|(name, _)| !published.policies.contains_key(*name));
+        let deletions = others.map(|(name, found)| async move {
+            self.fence()?;
+            Ok::<_, PassError>(self.live.delete_policy(name, Some(&found.resource_version)).await?)
+        });
+        let mut deletions = stream::iter(deletions).buffered(PARALLEL);
+        let mut any = false;
+        while let Some(deleted) = deletions.next().await {
+            any |= deleted?;
+        }
+        Ok(any)
+    }
+
+    /// The EgressConfig that describes what is published.
+    fn head(&self, published: &Published) -> Result<ConfigSpec, PassError> {
+        Ok(ConfigSpec {
+            cluster: self.cluster.to_owned(),
+            revision: self.intent.commit.id.to_string(),
+            committed: self.intent.commit.committed(),
+            summary: one_line(&self.intent.commit.summary),
+            fence: self.fence()?,
+            policies: PolicyDigest {
+                count: u32::try_from(published.policies.len()).unwrap_or(u32::MAX),
+                digest: published.digest(),
+            },
+            config: published.config.clone(),
+            pod_networks: self.pod_networks(),
+        })
     }
 
     /// The pod networks that CNIs report, as far as the API server accepts them.
