@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::metrics::fetch;
 use super::stand::{DEADLINE, Document, Outcome, Stand};
-use crate::lab::{EGRESS, LabError, Options, wait_until};
+use crate::lab::{EGRESS, Options, wait_until};
 
 const GATEWAY: &str = "kind-worker2";
 
@@ -50,5 +50,5 @@ fn ports_that_are_used_up_are_counted_and_a_finding() -> Outcome {
         report.findings.iter().any(|since| since.finding.code == "connections-lost")
     });
     assert!(report.findings.iter().all(|since| since.finding.subject == GATEWAY), "{:?}", report.findings);
-    gateway.nft("delete table ip few").map_err(LabError::doing("delete the table"))
+    gateway.nft("delete table ip few")
 }
