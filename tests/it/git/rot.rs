@@ -197,13 +197,13 @@ fn a_folder_that_nothing_can_be_written_to_is_reported_and_read_on() {
 fn a_deleted_mirror_is_made_anew_and_a_folder_of_others_in_its_place_is_not_touched() {
     let scene = Scene::set();
     let local = scene.origin.mirror_at("local", scene.origin.bare.to_str().expect("UTF-8"), Credentials::default());
-    for (state, mut mirror) in [("remote", scene.mirror("remote")), ("local", local)] {
-        let state = scene.origin.path().join(state);
+    for (name, mut mirror) in [("remote", scene.mirror("remote")), ("local", local)] {
+        let state = scene.origin.path().join(name);
         let active = mirror.head(None).unwrap_or_else(|error| panic!("{}", text_of(&error))).commit;
         mirror.keep([active]);
         fs::remove_dir_all(&state).expect("deleted");
         reads(&mut mirror, active, "a: 1\n");
-        let published = publish_file(&mut mirror, &state.display().to_string(), "drift\n").expect("a report");
+        let published = publish_file(&mut mirror, name, "drift\n").expect("a report");
         assert!(matches!(published, PublishOutcome::Committed { .. }), "{published:?}");
         fs::remove_dir_all(&state).expect("deleted");
         fs::create_dir_all(&state).expect("a folder");
