@@ -88,7 +88,9 @@ impl fmt::Display for PendingReason {
             Self::Window { opens: Some(opens), time_zone, window } => {
                 write!(f, "the change window is closed; it opens {} ({window})", by_the_clock(*opens, time_zone))
             }
-            Self::Window { opens: None, .. } => f.write_str("the change window is closed and never opens"),
+            Self::Window { opens: None, .. } => {
+                f.write_str("the change window is closed, and no opening of it is known")
+            }
             Self::Suspended { until, owner, reason } => {
                 write!(f, "{owner} suspended the cluster ")?;
                 if let Some(until) = until {

@@ -35,6 +35,9 @@ pub struct ActiveRevision {
     pub pending: Option<PendingCommit>,
     /// How the active one came through a closed change window, if it did.
     pub emergency: Option<Emergency>,
+    /// Something is active, and nothing is known of it: what was persisted is lost.
+    #[serde(skip)]
+    pub lost: bool,
 }
 
 /// A commit that was fetched, as far as it decides on its own admission.
@@ -44,8 +47,10 @@ pub struct Candidate {
     pub trailers: Vec<(String, String)>,
     /// The suspension that its egret.yaml has; where that cannot be read, the one of before.
     pub suspension: Option<Suspension>,
-    /// What its egret.yaml demands of commits. It counts on a first start, where there is no other.
+    /// What its egret.yaml demands of commits. It counts where no other is known.
     pub signatures: Option<Signatures>,
+    /// When its egret.yaml lets commits in; none if it cannot be read. It counts where no other is known.
+    pub windows: Option<ChangeWindows>,
 }
 
 /// What a commit meets that comes to a cluster.
@@ -59,6 +64,9 @@ pub struct Gate<'a> {
     pub reached: bool,
     /// Whether nothing was ever active.
     pub first_start: bool,
+    /// Whether a commit is active that nobody knows any more. Its windows are not known either, so those of the new one
+    /// count: it could open them for itself, but what waited before does not come into force because a file was lost.
+    pub lost: bool,
     /// The change windows that flags set. They win over egret.yaml.
     pub windows: Option<&'a ChangeWindows>,
 }
@@ -67,16 +75,21 @@ impl Gate<'_> {
     /// What decides about a commit with these changes.
     pub fn candidate(&self, changes: &BTreeMap<String, FileUpdate>, trailers: Vec<(String, String)>) -> Candidate {
         match self.catalogue.config_after(changes) {
-            Some(config) => Candidate { trailers, suspension: config.suspend, signatures: config.signatures },
+            Some(config) => Candidate {
+                trailers,
+                suspension: config.suspend,
+                signatures: config.signatures,
+                windows: Some(config.change_windows),
+            },
             // An egret.yaml that cannot be read lifts nothing.
-            None => Candidate { trailers, suspension: self.last_suspension(), signatures: None },
+            None => Candidate { trailers, suspension: self.last_suspension(), signatures: None, windows: None },
         }
     }
 
-    /// What is demanded of a commit's signatures, beside what flags demand. What the commit itself says of it counts only on a first start:
-    /// whoever can write the first commit can write all of it.
+    /// What is demanded of a commit's signatures, beside what flags demand. What the commit itself says of it counts only where nothing is
+    /// known of an active one: on a first start, whoever can write the first commit can write all of it.
     pub fn signatures(&self, candidate: &Candidate) -> Option<Signatures> {
-        if self.first_start { candidate.signatures.clone() } else { self.active_signatures() }
+        if self.first_start || self.lost { candidate.signatures.clone() } else { self.active_signatures() }
     }
 
     /// What the active egret.yaml demands of commits. One that cannot be read takes nothing back.
@@ -94,7 +107,11 @@ impl Gate<'_> {
 
     /// The rules for a commit; `unsigned`: what is wrong with its signatures.
     pub fn judge(&self, candidate: &Candidate, unsigned: Option<PendingReason>, now: Timestamp) -> AdmissionDecision {
-        let windows = self.windows.cloned().unwrap_or_else(|| self.active_windows());
+        let of_egret_yaml = || if self.lost { candidate.windows.clone() } else { Some(self.active_windows()) };
+        let Some(windows) = self.windows.cloned().or_else(of_egret_yaml) else {
+            let closed = || PendingReason::Window { opens: None, time_zone: "UTC".to_owned(), window: String::new() };
+            return AdmissionDecision::Pending(unsigned.unwrap_or_else(closed));
+        };
         let Candidate { trailers, suspension, .. } = candidate;
         let suspension = suspension.as_ref();
         AdmissionRules { unsigned, first_start: self.first_start, windows: &windows, suspension, trailers }.judge(now)

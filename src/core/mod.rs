@@ -14,6 +14,7 @@ pub mod address_class;
 pub mod admission;
 pub mod cidr;
 pub mod compile;
+pub mod conntrack;
 pub mod diagnostic;
 pub mod duration;
 pub mod escape;

@@ -1,5 +1,5 @@
 //! The mirror: a bare repository in the state folder with everything that was fetched, so that Egret also works while the source is down.
-//! It is a cache: a broken one is created anew, beside the old one, which is kept until the new one is complete.
+//! It is a cache: a broken or deleted one is created anew, beside the old one, which is kept until the new one is complete.
 //!
 //! There is no `git gc`: a mirror with many packs or loose objects is created anew as well. There is no lock between processes, since two
 //! never share a state folder. Not here: reading files (`files`).
@@ -168,9 +168,14 @@ impl Mirror {
 
     /// Runs `act` with the mirror; if the mirror is broken, with a new one, which replaces the old one only after that.
     fn with_healthy<T>(&mut self, mut act: impl FnMut(&Repository, &Remote<'_>) -> Result<T>) -> Result<T> {
-        if !self.suspect.get() && packs(&self.folder) < MOST_PACKS && loose(&self.folder) < MOST_LOOSE {
+        if !self.suspect.get()
+            && is_marked(&self.folder)
+            && packs(&self.folder) < MOST_PACKS
+            && loose(&self.folder) < MOST_LOOSE
+        {
             match act(&self.repository, &self.remote()) {
-                Err(error) if is_mirror_broken(&error) => self.suspect.set(true),
+                // libgit2's error for a file that is missing in the mirror is the one for a source that is missing.
+                Err(error) if is_mirror_broken(&error) || !is_marked(&self.folder) => self.suspect.set(true),
                 result => return result,
             }
         }
@@ -188,6 +193,7 @@ impl Mirror {
         };
         let folder = &self.folder;
         let state = |action| move |source| Error::State { action, path: folder.clone(), source };
+        check_ours(&self.folder)?;
         remove(&self.folder).map_err(state("remove the broken mirror"))?;
         fs::rename(&beside, &self.folder).map_err(state("put the new mirror at"))?;
         self.repository =
@@ -214,12 +220,20 @@ fn copy_history(from: &Repository, to: &Repository, commit: Oid) -> std::result:
     writer.commit().map(|_| ())
 }
 
-/// Creates an empty mirror in the place of the old one. A folder without the marker is not touched.
-fn create(folder: &Path, source: &Source) -> Result<Repository> {
+/// Whether the folder was created by Egret.
+fn is_marked(folder: &Path) -> bool {
+    folder.join(MARKER).exists()
+}
+
+/// A folder without the marker must not be touched, unless it is empty.
+fn check_ours(folder: &Path) -> Result<()> {
     let filled = fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
-    if filled && !folder.join(MARKER).exists() {
-        return Err(Error::NotOurFolder { path: folder.to_owned() });
-    }
+    if filled && !is_marked(folder) { Err(Error::NotOurFolder { path: folder.to_owned() }) } else { Ok(()) }
+}
+
+/// Creates an empty mirror in the place of the old one.
+fn create(folder: &Path, source: &Source) -> Result<Repository> {
+    check_ours(folder)?;
     let state = |action| move |source| Error::State { action, path: folder.to_owned(), source };
     remove(folder).map_err(state("clear"))?;
     fs::create_dir_all(folder).map_err(state("make"))?;

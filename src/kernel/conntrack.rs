@@ -1,11 +1,13 @@
 //! Connection tracking over netlink (ctnetlink): counts and deletes connections by mark, and those of pods' addresses
-//! (`entries`).
+//! (`entries`), and reads its statistics (`statistics`).
 //!
 //! A live connection keeps its exit by its connection mark, so the connections of a removed exit must be deleted too.
 
 mod entries;
+mod statistics;
 
-pub use entries::{at_work, flush_sources, tracked};
+pub use entries::{at_work, flush_sources};
+pub use statistics::{statistics, tracked};
 
 use thiserror::Error;
 
@@ -120,5 +122,13 @@ async fn exchange(
             Err(ConntrackError::Missing { doing })
         }
         Err(source) => Err(failed(source)),
+    }
+}
+
+/// nfnetlink answers EINVAL for a subsystem that is not registered.
+fn missing(doing: &'static str, source: ExchangeError) -> ConntrackError {
+    match source {
+        ExchangeError::Refused { errno, .. } if socket::is(&errno, Errno::EINVAL) => ConntrackError::Missing { doing },
+        source => ConntrackError::Sources { doing, source },
     }
 }

@@ -11,6 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::scrape::{ScrapeRelay, ScrapeRequests};
 use crate::core::compile::counters::Counters;
+use crate::core::conntrack::ConntrackTotals;
 use crate::core::report::drift::DriftClass;
 
 /// Upper bounds of the histogram of rounds, in seconds: from a round with nothing to do to that of a new node.
@@ -84,6 +85,8 @@ pub(super) struct Values {
     pub(super) revision: Option<String>,
     pub(super) pending: BTreeMap<&'static str, bool>,
     pub(super) suspended: BTreeMap<String, u64>,
+    pub(super) state_write_failures: Option<u64>,
+    pub(super) conntrack: Option<ConntrackTotals>,
 }
 
 /// The values of rounds.
@@ -116,6 +119,8 @@ impl Metrics {
             revision: None,
             pending: BTreeMap::new(),
             suspended: BTreeMap::new(),
+            state_write_failures: None,
+            conntrack: None,
         };
         Self(Arc::new(Inner { values: Mutex::new(values), asking: ScrapeRelay::default(), api: OnceLock::new() }))
     }
@@ -212,6 +217,16 @@ impl Metrics {
     /// What is suspended, and until when, in seconds since the epoch. What is missing in it is no longer shown.
     pub fn suspended(&self, until: BTreeMap<String, u64>) {
         self.with(|values| values.suspended = until);
+    }
+
+    /// What connection tracking counts in the node's network namespace.
+    pub fn conntrack(&self, totals: ConntrackTotals) {
+        self.with(|values| values.conntrack = Some(totals));
+    }
+
+    /// How often the state folder could not be written.
+    pub fn state_write_failures(&self, failures: u64) {
+        self.with(|values| values.state_write_failures = Some(failures));
     }
 
     /// The receiving end of requests for the kernel's counters, for the loop that reads them.

@@ -17,6 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::Metrics;
 use super::metrics::Values;
 use crate::core::compile::counters::{CountedExit, Counters, TunnelDrop};
+use crate::core::conntrack::ConntrackTotals;
 use crate::core::policy::PolicyKind;
 use crate::core::report::drift::DriftClass;
 use crate::core::state::nft::RuleCounter;
@@ -69,12 +70,13 @@ use MetricType::{Counter, Gauge, Histogram, Info};
 
 /// Every family that a process can have. docs/metrics.md lists them, and a test compares the two.
 #[rustfmt::skip]
-pub static FAMILIES: [MetricFamily; 21] = [
+pub static FAMILIES: [MetricFamily; 27] = [
     MetricFamily::new(Info, "build", None, &["version"], "The version of Egret."),
     MetricFamily::new(Counter, "reconcile", None, &["result"], "Reconciliation rounds, by result."),
     MetricFamily::new(Histogram, "reconcile_duration", Some(Unit::Seconds), &[], "Duration of reconciliation rounds."),
     MetricFamily::new(Counter, "drift", None, &["class"], "Objects that another process changed, removed or added."),
     MetricFamily::new(Gauge, "drift_open", None, &[], "Drifted objects that are not corrected yet."),
+    MetricFamily::new(Counter, "state_write_failures", None, &[], "Writes to the state folder that failed."),
     MetricFamily::new(Info, "revision", None, &["revision"], "The active commit."),
     MetricFamily::new(Gauge, "exits", None, &["role"], "Exits that this node is the gateway of, and exits of other nodes that its pods use."),
     MetricFamily::new(Gauge, "members", None, &[], "Pods of this node that a policy selects."),
@@ -88,6 +90,11 @@ pub static FAMILIES: [MetricFamily; 21] = [
     MetricFamily::new(Counter, "leak_guard_dropped_packets", None, &[], "Packets that would have left with a wrong address."),
     MetricFamily::new(Counter, "start_guard_dropped_packets", None, &[], "Packets of pods that are not classified yet."),
     MetricFamily::new(Counter, "tunnel_dropped_packets", None, &["reason"], "Packets not accepted from the tunnel, by reason."),
+    MetricFamily::new(Counter, "conntrack_insert_failed", None, &[], "Connections that connection tracking could not enter, most likely for want of a free port."),
+    MetricFamily::new(Counter, "conntrack_dropped_packets", None, &[], "Packets dropped because connection tracking could not make or enter a connection."),
+    MetricFamily::new(Counter, "conntrack_early_drop", None, &[], "Connections without an answer that a full table gave up for new ones."),
+    MetricFamily::new(Gauge, "conntrack_entries", None, &[], "Connections that the node tracks."),
+    MetricFamily::new(Gauge, "conntrack_entries_limit", None, &[], "The most connections that the node can track."),
     MetricFamily::new(Counter, "exit_packets", None, &["exit", "role"], "Outgoing packets of members, by exit. The source and the gateway each count them."),
     MetricFamily::new(Counter, "exit", Some(Unit::Bytes), &["exit", "role"], "Bytes of members' outgoing packets from the network header on, by exit."),
     MetricFamily::new(Counter, "policy_connections", None, &["policy", "kind", "exit"], "Connections of this node's pods that a policy led to an exit."),
@@ -184,6 +191,9 @@ impl Writer<'_, '_> {
         if let Some(open) = values.drift_open {
             self.gauge("drift_open", open)?;
         }
+        if let Some(failures) = values.state_write_failures {
+            self.counter("state_write_failures", failures)?;
+        }
         if let Some(revision) = &values.revision {
             self.info("revision", [("revision", revision)])?;
         }
@@ -200,7 +210,17 @@ impl Writer<'_, '_> {
         if let Some(pods) = values.members {
             self.gauge("members", pods)?;
         }
-        Ok(())
+        values.conntrack.as_ref().map_or(Ok(()), |totals| self.conntrack(totals))
+    }
+
+    fn conntrack(&mut self, totals: &ConntrackTotals) -> fmt::Result {
+        self.counter("conntrack_insert_failed", totals.insert_failed)?;
+        self.counter("conntrack_dropped_packets", totals.dropped)?;
+        self.counter("conntrack_early_drop", totals.early_dropped)?;
+        self.gauge("conntrack_entries", usize::try_from(totals.entries).unwrap_or(usize::MAX))?;
+        totals
+            .limit
+            .map_or(Ok(()), |limit| self.gauge("conntrack_entries_limit", usize::try_from(limit).unwrap_or(usize::MAX)))
     }
 
     fn controller(&mut self, values: &Values) -> fmt::Result {

@@ -14,6 +14,7 @@ mod reports;
 mod signatures;
 mod stand;
 mod startup;
+mod state;
 mod strangers;
 mod way;
 mod windows;

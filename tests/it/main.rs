@@ -7,6 +7,7 @@ mod cluster;
 mod command_line;
 mod commands;
 mod descriptions;
+mod disk;
 mod doctor;
 mod documents;
 mod forge;

@@ -7,6 +7,7 @@
 mod addresses;
 mod claims;
 mod connections;
+mod conntrack;
 mod crashes;
 mod drift;
 mod exits;
@@ -24,5 +25,6 @@ mod reports;
 mod settings;
 mod signatures;
 mod stand;
+mod state;
 mod stranger;
 mod windows;

@@ -70,7 +70,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "git/worker_protocol.rs",
             "git/worker.rs",
             "kernel/doctor.rs",
-            "reconcile/persistence/state_store.rs",
+            "reconcile/persistence/",
             "secret.rs",
         ],
     ),

@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use egret::core::compile::RP_FILTER_BEFORE;
+use egret::core::conntrack::ConntrackStatistics;
 use egret::core::host_network::HostNetwork;
 use egret::core::plan::{Step, simulate};
 use egret::core::state::NodeState;
 use egret::core::state::nft::{ElementData, ElementKey, RuleCounters, TableFamily};
 use egret::core::state::ownership::DatapathConfig;
+use egret::kernel::conntrack::ConntrackError;
 use egret::kernel::marks::{MarkSurvey, MarkSurveyError};
 use egret::kernel::nft::{Generation, NftError};
 use egret::kernel::watch::{Actor, EventSubject, KernelEvent};
@@ -133,6 +135,10 @@ impl NodeKernel for Sockets {
 
     async fn tracks_connections(&self) -> bool {
         true
+    }
+
+    async fn conntrack_statistics(&self) -> Result<ConntrackStatistics, ConntrackError> {
+        Ok(ConntrackStatistics::default())
     }
 
     async fn survey_marks(&self, _: u32) -> Result<MarkSurvey, MarkSurveyError> {

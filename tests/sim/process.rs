@@ -120,7 +120,7 @@ pub(crate) fn controller(surroundings: &Surroundings, name: &str, incarnation: u
     let (surroundings, to_line, identity) = (surroundings.clone(), Arc::clone(&line), name.to_owned());
     let life = Arc::clone(&line);
     let task = spawn_local(async move {
-        let memory = StateStore::open(&disk).expect("a disk");
+        let memory = StateStore::open(&disk);
         let (sender, news) = mpsc::unbounded_channel();
         let reading = RepositoryOptions { following: options.following.clone(), mirror: disk.join("policy.git"), seed };
         let (git, by, line) = (surroundings.git.clone(), identity.clone(), Arc::clone(&to_line));
@@ -189,7 +189,7 @@ pub(crate) fn agent(
         namespace: Some("egret-system".to_owned()),
     };
     let task = spawn_local(async move {
-        let memory = StateStore::open(&disk).expect("a disk");
+        let memory = StateStore::open(&disk);
         let edges = AgentEdges { kernel, events, live, memory, stop: Stop::never(), seed };
         let ended = Box::pin(life.of_process(agent::serve(options, edges))).await;
         panic!("an agent ended by itself: {ended:?}");

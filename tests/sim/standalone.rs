@@ -181,7 +181,7 @@ impl Standalone {
             (self.git.clone(), self.reports.clone(), self.clock.clone(), self.manifests());
         let life = Arc::clone(&line);
         let task = spawn_local(async move {
-            let memory = StateStore::open(&disk).expect("a disk");
+            let memory = StateStore::open(&disk);
             let following = tracked(Duration::from_secs(2));
             let (sender, news) = mpsc::unbounded_channel();
             let reading = RepositoryOptions { following: following.clone(), mirror: disk.join("policy.git"), seed };

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
 pub use self::persisted::PersistedHandover;
 use super::{Exit, ExitKey, Placement};
@@ -32,7 +33,8 @@ pub const DRAIN: SignedDuration = SignedDuration::from_mins(10);
 pub const HOLD: SignedDuration = SignedDuration::from_secs(5);
 
 /// A node's persisted state of exits in use and being drained.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "PersistedHandover", into = "PersistedHandover")]
 pub struct Handover {
     /// The exits of each policy.
     carried: BTreeMap<PolicyId, Carried>,

@@ -11,12 +11,11 @@ use super::super::nft::uapi::{NFPROTO_UNSPEC, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUE
 use super::super::nft::wire::{self, Malformed, Message, Writer};
 use super::{
     CTA_MARK, CTA_MARK_MASK, ConntrackError, IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_NEW,
-    NFNL_SUBSYS_CTNETLINK,
+    NFNL_SUBSYS_CTNETLINK, missing, tracked,
 };
 use crate::core::plan::conntrack::{Connection, ConntrackFlush};
 
 /// include/uapi/linux/netfilter/nfnetlink_conntrack.h.
-const IPCTNL_MSG_CT_GET_STATS: u16 = 5;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
@@ -30,7 +29,6 @@ const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_SRC: u16 = 3;
 const CTA_IP_V6_DST: u16 = 4;
-const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
 /// `CTA_FILTER_FLAG(CTA_IP_SRC)`, net/netfilter/nf_conntrack_netlink.c.
 const BY_SOURCE: u32 = 1;
 /// include/uapi/linux/netfilter/nf_conntrack_common.h.
@@ -93,29 +91,6 @@ pub async fn flush_sources(sources: &ConntrackFlush) -> Result<usize, ConntrackE
     Ok(chosen.len())
 }
 
-/// The number of tracked connections; 0 also where no rule has enabled tracking. Must be called within a tokio runtime;
-/// works in the network namespace of the calling thread.
-pub async fn tracked() -> Result<u32, ConntrackError> {
-    let failed = |source| ConntrackError::Sources { doing: "count", source };
-    let mut socket =
-        NetfilterSocket::open(socket::LARGE_BUFFER).map_err(|error| failed(ExchangeError::Socket(error)))?;
-    let mut entries = 0;
-    let request = |sequence| {
-        let kind = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET_STATS;
-        let mut writer = Writer::default();
-        writer.message((kind, NLM_F_REQUEST | NLM_F_ACK, sequence), (NFPROTO_UNSPEC, 0), |_| {});
-        writer.finish().unwrap_or_default()
-    };
-    let answer = |message: &Message<'_>| {
-        if message.of_subsystem(NFNL_SUBSYS_CTNETLINK) == Some(IPCTNL_MSG_CT_GET_STATS.to_le_bytes()[0]) {
-            entries = wire::find_u32(message.netfilter()?.1, CTA_STATS_GLOBAL_ENTRIES)?.unwrap_or(0);
-        }
-        Ok(())
-    };
-    socket.ask(request, answer).await.map_err(|source| missing("count", source))?;
-    Ok(entries)
-}
-
 /// Whether connections are tracked here. Not every kernel reports that, so where there is no connection this creates one:
 /// a datagram over `lo` to itself. Must be called within a tokio runtime; works in the network namespace of the calling
 /// thread.
@@ -126,14 +101,6 @@ pub async fn at_work() -> Result<bool, ConntrackError> {
     // Without a working loopback it stays unknown, and the caller waits, which does no harm.
     let made = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|own| own.send_to(b"egret", own.local_addr()?));
     Ok(made.is_ok() && tracked().await? > 0)
-}
-
-/// nfnetlink answers EINVAL for a subsystem that is not registered.
-fn missing(doing: &'static str, source: ExchangeError) -> ConntrackError {
-    match source {
-        ExchangeError::Refused { errno, .. } if socket::is(&errno, Errno::EINVAL) => ConntrackError::Missing { doing },
-        source => ConntrackError::Sources { doing, source },
-    }
 }
 
 fn family_of(address: IpAddr) -> u8 {

@@ -45,7 +45,7 @@ use crate::reconcile::node::metrics_recorder::MetricsRecorder;
 use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
 use crate::reconcile::persistence::lock::{Lock, LockError};
-use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
+use crate::reconcile::persistence::state_store::StateStore;
 use crate::reconcile::process::{StartError, Stop};
 use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
@@ -74,9 +74,6 @@ pub enum AgentError {
     /// Another Egret process holds the lock.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The state store cannot be read or written.
-    #[error(transparent)]
-    Memory(#[from] StateStoreError),
     /// The kernel cannot be accessed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -105,7 +102,7 @@ impl AgentError {
             Self::Kernel(error) => error.hint(),
             Self::Live(error) | Self::Left(error) => error.hint(),
             Self::Round(error) => error.hint(),
-            Self::Memory(_) | Self::Start(_) => None,
+            Self::Start(_) => None,
         }
     }
 }
@@ -113,7 +110,7 @@ impl AgentError {
 /// Runs until SIGTERM or SIGINT. Both leave the datapath applied.
 pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
     let _lock = Lock::take()?;
-    let memory = StateStore::open(&options.state_folder.join(options.node.as_str()))?;
+    let memory = StateStore::open(&options.state_folder.join(options.node.as_str()));
     let range = memory.kept().range().unwrap_or_default();
     let kernel = Kernel::open(range).await?;
     for check in crate::kernel::doctor::blockers(range).await {

@@ -64,7 +64,7 @@ const RESYNC: Duration = Duration::from_mins(1);
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
-    let memory = StateStore::open(&options.state_folder)?;
+    let memory = StateStore::open(&options.state_folder);
     let (health, metrics) = (Health::new(), Metrics::new());
     let serving = options.listen.map(|listen| serve::start(listen, health.clone(), metrics.clone())).transpose();
     let _server = serving.map_err(StartError::of("the HTTP server"))?;
@@ -419,9 +419,7 @@ impl Controller {
             self.published_at = Some(Instant::now());
         }
         let admission = admission_news(&intent.active, &self.memory.kept().active);
-        if let Err(error) = self.memory.keep(|kept| kept.active.clone_from(&intent.active)) {
-            tracing::warn!(error = chain(&error), "the active revision could not be stored and is lost at a restart");
-        }
+        self.memory.keep(|kept| kept.active.clone_from(&intent.active));
         self.reports.clone_from(&reports);
         let mut snapshots =
             ViewSnapshots { snapshotter: &mut self.snapshotter, live: &self.live, view: self.watching.view() };

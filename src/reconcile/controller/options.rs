@@ -11,7 +11,6 @@ use crate::cluster::live::{ApiError, Timing};
 use crate::reconcile::gitops::pulls::ForgeTarget;
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::gitops::webhook;
-use crate::reconcile::persistence::state_store::StateStoreError;
 
 /// The options of `egret controller`, validated.
 #[derive(Debug, Clone)]
@@ -45,9 +44,6 @@ pub struct ControllerOptions {
 /// Why the controller exits with an error.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
-    /// The state store cannot be read or written.
-    #[error(transparent)]
-    Memory(#[from] StateStoreError),
     /// The API server's address is unknown.
     #[error(transparent)]
     Live(#[from] ApiError),
@@ -68,7 +64,7 @@ impl ControllerError {
         match self {
             Self::Live(error) => error.hint(),
             Self::Removal(error) => error.hint(),
-            Self::Memory(_) | Self::Start(_) | Self::Watch(_) => None,
+            Self::Start(_) | Self::Watch(_) => None,
         }
     }
 }

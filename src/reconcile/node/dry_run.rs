@@ -12,6 +12,7 @@ use crate::cluster::Cluster;
 use crate::core::admission::PendingCommit;
 use crate::core::facts::Facts;
 use crate::core::finding::Finding;
+use crate::core::gate::ActiveRevision;
 use crate::core::name::NodeName;
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::{Catalogue, FileUpdate};
@@ -122,15 +123,16 @@ struct Documents {
 /// Finds what a run would do. It blocks on Git; `runtime` is for reading the kernel.
 pub fn dry_run(options: DryRunOptions, runtime: &tokio::runtime::Runtime) -> Result<DryRun, DryRunError> {
     let DryRunOptions { following, source, facts, node, state_folder } = options;
-    let memory = StateStore::read(&state_folder.join(node.as_str()));
+    let memory = StateStore::open(&state_folder.join(node.as_str()));
+    let mut kernel = runtime.block_on(Kernel::open(memory.kept().range().unwrap_or_default()))?;
+    kernel.read_only();
+    let mut reconciler = Reconciler::new(kernel, Cluster::Fixed(facts), node, memory, Clock::system());
+    let known = runtime.block_on(reconciler.known())?;
     let documents = match source {
-        DocumentSource::Git { rev, mirror } => of_git(following, mirror, rev.as_deref(), &memory)?,
-        DocumentSource::Files(files) => of_files(&following, files, &memory),
+        DocumentSource::Git { rev, mirror } => of_git(following, mirror, rev.as_deref(), known)?,
+        DocumentSource::Files(files) => of_files(&following, files, &known),
     };
     runtime.block_on(async {
-        let mut kernel = Kernel::open(memory.kept().range().unwrap_or_default()).await?;
-        kernel.read_only();
-        let mut reconciler = Reconciler::new(kernel, Cluster::Fixed(facts), node, memory, Clock::system());
         let now = match &documents.active {
             Some(set) => Some(reconciler.plan(set).await?),
             None => None,
@@ -147,9 +149,9 @@ fn of_git(
     following: TrackedRepository,
     mirror: PathBuf,
     rev: Option<&str>,
-    memory: &StateStore,
+    known: ActiveRevision,
 ) -> Result<Documents, DryRunError> {
-    let read = read_once(RepositoryOptions { following, mirror, seed: 0 }, memory.kept().active.clone(), rev)?;
+    let read = read_once(RepositoryOptions { following, mirror, seed: 0 }, known, rev)?;
     let shown = read.pending.as_ref().map(|(_, revision)| revision).or(read.active.as_ref());
     Ok(Documents {
         revision: read.head.short(),
@@ -161,9 +163,9 @@ fn of_git(
 
 /// Files without a history are not subject to admission. A file with errors is replaced by the last good version that
 /// the node keeps.
-fn of_files(following: &TrackedRepository, files: BTreeMap<String, FileUpdate>, memory: &StateStore) -> Documents {
+fn of_files(following: &TrackedRepository, files: BTreeMap<String, FileUpdate>, known: &ActiveRevision) -> Documents {
     let mut catalogue = Catalogue::new(&following.cluster).with_label_keys(following.label_keys.as_deref());
-    catalogue.import_good(&memory.kept().active.good);
+    catalogue.import_good(&known.good);
     catalogue.update(files);
     let rejected = repository::rejected(&catalogue, &catalogue.diagnostics());
     let active = Some(Arc::new(catalogue.policies().clone()));

@@ -2,13 +2,15 @@
 //!
 //! Not here: netlink (`kernel`).
 
+use crate::core::conntrack::ConntrackStatistics;
 use crate::core::plan::Step;
 use crate::core::state::nft::RuleCounters;
 use crate::core::state::ownership::DatapathConfig;
+use crate::kernel::conntrack::{self, ConntrackError};
 use crate::kernel::marks::{self, MarkSurvey, MarkSurveyError};
 use crate::kernel::nft::Generation;
 use crate::kernel::watch::{KernelEvent, KernelWatch};
-use crate::kernel::{Kernel, KernelError, Observed, conntrack};
+use crate::kernel::{Kernel, KernelError, Observed};
 
 /// Reads and changes a node's kernel.
 #[expect(async_fn_in_trait, reason = "one task drives a node: its futures need not be Send")]
@@ -28,6 +30,9 @@ pub trait NodeKernel {
 
     /// Whether connections are tracked already, so that some may be known that Egret did not see begin.
     async fn tracks_connections(&self) -> bool;
+
+    /// Reads the statistics of connection tracking.
+    async fn conntrack_statistics(&self) -> Result<ConntrackStatistics, ConntrackError>;
 
     /// Reads which mark bits other software uses.
     async fn survey_marks(&self, first_table: u32) -> Result<MarkSurvey, MarkSurveyError>;
@@ -60,6 +65,10 @@ impl NodeKernel for Kernel {
     async fn tracks_connections(&self) -> bool {
         // If it cannot be told, they may be.
         conntrack::at_work().await.unwrap_or(true)
+    }
+
+    async fn conntrack_statistics(&self) -> Result<ConntrackStatistics, ConntrackError> {
+        conntrack::statistics().await
     }
 
     async fn survey_marks(&self, first_table: u32) -> Result<MarkSurvey, MarkSurveyError> {

@@ -27,8 +27,9 @@ pub struct MetricsRecorder {
     health: Health,
     metrics: Metrics,
     scrapes: ScrapeRequests,
-    /// Problems that do not affect readiness: exits that the kernel rejected, reports that are not committed.
-    remarks: [Option<String>; 2],
+    /// Problems that do not affect readiness: exits that the kernel rejected, reports that are not committed, state that
+    /// is not written.
+    remarks: [Option<String>; 3],
     _server: Option<Server>,
 }
 
@@ -43,7 +44,7 @@ impl MetricsRecorder {
         if let Some(server) = &server {
             tracing::info!(address = %server.address(), "metrics and health are served");
         }
-        Ok(Self { scrapes: metrics.scrapes(), health, metrics, remarks: [None, None], _server: server })
+        Ok(Self { scrapes: metrics.scrapes(), health, metrics, remarks: [None, None, None], _server: server })
     }
 
     /// Adds the API server's errors to the metrics.
@@ -72,8 +73,11 @@ impl MetricsRecorder {
         self.scrapes.next().await
     }
 
-    /// Reads the counters for a scrape. If they cannot be read, the last values are shown.
+    /// Reads the kernel's counters for a scrape. If they cannot be read, the last values are shown.
     pub async fn answer(&self, request: ScrapeRequest, reconciler: &mut Reconciler<impl NodeKernel>) {
+        if let Some(totals) = reconciler.conntrack().await {
+            self.metrics.conntrack(*totals);
+        }
         match reconciler.counters().await {
             Ok(counters) => request.answer(counters),
             Err(error) => tracing::warn!(error = chain(&error), "the kernel's counters cannot be read"),
@@ -91,7 +95,10 @@ impl MetricsRecorder {
             RepositoryEvent::Intent(intent) => {
                 self.metrics.commit_pending(intent.active.pending.as_ref().map(|one| one.why.as_str()));
             }
-            RepositoryEvent::Pending(pending) => self.metrics.commit_pending(Some(pending.why.as_str())),
+            RepositoryEvent::Pending(pending) => {
+                self.metrics.commit_pending(Some(pending.why.as_str()));
+                self.health.set_ready(Err(format!("no commit is active yet: {}", pending.message())));
+            }
             RepositoryEvent::Unchanged | RepositoryEvent::Fault(_) => {}
         }
     }
@@ -107,6 +114,8 @@ impl MetricsRecorder {
         self.metrics.reconciled(result.is_ok(), took);
         self.metrics.drift_open(reconciler.report.drift.len());
         self.metrics.suspended(intent.suspended(reconciler.clock.now()));
+        self.metrics.state_write_failures(reconciler.memory.failures());
+        self.remarks[2] = reconciler.memory.fault().map(|fault| format!("what has to outlive a restart: {fault}"));
         match result {
             Ok(done) => {
                 done.classes.iter().for_each(|(class, objects)| self.metrics.drift(*class, *objects));
@@ -122,10 +131,10 @@ impl MetricsRecorder {
                     .map(|(exit, error)| format!("{exit}: the kernel refuses to {error}"))
                     .collect();
                 self.remarks[0] = (!exits.is_empty()).then(|| exits.join("\n"));
-                self.remark();
             }
             Err(error) => self.health.set_ready(Err(chain(error))),
         }
+        self.remark();
     }
 
     fn compiled(&self, compiled: &Compiled) {

@@ -40,7 +40,7 @@ use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
 use crate::reconcile::node::schedule::EffectiveSchedule;
 use crate::reconcile::persistence::lock::{Lock, LockError};
-use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
+use crate::reconcile::persistence::state_store::StateStore;
 use crate::reconcile::process::{StartError, Stop};
 use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
@@ -75,9 +75,6 @@ pub enum RunError {
     /// Another Egret process holds the lock.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The state store cannot be read or written.
-    #[error(transparent)]
-    Memory(#[from] StateStoreError),
     /// The cluster's manifests cannot be read at all.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -118,7 +115,7 @@ impl RunError {
 pub async fn run(options: StandaloneOptions) -> Result<Option<Vec<Step>>, RunError> {
     let _lock = Lock::take()?;
     let folder = options.state_folder.join(options.node.as_str());
-    let memory = StateStore::open(&folder)?;
+    let memory = StateStore::open(&folder);
     let range = memory.kept().range().unwrap_or_default();
     let kernel = Kernel::open(range).await?;
     for check in crate::kernel::doctor::blockers(range).await {
@@ -139,7 +136,7 @@ pub async fn run(options: StandaloneOptions) -> Result<Option<Vec<Step>>, RunErr
     // No other process writes this node's file.
     let publisher = following.publisher(&folder, options.signing_key.clone(), seed, Box::new(|| true))?;
     if options.once {
-        repository.begin(reconciler.memory.kept().active.clone());
+        begin(&mut reconciler, &repository).await?;
         let driver = RoundDriver::new(reconciler, metrics, seed);
         let mut node = Node::new(driver, repository, ReportSender::new(publisher));
         let result = node.once(news).await;
@@ -174,16 +171,29 @@ pub struct StandaloneTriggers<E> {
 
 /// Runs the loop until it is stopped.
 pub async fn serve<K: NodeKernel, E: KernelEvents>(
-    driver: RoundDriver<K>,
+    mut driver: RoundDriver<K>,
     repository: Repository,
     publisher: Publisher,
     triggers: StandaloneTriggers<E>,
 ) -> Result<(), RunError> {
-    repository.begin(driver.reconciler.memory.kept().active.clone());
+    begin(&mut driver.reconciler, &repository).await?;
     let mut node = Node::new(driver, repository, ReportSender::new(publisher));
     let result = node.run(triggers).await;
     node.reports.finish();
     result
+}
+
+/// Starts reading Git, from what is known of the active revision.
+async fn begin<K: NodeKernel>(reconciler: &mut Reconciler<K>, repository: &Repository) -> Result<(), RunError> {
+    let known = reconciler.known().await?;
+    if known.lost {
+        tracing::warn!(
+            hint = "if a change window is closed, wait for it, or push a commit with the emergency trailer",
+            "no state is left of an earlier process, whose rules are in the kernel; they stay until a commit is admitted"
+        );
+    }
+    repository.begin(known);
+    Ok(())
 }
 
 /// A push to a repository on this machine is seen by inotify; polling is only the fallback.

@@ -17,8 +17,10 @@ use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterError};
 use crate::core::compile::counters::{CounterIndex, Counters, Totals};
 use crate::core::compile::{Compiled, RefusedParts, unfit};
+use crate::core::conntrack::{ConntrackTotals, ConntrackWatch};
 use crate::core::evaluation::{Evaluation, GatewayState, NodeInput, evaluate, own_labels};
 use crate::core::facts::{Facts, PodName};
+use crate::core::gate::ActiveRevision;
 use crate::core::gateway_interfaces::{GatewayInterface, reported};
 use crate::core::host_network::KernelFeatures;
 use crate::core::labels::Labels;
@@ -38,11 +40,15 @@ use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::attribution::{wanted_by, who};
 use crate::reconcile::node::kernel::NodeKernel;
 use crate::reconcile::node::mark_mask::MarkMaskChooser;
-use crate::reconcile::persistence::state_store::{StateStore, StateStoreError};
+use crate::reconcile::persistence::state_file::StateFileError;
+use crate::reconcile::persistence::state_store::StateStore;
 use crate::telemetry::chain;
 
 /// How often a round starts over because another process changed nftables meanwhile, or caused another conflict.
 const ATTEMPTS: usize = 8;
+
+/// How often rounds read the statistics of connection tracking.
+const CONNTRACK_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Why a round did not finish. The kernel may be partly changed; the next round continues from there.
 #[derive(Debug, thiserror::Error)]
@@ -53,9 +59,9 @@ pub enum RoundError {
     /// The cluster's facts could not be read, or a label could not be written.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// The state store could not be written.
+    /// What has to be persisted before a step could not be: a label is not written then.
     #[error(transparent)]
-    Memory(#[from] StateStoreError),
+    Memory(#[from] StateFileError),
     /// The facts do not contain this node, so its duties are unknown.
     #[error("{0} is not among the nodes of the cluster; its kernel is left as it is")]
     UnknownNode(NodeName),
@@ -73,7 +79,8 @@ impl RoundError {
             Self::NotConverged(_) => {
                 Some("something else on this node changes the same objects; `egret doctor` may know it".to_owned())
             }
-            Self::Cluster(_) | Self::Memory(_) => None,
+            Self::Memory(error) => Some(error.hint()),
+            Self::Cluster(_) => None,
         }
     }
 }
@@ -139,6 +146,9 @@ pub struct Reconciler<K = Kernel> {
     totals: Totals,
     /// This node's mark bits.
     marks: MarkMaskChooser,
+    /// Connection tracking, and when it was last read.
+    conntrack: ConntrackWatch,
+    conntrack_read: Option<Instant>,
     /// nftables generations that this process made: their events are its own changes.
     own_generations: VecDeque<Generation>,
 }
@@ -160,6 +170,8 @@ impl<K: NodeKernel> Reconciler<K> {
             counter_index: CounterIndex::default(),
             totals: Totals::default(),
             marks: MarkMaskChooser::default(),
+            conntrack: ConntrackWatch::default(),
+            conntrack_read: None,
             own_generations: VecDeque::new(),
         }
     }
@@ -173,6 +185,26 @@ impl<K: NodeKernel> Reconciler<K> {
     pub async fn counters(&mut self) -> Result<&Counters, KernelError> {
         let values = self.kernel.counters().await?;
         Ok(self.totals.add(&self.counter_index, &values))
+    }
+
+    /// The statistics of connection tracking, read now; those of before if they cannot be read.
+    pub async fn conntrack(&mut self) -> Option<&ConntrackTotals> {
+        match self.kernel.conntrack_statistics().await {
+            Ok(seen) => self.conntrack.read(self.clock.now(), seen),
+            Err(error) => tracing::debug!(error = chain(&error), "connection tracking tells no statistics"),
+        }
+        self.conntrack_read = Some(Instant::now());
+        self.conntrack.totals()
+    }
+
+    /// What is known of the active revision at the start. If no file tells of one and the kernel has Egret's table, one
+    /// is active that is not known: this is no first start, whatever became of the files. Without both, nothing keeps
+    /// members' packets from leaving with wrong addresses, so it is one.
+    pub async fn known(&mut self) -> Result<ActiveRevision, KernelError> {
+        let mut known = self.memory.kept().active.clone();
+        known.lost =
+            self.memory.knows_nothing() && self.kernel.observe().await?.state.nft.contains_key(&TableFamily::Inet);
+        Ok(known)
     }
 
     /// Whether an event was caused by this process.
@@ -207,7 +239,7 @@ impl<K: NodeKernel> Reconciler<K> {
         let resolved = (!Arc::ptr_eq(&set, &intent.set)).then(|| DesiredRevision { set, ..intent.clone() });
         let intent = resolved.as_ref().unwrap_or(intent);
         let range = intent.set.config.range;
-        self.adopt_range(range)?;
+        self.adopt_range(range);
         let mut done = RoundResult::default();
         let mut left = Plan::default();
         let mut attempts = 0;
@@ -224,7 +256,10 @@ impl<K: NodeKernel> Reconciler<K> {
             left = plan_with(&compiled.desired, &observed.state, range, &context);
             if left.is_empty() {
                 done.took = began.elapsed();
-                self.complete(intent, compiled, &observed, now, &mut done)?;
+                if self.conntrack_read.is_none_or(|read| read.elapsed() >= CONNTRACK_INTERVAL) {
+                    self.conntrack().await;
+                }
+                self.complete(intent, compiled, &observed, now, &mut done);
                 return Ok(done);
             }
             if done.steps.is_empty() {
@@ -305,7 +340,7 @@ impl<K: NodeKernel> Reconciler<K> {
         observed: &Observed,
         now: Timestamp,
         done: &mut RoundResult,
-    ) -> Result<(), RoundError> {
+    ) {
         done.features = observed.host_network.features;
         if let Some(node) = self.cluster.facts().nodes.get(&self.node) {
             done.interfaces = reported(&observed.host_network, &intent.set, &node.labels);
@@ -313,7 +348,7 @@ impl<K: NodeKernel> Reconciler<K> {
         }
         let left = self.gateway_state.as_ref().and_then(|state| state.handover.wake());
         done.wake = [next_wake(intent, now), left].into_iter().flatten().min();
-        self.persist_result(intent, compiled)
+        self.persist_result(intent, compiled);
     }
 
     /// Reads the kernel, and compiles the state that this node should have. `facts`: those of the cluster, or as they

@@ -68,6 +68,8 @@ struct Due {
     resync: Option<Instant>,
     /// By the wall clock: the schedule, and ends of suspensions. Owner: rounds.
     wall: Option<Timestamp>,
+    /// Writing the state folder is retried, by a round. Owner: the state store.
+    state: Option<Instant>,
 }
 
 /// What is due because time has passed.
@@ -89,7 +91,7 @@ impl Due {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= instant);
         if self.wall.is_some_and(|wall| wall <= now) {
             Wakeup::Wall
-        } else if due(self.retry) || due(self.resync) {
+        } else if due(self.retry) || due(self.resync) || due(self.state) {
             Wakeup::Round
         } else if due(self.facts) {
             Wakeup::Facts
@@ -101,7 +103,10 @@ impl Due {
     /// When to check the clock again.
     fn next(&self, instant: Instant, now: Timestamp) -> Instant {
         let wall = self.wall.map(|wall| instant + Duration::try_from(wall.duration_since(now)).unwrap_or_default());
-        [self.retry, self.facts, self.resync, wall].into_iter().flatten().fold(instant + CLOCK, Instant::min)
+        [self.retry, self.facts, self.resync, self.state, wall]
+            .into_iter()
+            .flatten()
+            .fold(instant + CLOCK, Instant::min)
     }
 
     /// A round finished. `retry`: it is to be retried all the same.
@@ -219,6 +224,7 @@ impl<K: NodeKernel> RoundDriver<K> {
                 self.due.failed(Instant::now(), wait);
             }
         }
+        self.due.state = self.reconciler.memory.retry();
         Some(result)
     }
 }

@@ -1,28 +1,30 @@
 //! The state store: persists what must outlive the process and can be read from neither the kernel nor Git nor the
 //! cluster: the labels that Egret wrote, and the active revision with its held documents.
 //!
-//! It consists of small JSON files in the state folder, each replaced as a whole.
+//! It consists of small JSON files in the state folder. Not here: how a file is written ([`StateFile`]).
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
-use crate::atomic_file;
+use super::state_file::{StateFile, StateFileError, copy_of};
+use crate::core::finding::Finding;
 use crate::core::gate::ActiveRevision;
 use crate::core::labels::Labels;
-use crate::core::placement::handover::{self, Handover};
+use crate::core::name::NodeName;
+use crate::core::placement::handover::Handover;
 use crate::core::state::ownership::DatapathConfig;
+use crate::telemetry::chain;
 
 /// The files and their content.
 #[derive(Debug)]
 pub struct StateStore {
-    path: PathBuf,
-    kept: PersistedState,
+    folder: PathBuf,
+    kept: Box<StateFile<PersistedState>>,
     /// A separate file: it grows with the policies, and is compared in every round.
-    handover_path: PathBuf,
-    handover: Handover,
+    handover: Box<StateFile<Handover>>,
 }
 
 /// The persisted state.
@@ -46,115 +48,99 @@ impl PersistedState {
     }
 }
 
-/// Why a file could not be read or written.
-#[derive(Debug, thiserror::Error)]
-#[error("{doing} {}", path.display())]
-pub struct StateStoreError {
-    doing: &'static str,
-    path: PathBuf,
-    #[source]
-    source: io::Error,
-}
-
 impl StateStore {
-    /// Opens the files in a folder, which is created if needed. A file that cannot be parsed is renamed, not
-    /// overwritten: a node without state still works, it only no longer knows its labels.
-    pub fn open(folder: &Path) -> Result<Self, StateStoreError> {
+    /// Opens the files in a folder. What cannot be read counts as missing, but is not forgotten
+    /// ([`ActiveRevision::lost`]).
+    pub fn open(folder: &Path) -> Self {
         let path = folder.join("memory.json");
-        let fault = |doing| {
-            let path = path.clone();
-            move |source| StateStoreError { doing, path, source }
-        };
-        fs::create_dir_all(folder).map_err(fault("make the folder of"))?;
-        let kept = match fs::read(&path) {
-            Ok(bytes) => match serde_json::from_slice(&bytes) {
-                Ok(kept) => kept,
-                Err(error) => {
-                    tracing::warn!(file = %path.display(), %error, "memory is not readable; it is set aside");
-                    fs::rename(&path, folder.join("memory.json.unreadable")).map_err(fault("set aside"))?;
-                    PersistedState::default()
-                }
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound => PersistedState::default(),
-            Err(error) => return Err(fault("read")(error)),
-        };
-        let handover_path = folder.join("ways.json");
-        let handover = read_handover(&handover_path);
-        Ok(Self { path, kept, handover_path, handover })
+        // If it is lost, the labels that Egret wrote have no owner, and the active commit is not known.
+        let mut kept = StateFile::<PersistedState>::open([path.clone(), copy_of(&path)]);
+        if kept.was_unreadable() {
+            kept.keep_in_memory(|kept| kept.active.lost = true);
+        }
+        // If it is lost, a handover that was under way is not continued.
+        Self {
+            folder: folder.to_owned(),
+            kept: Box::new(kept),
+            handover: Box::new(StateFile::open([folder.join("ways.json")])),
+        }
     }
 
-    /// Reads a folder for a process that changes nothing: it creates no folder and renames no file. What cannot be
-    /// read counts as missing.
-    pub fn read(folder: &Path) -> Self {
-        let (path, handover_path) = (folder.join("memory.json"), folder.join("ways.json"));
-        let kept = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        let handover = read_handover(&handover_path);
-        Self { path, kept, handover_path, handover }
+    /// Whether nothing is known from earlier, because there was no file or none was readable.
+    pub fn knows_nothing(&self) -> bool {
+        self.kept.was_unreadable() || self.kept.is_missing()
     }
 
     /// The applied egress paths, and those that were left.
     pub fn handover(&self) -> &Handover {
-        &self.handover
+        self.handover.value()
     }
 
-    /// Persists other egress paths; writes only if they differ.
-    pub fn keep_handover(&mut self, handover: &Handover) -> Result<(), StateStoreError> {
-        if *handover == self.handover {
-            return Ok(());
-        }
-        write(&self.handover_path, &handover::PersistedHandover::from(handover))?;
-        self.handover = handover.clone();
-        Ok(())
+    /// Keeps other egress paths.
+    pub fn keep_handover(&mut self, handover: &Handover) {
+        self.handover.keep(|kept| {
+            if kept != handover {
+                kept.clone_from(handover);
+            }
+        });
     }
 
     /// The persisted state.
     pub fn kept(&self) -> &PersistedState {
-        &self.kept
+        self.kept.value()
     }
 
-    /// Persists a change; writes only if something differs.
-    pub fn keep(&mut self, change: impl FnOnce(&mut PersistedState)) -> Result<(), StateStoreError> {
-        let mut kept = self.kept.clone();
-        change(&mut kept);
-        if kept == self.kept {
-            return Ok(());
-        }
-        write(&self.path, &kept)?;
-        self.kept = kept;
-        Ok(())
+    /// Keeps a change of what has happened already, see [`StateFile::keep`].
+    pub fn keep(&mut self, change: impl FnOnce(&mut PersistedState)) {
+        self.kept.keep(change);
+    }
+
+    /// Keeps a change that has to be persisted before what it describes happens.
+    pub fn keep_first(&mut self, change: impl FnOnce(&mut PersistedState)) -> Result<(), StateFileError> {
+        self.kept.keep_first(change)
     }
 
     /// Deletes the files, and the folder if nothing else is in it.
-    pub fn clear(&mut self) -> Result<(), StateStoreError> {
-        for path in [&self.path, &self.handover_path] {
-            match fs::remove_file(path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(StateStoreError { doing: "delete", path: path.clone(), source });
-                }
-                _ => {}
-            }
-        }
-        (self.kept, self.handover) = (PersistedState::default(), Handover::default());
+    pub fn clear(&mut self) -> Result<(), StateFileError> {
+        self.handover.forget()?;
+        self.kept.forget()?;
         // The mirror, or a file that was set aside, is not the state store's.
-        let _ = self.path.parent().map(fs::remove_dir);
+        let _ = fs::remove_dir(&self.folder);
         Ok(())
     }
-}
 
-fn write(path: &Path, what: &impl Serialize) -> Result<(), StateStoreError> {
-    let written = serde_json::to_vec_pretty(what).map_err(io::Error::from);
-    let written = written.and_then(|bytes| atomic_file::replace(path, &bytes));
-    written.map_err(|source| StateStoreError { doing: "write", path: path.to_owned(), source })
-}
+    fn faults(&self) -> impl Iterator<Item = &StateFileError> {
+        self.kept.fault().into_iter().chain(self.handover.fault())
+    }
 
-/// Empty if the file cannot be parsed: then a handover that was under way is not continued.
-fn read_handover(path: &Path) -> Handover {
-    let Ok(text) = fs::read(path) else { return Handover::default() };
-    match serde_json::from_slice::<handover::PersistedHandover>(&text) {
-        Ok(kept) => kept.into(),
-        Err(error) => {
-            tracing::warn!(file = %path.display(), %error, "the stored handover is not readable");
-            Handover::default()
-        }
+    /// Why not everything is written, for operators.
+    pub fn fault(&self) -> Option<String> {
+        self.faults().next().map(|fault| chain(fault))
+    }
+
+    /// How often writing has failed.
+    pub fn failures(&self) -> u64 {
+        self.kept.failures() + self.handover.failures()
+    }
+
+    /// When writing is to be retried.
+    pub fn retry(&self) -> Option<Instant> {
+        self.kept.retry().into_iter().chain(self.handover.retry()).min()
+    }
+
+    /// What an operator should know about the files.
+    pub fn findings(&self, node: &NodeName) -> Vec<Finding> {
+        let unwritten = self.faults().map(|fault| {
+            let message = format!("a restart would not know what Egret has to remember here: {}", chain(fault));
+            Finding::new("state-not-written", node, message).hint(fault.hint())
+        });
+        let unreadable = self.kept.was_unreadable().then(|| {
+            let message =
+                "memory.json could not be read at the start: which labels of this node Egret wrote is not known";
+            Finding::new("state-unreadable", node, message).hint(
+                "remove labels that Git does not ask for any more by hand; memory.json.unreadable has what was left",
+            )
+        });
+        unwritten.chain(unreadable).collect()
     }
 }

@@ -173,6 +173,36 @@ fn a_history_that_was_rewritten_while_nobody_looked_waits_for_the_window_as_well
 }
 
 #[test]
+fn where_what_is_in_force_is_lost_the_newest_commit_meets_its_own_windows() {
+    let lost = || ActiveRevision { lost: true, ..ActiveRevision::default() };
+    let waits = |origin: &Origin, mirror: &str| match reading(origin, mirror, lost(), None).next() {
+        RepositoryEvent::Pending(pending) => (pending.commit.clone(), pending.why.to_string()),
+        other => panic!("{other:?}"),
+    };
+    let origin = Origin::new();
+    let first = origin.push(&[("egret.yaml", &config(EMERGENCY)), ("a.yaml", &policy("10.1.0.0/16"))], "first");
+    let (commit, why) = waits(&origin, "closed");
+    assert_eq!(commit, first.to_string());
+    assert!(why.starts_with("the change window is closed; it opens "), "{why}");
+    // One that cannot be read opens nothing, and the flags decide in any case.
+    origin.push(&[("egret.yaml", "{")], "broken");
+    assert_eq!(waits(&origin, "broken").1, "the change window is closed, and no opening of it is known");
+    let open = Some(ChangeWindows::default());
+    assert!(reading(&origin, "flags", lost(), open).intent().active.pending.is_none());
+    let third = origin.push(&[("egret.yaml", &config(EMERGENCY))], "third\n\nEgret-Emergency: the file is gone");
+    let mut stand = reading(&origin, "emergency", lost(), None);
+    let intent = stand.intent();
+    assert_eq!((intent.commit.id, intent.active.lost), (third, false));
+    assert_eq!(intent.active.emergency.as_ref().map(|emergency| emergency.commit.clone()), Some(third.to_string()));
+    // From now on it is known.
+    origin.push(&[("a.yaml", &policy("10.2.0.0/16"))], "fourth");
+    let intent = stand.poll();
+    assert_eq!((intent.commit.id, intent.active.pending.is_some()), (third, true));
+    origin.push(&[("egret.yaml", &config(""))], "no windows");
+    assert!(reading(&origin, "open", lost(), None).intent().active.pending.is_none());
+}
+
+#[test]
 fn an_active_egret_yaml_that_broke_opens_no_window_for_a_process_that_begins_with_nothing() {
     let origin = Origin::new();
     origin.push(&[("egret.yaml", &config(EMERGENCY)), ("a.yaml", &policy("10.1.0.0/16"))], "first");

@@ -4,9 +4,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use egret::git::access::Access;
+use egret::git::credentials::Credentials;
 use egret::git::files::FileChange;
 use egret::git::mirror::Mirror;
 use egret::git::publish::PublishOutcome;
@@ -16,6 +16,7 @@ use super::crooked::{Serving, git_daemon};
 use super::fixture::{Origin, PROGRAM, all};
 use super::publishing::publish_file;
 use super::ways_in::text_of;
+use crate::disk::Disk;
 
 /// A repository behind `git daemon`.
 struct Scene {
@@ -145,33 +146,6 @@ fn a_mirror_that_is_broken_anywhere_is_fetched_anew_by_itself() {
     }
 }
 
-/// A file system of its own for the state folder; gone with the test.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(place: &Path, options: &str) -> Self {
-        fs::create_dir_all(place).expect("a folder");
-        let disk = Self(place.to_owned());
-        disk.run("mount", &["-t", "tmpfs", "-o", options, "egret-test"]);
-        disk
-    }
-
-    fn again(&self, options: &str) {
-        self.run("mount", &["-o", &format!("remount,{options}")]);
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) {
-        let status = Command::new(program).args(arguments).arg(&self.0).status();
-        assert!(status.expect("mount is installed").success(), "{program} {arguments:?}");
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
 /// A text that zlib can't make small.
 fn noise(length: usize) -> String {
     let mut state = 1_u64;
@@ -217,4 +191,40 @@ fn a_folder_that_nothing_can_be_written_to_is_reported_and_read_on() {
     assert_eq!(files.get("a.yaml"), Some(&FileChange::Text("a: 1\n".to_owned())));
     disk.again("rw");
     reads(&mut mirror, second, "a: 2\n");
+}
+
+#[test]
+fn a_deleted_mirror_is_made_anew_and_a_folder_of_others_in_its_place_is_not_touched() {
+    let scene = Scene::set();
+    let local = scene.origin.mirror_at("local", scene.origin.bare.to_str().expect("UTF-8"), Credentials::default());
+    for (name, mut mirror) in [("remote", scene.mirror("remote")), ("local", local)] {
+        let state = scene.origin.path().join(name);
+        let active = mirror.head(None).unwrap_or_else(|error| panic!("{}", text_of(&error))).commit;
+        mirror.keep([active]);
+        fs::remove_dir_all(&state).expect("deleted");
+        reads(&mut mirror, active, "a: 1\n");
+        let published = publish_file(&mut mirror, name, "drift\n").expect("a report");
+        assert!(matches!(published, PublishOutcome::Committed { .. }), "{published:?}");
+        fs::remove_dir_all(&state).expect("deleted");
+        fs::create_dir_all(&state).expect("a folder");
+        fs::write(state.join("thesis.tex"), "years").expect("written");
+        let error = mirror.head(None).expect_err("a folder of others");
+        assert!(matches!(&error, Error::NotOurFolder { path } if *path == state), "{}", text_of(&error));
+        assert_eq!(fs::read_to_string(state.join("thesis.tex")).expect("read"), "years");
+    }
+}
+
+#[test]
+fn a_mirror_that_cannot_be_made_anew_blames_the_state_folder() {
+    let origin = Origin::new();
+    origin.push(&[("a.yaml", "a: 1\n")], "first");
+    let mut mirror = origin.mirror_at("state/mirror", origin.bare.to_str().expect("UTF-8"), Credentials::default());
+    mirror.head(None).expect("a look");
+    let state = origin.path().join("state");
+    fs::remove_dir_all(&state).expect("deleted");
+    fs::write(&state, "a file where the folder was").expect("written");
+    let error = mirror.head(None).expect_err("no folder");
+    assert!(matches!(&error, Error::State { path, .. } if path.starts_with(&state)), "{}", text_of(&error));
+    fs::remove_file(&state).expect("removed");
+    mirror.head(None).expect("it is made anew");
 }

@@ -12,14 +12,14 @@ use crate::lab::{Answer, EGRESS, OUTPOST, Options};
 const OTHER: &str = "10.0.3.43";
 
 /// Open in the first minute of a year alone.
-const CLOSED: &str = "apiVersion: egret.dev/v1alpha1
+pub(super) const CLOSED: &str = "apiVersion: egret.dev/v1alpha1
 kind: Config
 changeWindows:
   open: [{name: new year, cron: 0 0 1 1 *, timeZone: Europe/Berlin, duration: 1m}]
   emergencyTrailer: Egret-Emergency
 ";
 
-fn through_the_other() -> Answer {
+pub(super) fn through_the_other() -> Answer {
     Answer::Granted(OTHER.parse().expect("an address"))
 }
 

@@ -62,6 +62,12 @@ impl From<&Handover> for PersistedHandover {
     }
 }
 
+impl From<Handover> for PersistedHandover {
+    fn from(handover: Handover) -> Self {
+        Self::from(&handover)
+    }
+}
+
 impl From<PersistedHandover> for Handover {
     /// Entries that cannot be parsed are dropped.
     fn from(kept: PersistedHandover) -> Self {

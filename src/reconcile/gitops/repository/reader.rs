@@ -357,7 +357,8 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
             active: &self.active,
             catalogue: &self.catalogue,
             reached: self.current.is_some(),
-            first_start: self.current.is_none() && self.gone.is_none(),
+            first_start: self.current.is_none() && self.gone.is_none() && !self.active.lost,
+            lost: self.current.is_none() && self.gone.is_none() && self.active.lost,
             windows: self.options.following.windows.as_ref(),
         }
     }
@@ -490,6 +491,7 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
             commit: Some(commit.id.to_string()),
             committed: commit.committed(),
             good: self.catalogue.export_good(),
+            lost: false,
             ..self.active.clone()
         };
         RepositoryEvent::Intent(Box::new(DesiredRevision {

@@ -83,7 +83,9 @@ impl<K: NodeKernel> Reconciler<K> {
     }
 
     /// Labels are persisted before they are written. A crash in between leaves a persisted label that does not exist,
-    /// which is harmless; in the other order it would leave a label that nothing owns.
+    /// which is harmless; in the other order it would leave a label that nothing owns, and that keeps the node a gateway
+    /// after Git has withdrawn it. So a label that cannot be persisted is not written, and that is the error: the other
+    /// nodes keep to the gateways they know.
     fn apply_labels(&mut self, plan: &Plan) -> Result<(), RoundError> {
         let mut changes = LabelChanges::default();
         for step in &plan.steps {
@@ -100,10 +102,11 @@ impl<K: NodeKernel> Reconciler<K> {
         if changes == LabelChanges::default() {
             return Ok(());
         }
-        self.memory.keep(|kept| kept.labels.extend(changes.set.clone()))?;
+        self.memory.keep_first(|kept| kept.labels.extend(changes.set.clone()))?;
         self.cluster.label(&self.node, &changes)?;
         let removed: BTreeSet<String> = changes.remove;
-        Ok(self.memory.keep(|kept| kept.labels.retain(|key, _| !removed.contains(key)))?)
+        self.memory.keep(|kept| kept.labels.retain(|key, _| !removed.contains(key)));
+        Ok(())
     }
 
     /// While the kernel still has objects of another configuration, both belong to Egret: the new ones are made
@@ -113,36 +116,41 @@ impl<K: NodeKernel> Reconciler<K> {
         self.kernel.set_ranges(if before == range { vec![range] } else { vec![range, before] });
     }
 
-    /// Reads objects of this configuration from now on, and persists it.
-    pub(super) fn adopt_range(&mut self, range: DatapathConfig) -> Result<(), RoundError> {
+    /// Reads objects of this configuration from now on, and persists it. If it cannot be persisted, the objects' own
+    /// marks tell the next process (`MarkMaskChooser`).
+    pub(super) fn adopt_range(&mut self, range: DatapathConfig) {
         self.set_ranges(range);
         if self.memory.kept().range.is_none() {
-            self.memory.keep(|kept| kept.range = Some((range.mask, range.first, range.port, range.mtu)))?;
+            self.memory.keep(|kept| kept.range = Some((range.mask, range.first, range.port, range.mtu)));
         }
-        Ok(())
     }
 
     /// Everything is applied.
-    pub(super) fn persist_result(&mut self, intent: &DesiredRevision, compiled: Compiled) -> Result<(), RoundError> {
+    pub(super) fn persist_result(&mut self, intent: &DesiredRevision, compiled: Compiled) {
         let now = self.clock.now();
         let range = intent.set.config.range;
         self.memory.keep(|kept| {
             kept.active.clone_from(&intent.active);
             kept.range = Some((range.mask, range.first, range.port, range.mtu));
-        })?;
+        });
         if let Some(state) = &self.gateway_state {
-            self.memory.keep_handover(&state.handover)?;
+            self.memory.keep_handover(&state.handover);
         }
         self.report.mark_corrected(now);
         self.report.set_active(&intent.commit.id.to_string(), &intent.commit.summary, now);
         self.report.rejected.clone_from(&intent.rejected);
         self.report.pending = intent.active.pending.clone().map(Box::new);
         self.report.emergency = intent.active.emergency.clone().map(Box::new);
-        self.report.set_findings(compiled.findings.clone(), now);
+        let mut findings = compiled.findings.clone();
+        findings.extend(self.memory.findings(&self.node));
+        // Without an exit, connections that are lost here are none of Egret's.
+        if !compiled.exits.is_empty() {
+            findings.extend(self.conntrack.findings(&self.node));
+        }
+        self.report.set_findings(findings, now);
         self.counter_index = CounterIndex::of(&compiled);
         self.holders = Some(compiled.holders.clone());
         self.applied = Some((compiled.desired.clone(), compiled));
-        Ok(())
     }
 
     /// Removes everything of Egret's, kernel objects and labels. Returns the steps taken.
