@@ -357,7 +357,7 @@ fn a_branch_that_goes_back_is_believed_once_several_polls_say_so_and_a_newer_tip
     for _ in 0..3 {
         stand.nothing();
     }
-    let back = stand.poll();
+    let back = stand.believed();
     assert_eq!(active(&back), (first, vec!["10.1.0.0/16".to_owned()], None));
     assert!(back.predecessors.contains(&second), "what is published may be replaced");
     reset(second);
@@ -370,7 +370,7 @@ fn a_branch_that_goes_back_is_believed_once_several_polls_say_so_and_a_newer_tip
     assert!(matches!(stand.next(), RepositoryEvent::Unchanged));
     stand.nothing();
     stand.nothing();
-    let taken = stand.poll();
+    let taken = stand.believed();
     assert!(active(&taken).0 == second && taken.predecessors.contains(&CommitId::parse(elsewhere).expect("an id")));
 }
 

@@ -78,6 +78,19 @@ impl Reading {
         self.intent()
     }
 
+    /// What it says once it was asked so often that it believes what it sees.
+    pub(super) fn believed(&mut self) -> DesiredRevision {
+        for _ in 0..10 {
+            self.thread.poll();
+            match self.next() {
+                RepositoryEvent::Intent(intent) => return *intent,
+                RepositoryEvent::Unchanged => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("it is never believed")
+    }
+
     /// Asks it to look, and it has nothing to say.
     pub(super) fn nothing(&mut self) {
         self.thread.poll();
