@@ -144,8 +144,10 @@ pub(super) fn sweep(api: &Api, prefix: &str) -> (usize, Vec<String>) {
     take(delete_namespaces(api, prefix));
     take(delete_all(api, "/api/v1/nodes", &named));
     take(delete_all(api, &format!("{LEASES}/kube-node-lease/leases"), &named));
-    let about = |object: &Value| object["regarding"]["name"].as_str().is_some_and(|name| name.starts_with(prefix));
-    take(delete_all(api, EVENTS, &about));
+    // EgressConfig `default` bears no prefix, but who wrote about it does.
+    let of_ours = |text: &Value| text.as_str().is_some_and(|text| text.starts_with(prefix));
+    let event = |object: &Value| of_ours(&object["regarding"]["name"]) || of_ours(&object["reportingInstance"]);
+    take(delete_all(api, EVENTS, &event));
     take(chart::sweep(api, prefix));
     (found, faults)
 }

@@ -29,7 +29,7 @@ pub(super) fn failover(suite: &mut Suite) -> Outcome {
     }
     let lease = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases/egret-controller", suite.namespace());
     let lease = suite.api.get(&lease)?.unwrap_or_default();
-    if lease["spec"]["holderIdentity"] != "two" {
+    if lease["spec"]["holderIdentity"] != suite.identity("two") {
         return Err(fault(format!("the lease is held by {}", lease["spec"]["holderIdentity"])));
     }
     suite.await_own_way("xwing")

@@ -265,6 +265,11 @@ impl Suite {
         Ok(first.into_iter().chain(words).collect())
     }
 
+    /// A candidate's identity: it begins with the prefix, so that the events it wrote can be told from others' afterwards.
+    pub(super) fn identity(&self, candidate: &str) -> String {
+        format!("{}-{candidate}", self.prefix)
+    }
+
     /// Starts a controller beside the router, as a candidate of this name.
     pub(super) fn controller(&mut self, identity: &str) -> Outcome {
         let repository = self.lab.repository().path().display().to_string();
@@ -285,7 +290,7 @@ impl Suite {
             "--state-dir".into(),
             state.into(),
             "--identity".into(),
-            identity.into(),
+            self.identity(identity).into(),
             "--namespace".into(),
             self.namespace().into(),
             "--cluster-name".into(),

@@ -87,7 +87,7 @@ pub(super) fn webhook(suite: &mut Suite) -> Outcome {
         suite.controller_with(identity, &more)?;
         let lease = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases/egret-controller", suite.namespace());
         suite.await_that("a leader", || {
-            Ok(suite.api.get(&lease)?.unwrap_or_default()["spec"]["holderIdentity"] == "three")
+            Ok(suite.api.get(&lease)?.unwrap_or_default()["spec"]["holderIdentity"] == suite.identity("three"))
         })?;
     }
     settle(suite)?;
