@@ -15,6 +15,8 @@ use super::world::World;
 const BOUND: Duration = Duration::from_mins(4);
 /// The same where events of a watch were lost: everything is listed again after a quarter of an hour.
 const BOUND_AFTER_LOSS: Duration = Duration::from_mins(25);
+/// How long what is new in a policy may leave by its former gateway: nobody's packet shows that while no member is there.
+const HANDOVER: Duration = Duration::from_secs(6);
 
 fn condition<'a>(object: &'a Value, kind: &str) -> &'a Value {
     let conditions = object["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -26,9 +28,17 @@ impl World {
     pub(crate) async fn settle(&self) -> Result<(), String> {
         let began = Instant::now();
         let bound = if self.lost_events { BOUND_AFTER_LOSS } else { BOUND };
+        let mut since: Option<Instant> = None;
         loop {
             self.check()?;
-            let Some(why) = self.unsettled() else { break };
+            let Some(why) = self.unsettled() else {
+                if since.get_or_insert_with(Instant::now).elapsed() >= HANDOVER {
+                    break;
+                }
+                sleep(Duration::from_millis(500)).await;
+                continue;
+            };
+            since = None;
             if began.elapsed() > bound {
                 return Err(format!("not settled {} s after the last fault: {why}", bound.as_secs()));
             }
@@ -87,7 +97,7 @@ impl World {
     /// Nothing happens for a while, and nobody does anything but what has to be done.
     pub(crate) async fn idle(&self) -> Result<(), String> {
         // Exits that were left are kept for ten minutes, and pod counts may wait for five.
-        self.wait(Duration::from_mins(12)).await?;
+        self.wait(if self.lost_events { BOUND_AFTER_LOSS } else { Duration::from_mins(12) }).await?;
         let since = Instant::now();
         self.wait(Duration::from_mins(2)).await?;
         for process in self.processes() {

@@ -173,7 +173,11 @@ impl World {
 
     /// Edits the files of the next commit.
     pub(crate) fn edit(&mut self, random: &mut Random) {
-        let (nodes, stable) = (self.nodes(), self.checker.stable_policies());
+        let nodes = self.nodes();
+        let mut stable = self.checker.stable_policies();
+        // What an earlier edit of the same push changed has no last good version that would stay.
+        let pushed = self.pushed.last().map(|pushed| &pushed.policies);
+        stable.retain(|name| pushed.and_then(|pushed| pushed.get(name)) == self.revision.policies.get(name));
         self.revision.change(random, nodes, &stable);
     }
 
