@@ -9,6 +9,7 @@ use git2::{Commit, ObjectType, Oid, Repository, Tree, TreeEntry};
 use super::commit::{CommitId, CommitInfo};
 use super::error::{Error, Result};
 use super::mirror::Mirror;
+use super::object_limits::LARGEST_FOLDER;
 
 /// A larger file is refused: no policy is that long, and every file that is read is parsed.
 pub const LARGEST_FILE: usize = 1 << 20;
@@ -207,7 +208,7 @@ fn entries<'tree>(tree: Option<&'tree Tree<'_>>) -> Entries<'tree> {
     tree.into_iter().flat_map(Tree::iter).map(|entry| (entry.name_bytes().to_vec(), entry)).collect()
 }
 
-impl Comparison<'_> {
+impl<'a> Comparison<'a> {
     fn folder(
         &mut self,
         prefix: &str,
@@ -269,10 +270,7 @@ impl Comparison<'_> {
             (_, Some(_)) if !good => self.note(path, FileChange::Refused(Refusal::Name)),
             (_, None) if !good => self.note(path, FileChange::Removed),
             (Some(ObjectType::Tree), _) => {
-                let tree = |entry: Option<&TreeEntry<'_>>| {
-                    entry.map(|entry| self.repository.find_tree(entry.id())).transpose()
-                };
-                let (old, new) = (tree(old)?, tree(new)?);
+                let (old, new) = (self.tree(old)?, self.tree(new)?);
                 self.folder(&format!("{path}/"), old.as_ref(), new.as_ref(), depth + 1)?;
             }
             (_, None) => self.note(path, FileChange::Removed),
@@ -282,6 +280,16 @@ impl Comparison<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The folder of an entry. A fetch has refused one that is too large already; a repository that is read where it is has no fetch.
+    fn tree(&self, entry: Option<&TreeEntry<'_>>) -> std::result::Result<Option<Tree<'a>>, Stop> {
+        let Some(entry) = entry else { return Ok(None) };
+        let (size, _) = self.repository.odb()?.read_header(entry.id())?;
+        if size > LARGEST_FOLDER {
+            return Err(Stop::TooLarge("a folder has more than 8 MiB of names"));
+        }
+        Ok(Some(self.repository.find_tree(entry.id())?))
     }
 
     fn note(&mut self, path: String, change: FileChange) {

@@ -1,0 +1,256 @@
+//! Repositories that are opened for one reading: where they are, or with the newest commits alone; clones that lack history or files.
+//!
+//! Deliberately absent: how long it takes (`make bench`).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use egret::git::access::Access;
+use egret::git::mirror::{History, Mirror};
+use egret::git::source::{Insecure, Source};
+use egret::git::{CommitId, Error, Result};
+
+use super::changes;
+use super::crooked::git_daemon;
+use super::fixture::{Origin, PROGRAM, all, git_command};
+use super::text;
+
+fn open(origin: &Origin, source: &str, history: History) -> Result<Mirror> {
+    let source = Source::parse(source, Insecure::Allow).expect("a source");
+    let access = Access { program: PROGRAM.into(), ..Access::default() };
+    Mirror::open_to_read(&origin.path().join("scratch"), source, access, history)
+}
+
+fn at(origin: &Origin, path: &Path) -> Mirror {
+    open(origin, path.to_str().expect("UTF-8"), History::Recent).expect("it opens")
+}
+
+/// Runs git, and wants it to do what it is told.
+fn git(folder: &Path, arguments: &[&str]) {
+    let output = git_command(folder).args(arguments).output().expect("git is installed");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A clone, as CI makes one.
+fn clone(origin: &Origin, arguments: &[&str]) -> PathBuf {
+    let url = format!("file://{}", origin.bare.display());
+    git(origin.path(), &[&["clone", "--quiet"], arguments, &[&url, "clone"]].concat());
+    origin.path().join("clone")
+}
+
+/// `main` has `count` commits, and then parts into one more on `main` and one on `change`. Returns where they parted, and both.
+fn parted(origin: &Origin, count: usize) -> [CommitId; 3] {
+    for number in 0..count - 1 {
+        origin.commit(&[("a.yaml", &format!("a: {number}\n"))], "earlier");
+    }
+    let base = origin.push(&[("a.yaml", "a: base\n")], "base");
+    origin.git(&["checkout", "--quiet", "-b", "change"]);
+    let change = origin.commit(&[("b.yaml", "b: 1\n")], "change");
+    origin.git(&["push", "--quiet", "origin", "change"]);
+    origin.git(&["checkout", "--quiet", "main"]);
+    [base, origin.push(&[("c.yaml", "c: 1\n")], "main"), change]
+}
+
+/// Every path in a folder, with its bytes.
+fn content(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path)
+            } else {
+                found.push((path.clone(), fs::read(&path).expect("a file")))
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_local_repository_is_read_where_it_is_and_stays_as_it_is() {
+    let origin = Origin::new();
+    let [base, main, change] = parted(&origin, 3);
+    let before = content(&origin.bare);
+    let mut there = at(&origin, &origin.bare);
+    assert_eq!((there.resolve("main").expect("a branch"), there.head(None).expect("a head").commit), (main, main));
+    assert_eq!(there.resolve("change~1").expect("steps back"), base);
+    assert_eq!(there.resolve(&change.short()).expect("a short id"), change);
+    assert_eq!(there.parted(main, change).expect("a base"), Some(base));
+    assert_eq!(there.files(base, &all()).expect("files"), changes([("a.yaml", text("a: base\n"))]));
+    assert_eq!(there.changes(Some(base), change, &all()).expect("what differs"), changes([("b.yaml", text("b: 1\n"))]));
+    let error = there.resolve("nowhere").expect_err("no such branch");
+    assert!(matches!(error, Error::UnknownRevision { .. }), "{error:?}");
+    assert!(!origin.path().join("scratch").exists(), "nothing is copied");
+    assert_eq!(content(&origin.bare), before);
+    // A work tree that is on no branch, and one that is linked to it.
+    origin.git(&["checkout", "--quiet", "--detach", "change"]);
+    assert_eq!(at(&origin, &origin.work).resolve("HEAD").expect("what is checked out"), change);
+    let linked = origin.path().join("linked");
+    origin.git(&["worktree", "add", "--quiet", "--detach", linked.to_str().expect("UTF-8"), "main"]);
+    assert_eq!(at(&origin, &linked).resolve("HEAD").expect("what is checked out"), main);
+}
+
+#[test]
+fn damage_is_told_and_mended_by_nobody() {
+    let origin = Origin::new();
+    let commit = origin.push(&[("a.yaml", "a: 1\n")], "first");
+    let tree = origin.in_bare(&["rev-parse", "main^{tree}"]);
+    let object = origin.bare.join("objects").join(&tree[..2]).join(&tree[2..]);
+    fs::remove_file(&object).expect("the object was there");
+    let before = content(&origin.bare);
+    let error = at(&origin, &origin.bare).files(commit, &all()).expect_err("the tree is gone");
+    assert_eq!(error.to_string(), format!("cannot read the files of a commit in {}", origin.bare.display()));
+    assert_eq!(error.hint().as_deref(), Some("`git fsck` there shows whether it is broken"));
+    assert_eq!(content(&origin.bare), before);
+}
+
+#[test]
+fn a_shallow_clone_is_read_as_far_as_it_goes_and_what_it_lacks_is_told() {
+    let origin = Origin::new();
+    let [base, main, change] = parted(&origin, 3);
+    let clone = clone(&origin, &["--depth=1", "--no-single-branch"]);
+    let mut there = at(&origin, &clone);
+    assert_eq!(
+        (there.resolve("main").expect("it is there"), there.resolve("change").expect("here too")),
+        (main, change)
+    );
+    assert_eq!(there.files(change, &all()).expect("its files").len(), 2);
+    let told = |error: Error, lacks: &str| {
+        assert_eq!(error.to_string(), format!("{} is a shallow clone, which lacks {lacks}", clone.display()));
+        assert!(error.hint().is_some_and(|hint| hint.contains("`fetch-depth: 0`")), "{error:?}");
+    };
+    told(there.resolve("HEAD~1").expect_err("the history ends before"), "HEAD~1");
+    told(there.resolve("release").expect_err("it was not fetched"), "release");
+    told(there.resolve(&base.to_string()).expect_err("it was not fetched"), &base.to_string());
+    let where_they_parted = format!("the commit where {} and {} parted", main.short(), change.short());
+    told(there.parted(main, change).expect_err("it was not fetched"), &where_they_parted);
+    git(&clone, &["fetch", "--quiet", "--deepen=1"]);
+    assert_eq!(at(&origin, &clone).parted(main, change).expect("now it is"), Some(base));
+    git(&clone, &["fetch", "--quiet", "--unshallow"]);
+    assert_eq!(at(&origin, &clone).resolve("main~3").expect("all of it").short().len(), 12);
+}
+
+/// Two branches that parted long ago, were merged, and parted again: what is left of a cut history has the older base alone.
+#[test]
+fn a_base_behind_which_a_nearer_one_may_be_cut_off_is_none() {
+    let origin = Origin::new();
+    let old = origin.push(&[("a.yaml", "a: 1\n")], "old");
+    origin.git(&["checkout", "--quiet", "-b", "change"]);
+    let near = origin.commit(&[("b.yaml", "b: 1\n")], "near");
+    for number in 0..4 {
+        origin.commit(&[("b.yaml", &format!("b: {number}x\n"))], "far from near");
+    }
+    let shortcut = origin.in_bare(&["rev-parse", "main"]);
+    let tree = origin.git(&["rev-parse", "HEAD^{tree}"]);
+    let tip = origin.git(&["rev-parse", "HEAD"]);
+    let merge = |parents: &[&str]| {
+        let parents: Vec<&str> = parents.iter().flat_map(|parent| ["-p", parent]).collect();
+        origin.git(&[&["commit-tree", &tree, "-m", "merge"], &parents[..]].concat())
+    };
+    // Both lead to the old commit at once, and to the nearer one by a long way.
+    let one = merge(&[&tip, &shortcut]);
+    let other = merge(&[&merge(&[&near.to_string(), &shortcut]), &shortcut]);
+    origin.git(&["push", "--quiet", "origin", &format!("{one}:refs/heads/one"), &format!("{other}:refs/heads/other")]);
+    let [one, other] = [one, other].map(|id| CommitId::parse(&id).expect("an id"));
+    assert_eq!(at(&origin, &origin.bare).parted(one, other).expect("all of it"), Some(near));
+    let clone = clone(&origin, &["--depth=3", "--no-single-branch"]);
+    let error = at(&origin, &clone).parted(one, other).expect_err("it is cut");
+    assert!(matches!(error, Error::Shallow { .. }), "{error:?}");
+}
+
+/// `actions/checkout` fetches the merge of a pull request, and nothing before it; a step of the workflow may fetch the base.
+#[test]
+fn the_merge_commit_that_ci_checks_out_is_compared_with_its_parents() {
+    let origin = Origin::new();
+    let [_, main, change] = parted(&origin, 3);
+    origin.git(&["checkout", "--quiet", "--detach", "main"]);
+    origin.git(&["merge", "--quiet", "--no-ff", "-m", "merge", "change"]);
+    origin.git(&["push", "--quiet", "origin", "HEAD:refs/pull/7/merge"]);
+    let merged = CommitId::parse(&origin.git(&["rev-parse", "HEAD"])).expect("an id");
+    let folder = origin.path().join("checkout");
+    fs::create_dir(&folder).expect("a folder");
+    git(&folder, &["init", "--quiet"]);
+    git(&folder, &["remote", "add", "origin", &format!("file://{}", origin.bare.display())]);
+    git(&folder, &["fetch", "--quiet", "--depth=1", "origin", "+refs/pull/7/merge:refs/remotes/pull/7/merge"]);
+    git(&folder, &["checkout", "--quiet", "refs/remotes/pull/7/merge"]);
+    let mut there = at(&origin, &folder);
+    assert_eq!(there.resolve("HEAD").expect("it is checked out"), merged);
+    assert!(matches!(there.resolve("main"), Err(Error::Shallow { .. })));
+    git(&folder, &["fetch", "--quiet", "--depth=1", "origin", "+main:refs/remotes/origin/main"]);
+    let mut there = at(&origin, &folder);
+    assert_eq!(there.resolve("main").expect("now it is there"), main);
+    assert_eq!(there.parted(main, merged).expect("its first parent"), Some(main));
+    assert_eq!(there.changes(Some(main), merged, &all()).expect("the change"), changes([("b.yaml", text("b: 1\n"))]));
+    assert!(!there.has(change));
+}
+
+#[test]
+fn a_partial_clone_is_told_as_one() {
+    let origin = Origin::new();
+    origin.push(&[("a.yaml", "a: 1\n")], "first");
+    origin.in_bare(&["config", "uploadpack.allowFilter", "true"]);
+    let clone = clone(&origin, &["--filter=blob:none", "--no-checkout"]);
+    let read = |path: &Path| -> Result<()> {
+        let mut there = open(&origin, path.to_str().expect("UTF-8"), History::Recent)?;
+        let commit = there.resolve("HEAD")?;
+        there.files(commit, &all()).map(|_| ())
+    };
+    let told = |error: &Error| {
+        assert!(matches!(error, Error::Partial { .. }), "{error:?}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("without a filter")), "{error:?}");
+    };
+    told(&read(&clone).expect_err("it has no files"));
+    // As older versions of Git mark one: libgit2 opens it, and misses the file.
+    git(&clone, &["config", "--unset-all", "extensions.partialclone"]);
+    git(&clone, &["config", "core.repositoryformatversion", "0"]);
+    git(&clone, &["config", "remote.origin.promisor", "true"]);
+    told(&read(&clone).expect_err("it has no files"));
+}
+
+#[test]
+fn of_a_long_history_on_a_server_the_newest_commits_are_fetched_and_the_others_if_they_are_needed() {
+    let origin = Origin::new();
+    let stream: String = (0..300)
+        .map(|number| {
+            let text = format!("a: {number}\n");
+            let commit =
+                format!("commit refs/heads/main\ncommitter a <a@b> {} +0000\ndata 1\nc\n", 1_700_000_000 + number);
+            format!("{commit}M 100644 inline a.yaml\ndata {}\n{text}\n", text.len())
+        })
+        .collect();
+    origin.import(&stream);
+    origin.in_bare(&["branch", "near", "main~9"]);
+    origin.in_bare(&["branch", "far", "main~200"]);
+    let (_server, port) = git_daemon(&origin);
+    let url = format!("git://127.0.0.1:{port}/policies.git");
+    let id = |revision: &str| CommitId::parse(&origin.in_bare(&["rev-parse", revision])).expect("an id");
+    let commits = || {
+        let output = git_command(&origin.path().join("scratch")).args(["rev-list", "--all", "--count"]).output();
+        String::from_utf8(output.expect("git is installed").stdout)
+            .expect("UTF-8")
+            .trim()
+            .parse::<usize>()
+            .expect("a number")
+    };
+    let mut there = open(&origin, &url, History::Recent).expect("it opens");
+    assert_eq!(there.resolve("main").expect("a branch"), id("main"));
+    assert_eq!(there.files(id("main"), &all()).expect("files"), changes([("a.yaml", text("a: 299\n"))]));
+    assert_eq!(there.resolve("near").expect("a branch"), id("near"));
+    assert_eq!(there.parted(id("main"), id("near")).expect("near"), Some(id("near")));
+    assert!(commits() < 100, "{}", commits());
+    assert_eq!(there.resolve("far").expect("a branch"), id("far"));
+    assert_eq!(there.parted(id("main"), id("far")).expect("it is fetched now"), Some(id("far")));
+    assert_eq!(commits(), 300);
+    fs::remove_dir_all(origin.path().join("scratch")).expect("a folder");
+    let mut there = open(&origin, &url, History::Recent).expect("it opens");
+    assert_eq!(there.resolve("main~150").expect("it is fetched for that"), id("main~150"));
+    fs::remove_dir_all(origin.path().join("scratch")).expect("a folder");
+    let mut there = open(&origin, &url, History::Recent).expect("it opens");
+    assert_eq!(there.resolve(&id("main~250").to_string()).expect("by its id"), id("main~250"));
+    fs::remove_dir_all(origin.path().join("scratch")).expect("a folder");
+    let mut there = open(&origin, &url, History::Whole).expect("it opens");
+    assert_eq!((there.resolve("main").expect("a branch"), commits()), (id("main"), 300));
+}
