@@ -4,6 +4,8 @@
 //! Prints medians, and how many times more ten times as much takes. `EGRET_BENCH_BEFORE` names another build of the program: then each
 //! line also says how many times as long that one takes. Deliberately absent: limits; times on shared machines are for reading.
 
+#[path = "preview/dump.rs"]
+mod dump;
 #[path = "preview/history.rs"]
 mod history;
 mod world;
@@ -16,17 +18,23 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use self::world::{Size, dump, path, policy, world};
+use self::dump::dump;
+use self::world::{Size, path, policy, world};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-const SMALL: Size = Size { policies: 1_000, nodes: 500, pods: 10_000 };
+/// The size of the report that asked for this.
+const REPORTED: Size = Size { policies: 1_000, nodes: 1_000, pods: 20_000 };
+const GROWING: [Size; 3] = [
+    Size { policies: 1_000, nodes: 500, pods: 10_000 },
+    Size { policies: 3_000, nodes: 1_500, pods: 30_000 },
+    Size { policies: 10_000, nodes: 5_000, pods: 100_000 },
+];
 
 fn main() -> Outcome<()> {
     let folder = tempfile::tempdir()?;
-    // The size of the report that asked for it, then three that grow.
-    clusters(folder.path(), &[Size { policies: 1_000, nodes: 1_000, pods: 20_000 }])?;
-    clusters(folder.path(), &[SMALL, SMALL.times(3), SMALL.times(10)])?;
+    clusters(folder.path(), &[REPORTED])?;
+    clusters(folder.path(), &GROWING)?;
     history::measure(folder.path())
 }
 
@@ -37,7 +45,7 @@ fn clusters(folder: &Path, sizes: &[Size]) -> Outcome<()> {
         let repository = folder.join(format!("{}-{}", size.policies, size.pods));
         prepare(&repository, *size)?;
         let dump = repository.join("dump.json");
-        let mut run = |head: &str| {
+        let run = |head: &str| {
             let arguments =
                 ["preview", "--output=markdown", "--base=main", "--head", head, "--cluster"].map(AsRef::as_ref);
             measured(&[&arguments[..], &[dump.as_ref(), "--repo".as_ref(), repository.as_ref()]].concat())
@@ -51,7 +59,7 @@ fn clusters(folder: &Path, sizes: &[Size]) -> Outcome<()> {
         fs::remove_dir_all(&repository)?;
     }
     for (pair, sizes) in all.windows(2).zip(sizes.windows(2)) {
-        let more = sizes[1].pods as f64 / sizes[0].pods as f64;
+        let more = sizes[1].ratio(sizes[0]);
         let growth: Vec<String> =
             pair[0].iter().zip(&pair[1]).map(|(less, more)| format!("{:.1}", more.ratio(less))).collect();
         writeln!(io::stdout(), "{more:.1} times as much of everything takes {} times as long", growth.join(", "))?;

@@ -43,7 +43,7 @@ fn main() -> io::Result<()> {
     writeln!(out, "\nhow many times as long, with how many times as much of everything")?;
     for (position, (what, _)) in sizes[0].iter().enumerate() {
         let times: Vec<f64> = sizes.iter().map(|stages| stages[position].1.as_secs_f64()).collect();
-        let much = SIZES[2].pods as f64 / SIZES[0].pods as f64;
+        let much = SIZES[2].ratio(SIZES[0]);
         writeln!(out, "{what:<28} {:>8.1} of {much:.1}", times[2] / times[0])?;
     }
     Ok(())

@@ -22,8 +22,10 @@ pub(crate) struct Size {
 }
 
 impl Size {
-    pub(crate) const fn times(self, factor: usize) -> Self {
-        Self { policies: self.policies * factor, nodes: self.nodes * factor, pods: self.pods * factor }
+    /// How many times as much it is.
+    pub(crate) fn ratio(self, less: Self) -> f64 {
+        let pods = |size: Self| u32::try_from(size.pods).map_or(f64::INFINITY, f64::from);
+        pods(self) / pods(less)
     }
 
     fn namespaces(self) -> usize {
@@ -83,7 +85,7 @@ pub(crate) fn policy(size: Size, number: usize, changed: bool) -> String {
     let (high, low) = (number / 256, number % 256);
     let length = if changed { 25 } else { 24 };
     let mut destinations = format!("\"44.{high}.{low}.0/{length}\", \"44.{high}.{low}.9/32\"");
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         let _ = write!(destinations, ", \"44.{high}.0.0/16\"");
     }
     let everything = "destinationCIDRs: [\"0.0.0.0/0\"]\n  excludedCIDRs: [10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10]";
@@ -177,97 +179,4 @@ pub(crate) fn pod(size: Size, number: usize) -> (PodName, Pod) {
         terminating: false,
     };
     (PodName { namespace: namespace(home), name: format!("{app}-{number}") }, pod)
-}
-
-/// What `kubectl get nodes,namespaces,pods -A -o json` prints of it.
-pub(crate) fn dump(facts: &Facts) -> String {
-    let mut text = "{\n    \"apiVersion\": \"v1\",\n    \"items\": [\n".to_owned();
-    let mut first = true;
-    let mut item = |lines: String| {
-        text.push_str(if first { "" } else { ",\n" });
-        text.push_str(&lines);
-        first = false;
-    };
-    for (name, node) in &facts.nodes {
-        let (address, cidr) = (node.addresses[0], node.pod_cidrs[0]);
-        item(format!(
-            r#"        {{
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {{
-                "annotations": {{"node.alpha.kubernetes.io/ttl": "0"}},
-                "labels": {},
-                "name": "{name}"
-            }},
-            "spec": {{"podCIDR": "{cidr}", "podCIDRs": ["{cidr}"]}},
-            "status": {{
-                "addresses": [{{"address": "{address}", "type": "InternalIP"}}, {{"address": "{name}", "type": "Hostname"}}],
-                "conditions": [{{"status": "True", "type": "Ready", "message": "kubelet is posting ready status"}}]
-            }}
-        }}"#,
-            json(&node.labels)
-        ));
-    }
-    for (name, labels) in &facts.namespaces {
-        item(format!(
-            r#"        {{
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {{"labels": {}, "name": "{name}"}},
-            "spec": {{"finalizers": ["kubernetes"]}},
-            "status": {{"phase": "Active"}}
-        }}"#,
-            json(labels)
-        ));
-    }
-    for (name, pod) in &facts.pods {
-        let (address, node) = (pod.addresses[0], pod.node.as_ref().expect("a node"));
-        let phase = if pod.finished { "Succeeded" } else { "Running" };
-        item(format!(
-            r#"        {{
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {{
-                "creationTimestamp": "2026-11-01T08:00:00Z",
-                "labels": {},
-                "name": "{}",
-                "namespace": "{}",
-                "ownerReferences": [{{"apiVersion": "apps/v1", "controller": true, "kind": "ReplicaSet", "name": "rs"}}]
-            }},
-            "spec": {{
-                "containers": [
-                    {{
-                        "env": [{{"name": "LOG_LEVEL", "value": "info"}}, {{"name": "PORT", "value": "8080"}}],
-                        "image": "registry.example.org/team/service:1.27.3",
-                        "name": "main",
-                        "resources": {{"limits": {{"memory": "512Mi"}}, "requests": {{"cpu": "100m", "memory": "256Mi"}}}},
-                        "volumeMounts": [{{"mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "name": "token"}}]
-                    }}
-                ],
-                "hostNetwork": {},
-                "nodeName": "{node}",
-                "tolerations": [{{"effect": "NoExecute", "key": "node.kubernetes.io/not-ready", "operator": "Exists"}}],
-                "volumes": [{{"name": "token", "projected": {{"defaultMode": 420, "sources": []}}}}]
-            }},
-            "status": {{
-                "conditions": [{{"lastTransitionTime": "2026-11-01T08:00:02Z", "status": "True", "type": "Ready"}}],
-                "containerStatuses": [{{"name": "main", "ready": true, "restartCount": 0}}],
-                "phase": "{phase}",
-                "podIP": "{address}",
-                "podIPs": [{{"ip": "{address}"}}]
-            }}
-        }}"#,
-            json(&pod.labels),
-            name.name,
-            name.namespace,
-            pod.host_network
-        ));
-    }
-    text.push_str("\n    ],\n    \"kind\": \"List\",\n    \"metadata\": {\"resourceVersion\": \"\"}\n}\n");
-    text
-}
-
-fn json(labels: &Labels) -> String {
-    let pairs: Vec<String> = labels.iter().map(|(key, value)| format!("\"{key}\": \"{value}\"")).collect();
-    format!("{{{}}}", pairs.join(", "))
 }

@@ -101,15 +101,26 @@ impl<'a> RevisionState<'a> {
         lanes: &[(AddressRange, EgressPath)],
         node: Option<&NodeName>,
     ) -> Vec<(AddressRange, EgressPath)> {
+        let parts = |(range, lane): &(AddressRange, EgressPath)| {
+            let parts = self.steered_part(*range, node).ranges().to_vec();
+            parts.into_iter().map(|part| (part, lane.clone())).collect::<Vec<_>>()
+        };
+        lanes.iter().flat_map(parts).collect()
+    }
+
+    /// A range without the destinations that a node never steers.
+    pub(super) fn steered_part(&self, range: AddressRange, node: Option<&NodeName>) -> RangeSet {
         let inside = self.never_steered_on(node).ranges();
-        let mut left = Vec::with_capacity(lanes.len());
-        for (range, lane) in lanes {
-            let begins = inside.partition_point(|hole| hole.last() < range.first());
-            let holes = inside[begins..].iter().take_while(|hole| hole.first() <= range.last()).copied();
-            let rest = [*range].into_iter().collect::<RangeSet>().subtract(&holes.collect());
-            left.extend(rest.ranges().iter().map(|range| (*range, lane.clone())));
-        }
-        left
+        let begins = inside.partition_point(|hole| hole.last() < range.first());
+        let holes = inside[begins..].iter().take_while(|hole| hole.first() <= range.last()).copied();
+        [range].into_iter().collect::<RangeSet>().subtract(&holes.collect())
+    }
+
+    /// Whether a node steers anything in a range.
+    pub(super) fn is_steered(&self, range: AddressRange, node: Option<&NodeName>) -> bool {
+        let inside = self.never_steered_on(node).ranges();
+        let begins = inside.partition_point(|hole| hole.last() < range.first());
+        inside.get(begins).is_none_or(|hole| range.first() < hole.first() || hole.last() < range.last())
     }
 
     /// An index of the nodes that could be gateways, of those that `wanted` names.

@@ -61,7 +61,7 @@ fn import(repository: &Path, commits: usize) -> Outcome<()> {
     }
     head(&mut stream, "change", commits)?;
     file(&mut stream, "policies/one.yaml", &policy(25))?;
-    stream.into_inner().map_err(|error| error.into_error())?.flush()?;
+    stream.into_inner().map_err(io::IntoInnerError::into_error)?.flush()?;
     let status = importing.wait()?;
     if status.success() { Ok(()) } else { Err(format!("git fast-import: {status}").into()) }
 }

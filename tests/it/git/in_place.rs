@@ -137,7 +137,7 @@ fn a_shallow_clone_is_read_as_far_as_it_goes_and_what_it_lacks_is_told() {
 #[test]
 fn a_base_behind_which_a_nearer_one_may_be_cut_off_is_none() {
     let origin = Origin::new();
-    let old = origin.push(&[("a.yaml", "a: 1\n")], "old");
+    origin.push(&[("a.yaml", "a: 1\n")], "old");
     origin.git(&["checkout", "--quiet", "-b", "change"]);
     let near = origin.commit(&[("b.yaml", "b: 1\n")], "near");
     for number in 0..4 {

@@ -217,7 +217,8 @@ fn put(stand: &Stand, branch: &str, file: &Path) {
 fn in_a_shallow_clone_what_is_there_is_read_and_what_is_missing_is_told() {
     let stand = Stand::new();
     stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.3.42", "10.0.3.43"));
-    let (clone, cluster) = (stand.path("clone").display().to_string(), stand.path("cluster.yaml").display().to_string());
+    let (clone, cluster) =
+        (stand.path("clone").display().to_string(), stand.path("cluster.yaml").display().to_string());
     let url = format!("file://{}", stand.repository().display());
     stand.git(&["clone", "--quiet", "--depth=1", "--branch=change", &url, &clone]);
     let validated = egret(["validate", "--repo", &clone, "--rev", "HEAD"]);
