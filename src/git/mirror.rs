@@ -244,6 +244,11 @@ impl Mirror {
             match act(&self.repository, &self.remote()) {
                 // libgit2's error for a file that is missing in the mirror is the one for a source that is missing.
                 Err(error) if is_mirror_broken(&error) || !is_marked(&self.folder) => self.suspect.set(true),
+                // The worker process has written where the history ends.
+                Ok(result) if self.access.limits.depth > 0 => {
+                    self.reopen()?;
+                    return Ok(result);
+                }
                 result => return result,
             }
         }
@@ -264,10 +269,16 @@ impl Mirror {
         check_ours(&self.folder)?;
         remove(&self.folder).map_err(state("remove the broken mirror"))?;
         fs::rename(&beside, &self.folder).map_err(state("put the new mirror at"))?;
-        self.repository =
-            Repository::open_bare(&self.folder).map_err(|source| self.fault("open what was just made", source))?;
+        self.reopen()?;
         self.suspect.set(false);
         Ok(result)
+    }
+
+    /// Not `open_bare`, by which libgit2 does not read where a shallow history ends.
+    fn reopen(&mut self) -> Result<()> {
+        let opened = Repository::open(&self.folder);
+        self.repository = opened.map_err(|source| self.fault("open what was just made", source))?;
+        Ok(())
     }
 }
 
