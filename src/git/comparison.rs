@@ -2,7 +2,7 @@
 //!
 //! Not here: the comparison itself (`files` lists what differs, `core::preview` what it means).
 
-use git2::{ErrorCode, ObjectType, Oid};
+use git2::{Commit, ErrorCode, ObjectType, Oid};
 
 use super::commit::CommitId;
 use super::error::{Error, Result};
@@ -32,18 +32,18 @@ impl Mirror {
         if !self.repository.is_shallow() {
             return Ok(found.map(CommitId::new));
         }
-        // The last commits of a shallow history still name their parents: those of the merge commit that CI checks out are the change
-        // and what it starts from.
-        for (child, parent) in [(one, other), (other, one)] {
-            if self.names_as_parent(child, parent).map_err(fault)? {
-                return Ok(Some(parent));
-            }
-        }
         // Where a history is cut before both have met, a nearer base may be behind the cut.
         if let Some(base) = found
             && !self.is_cut(one, other, base).map_err(fault)?
         {
             return Ok(Some(CommitId::new(base)));
+        }
+        // The last commits of a shallow history still name their parents: those of the merge commit that CI checks out are the change
+        // and what it starts from. What Egret itself left out is fetched first, since the change has more commits than these.
+        for (child, parent) in [(one, other), (other, one)] {
+            if self.is_all_there_is() && self.names_as_parent(child, parent).map_err(fault)? {
+                return Ok(Some(parent));
+            }
         }
         let lacks = format!("the commit where {} and {} parted", one.short(), other.short());
         Err(Error::Shallow { repository: self.source.to_string(), lacks })
@@ -63,10 +63,7 @@ impl Mirror {
         since.push(other.oid())?;
         since.hide(base)?;
         for commit in since {
-            let commit = self.repository.find_commit(commit?)?;
-            let named =
-                commit.raw_header_bytes().split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"parent "));
-            if named.count() != commit.parent_count() {
+            if lacks_parents(&self.repository.find_commit(commit?)?) {
                 return Ok(true);
             }
         }
@@ -92,4 +89,10 @@ impl Mirror {
         let bytes = objects.read(entry.id()).map_err(fault)?.data().to_vec();
         Ok(String::from_utf8(bytes).ok())
     }
+}
+
+/// Whether a shallow history ends at a commit: it names more parents than libgit2 gives it.
+pub(super) fn lacks_parents(commit: &Commit<'_>) -> bool {
+    let named = commit.raw_header_bytes().split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"parent "));
+    named.count() != commit.parent_count()
 }

@@ -112,8 +112,8 @@ impl Mirror {
         paths: &[String],
     ) -> Result<BTreeMap<String, FileChange>> {
         let fault = |source| self.fault("read the files of a commit", source);
-        let old = from.map(|from| self.find_commit(from)?.tree().map_err(fault)).transpose()?;
-        let new = self.find_commit(to)?.tree().map_err(fault)?;
+        let old = from.map(|from| self.find_commit(from).map(|commit| commit.tree_id())).transpose()?;
+        let new = self.find_commit(to)?.tree_id();
         let mut comparison = Comparison {
             repository: &self.repository,
             paths,
@@ -122,7 +122,7 @@ impl Mirror {
             room: most,
             changes: BTreeMap::new(),
         };
-        match comparison.folder("", old.as_ref(), Some(&new), 0) {
+        match comparison.root(old, new) {
             Ok(()) => Ok(comparison.changes),
             Err(Stop::TooLarge(what)) => Err(Error::TooLarge { commit: to, what }),
             Err(Stop::WireError(source)) => Err(fault(source)),
@@ -209,6 +209,11 @@ fn entries<'tree>(tree: Option<&'tree Tree<'_>>) -> Entries<'tree> {
 }
 
 impl<'a> Comparison<'a> {
+    fn root(&mut self, old: Option<Oid>, new: Oid) -> std::result::Result<(), Stop> {
+        let (old, new) = (self.tree(old)?, self.tree(Some(new))?);
+        self.folder("", old.as_ref(), new.as_ref(), 0)
+    }
+
     fn folder(
         &mut self,
         prefix: &str,
@@ -270,7 +275,7 @@ impl<'a> Comparison<'a> {
             (_, Some(_)) if !good => self.note(path, FileChange::Refused(Refusal::Name)),
             (_, None) if !good => self.note(path, FileChange::Removed),
             (Some(ObjectType::Tree), _) => {
-                let (old, new) = (self.tree(old)?, self.tree(new)?);
+                let (old, new) = (self.tree(old.map(TreeEntry::id))?, self.tree(new.map(TreeEntry::id))?);
                 self.folder(&format!("{path}/"), old.as_ref(), new.as_ref(), depth + 1)?;
             }
             (_, None) => self.note(path, FileChange::Removed),
@@ -282,14 +287,14 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
-    /// The folder of an entry. A fetch has refused one that is too large already; a repository that is read where it is has no fetch.
-    fn tree(&self, entry: Option<&TreeEntry<'_>>) -> std::result::Result<Option<Tree<'a>>, Stop> {
-        let Some(entry) = entry else { return Ok(None) };
-        let (size, _) = self.repository.odb()?.read_header(entry.id())?;
+    /// A folder. A fetch has refused one that is too large already; a repository that is read where it is has no fetch.
+    fn tree(&self, id: Option<Oid>) -> std::result::Result<Option<Tree<'a>>, Stop> {
+        let Some(id) = id else { return Ok(None) };
+        let (size, _) = self.repository.odb()?.read_header(id)?;
         if size > LARGEST_FOLDER {
             return Err(Stop::TooLarge("a folder has more than 8 MiB of names"));
         }
-        Ok(Some(self.repository.find_tree(entry.id())?))
+        Ok(Some(self.repository.find_tree(id)?))
     }
 
     fn note(&mut self, path: String, change: FileChange) {

@@ -152,11 +152,11 @@ impl Mirror {
     pub fn resolve(&mut self, text: &str) -> Result<CommitId> {
         let revision = Revision::parse(text)?;
         let mut found = self.look_up(&revision)?;
-        if found.is_none() && self.deepen()? {
+        if found.is_none() && revision.may_be_old() && self.deepen()? {
             found = self.look_up(&revision)?;
         }
         let (repository, revision) = (self.source.to_string(), text.escape_debug().to_string());
-        found.map(CommitId::new).ok_or(if self.repository.is_shallow() {
+        found.map(CommitId::new).ok_or(if self.repository.is_shallow() && self.is_all_there_is() {
             Error::Shallow { repository, lacks: revision }
         } else {
             Error::UnknownRevision { repository, revision }
@@ -184,11 +184,16 @@ impl Mirror {
         Ok(Some(commit.id()))
     }
 
+    /// Whether no history was left out that the source has.
+    pub(super) fn is_all_there_is(&self) -> bool {
+        self.in_place || self.access.limits.depth == 0
+    }
+
     /// Fetches the history that was left out of every reference; whether some may have been.
     pub(super) fn deepen(&mut self) -> Result<bool> {
         /// Git's number for all of it (`INFINITE_DEPTH`).
         const WHOLE: u32 = 0x7fff_ffff;
-        if self.in_place || self.access.limits.depth == 0 {
+        if self.is_all_there_is() {
             return Ok(false);
         }
         self.access.limits.depth = WHOLE;

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -194,7 +195,7 @@ impl<F> Reader<'_, F> {
         let place = (self.place_of)(&name);
         let name = name.text().to_owned();
         let labels =
-            document.metadata.labels.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect();
+            document.metadata.labels.0.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect();
         let (key, value) = match kind {
             "Node" | "EgressNode" => match NodeName::parse(&name) {
                 // Another version may report interfaces in another form: then they are unknown.
@@ -347,6 +348,9 @@ fn message_without_place(error: &serde_yaml::Error) -> String {
     first_line.split(" at line ").next().unwrap_or_default().to_owned()
 }
 
+/// The keys of a document that are read.
+const READ: [&str; 5] = ["kind", "metadata", "spec", "status", "items"];
+
 /// A document or an item of a list: the few fields that are read, of all kinds at once.
 struct Document<N> {
     kind: Option<String>,
@@ -364,7 +368,7 @@ struct Metadata<N> {
     name: Option<N>,
     namespace: Option<String>,
     #[serde(default, deserialize_with = "null_is_default")]
-    labels: BTreeMap<String, Option<String>>,
+    labels: UniqueLabels,
     #[serde(rename = "deletionTimestamp")]
     deletion_timestamp: Option<IgnoredAny>,
 }
@@ -431,9 +435,45 @@ fn null_is_default<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'d
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
+/// The YAML parser refuses a key that comes twice, and the JSON parser takes the last.
+fn twice<E: serde::de::Error>(key: &str) -> E {
+    E::custom(format_args!("the key {key:?} comes twice"))
+}
+
+/// Labels, each once.
+#[derive(Default)]
+struct UniqueLabels(BTreeMap<String, Option<String>>);
+
+impl<'de> Deserialize<'de> for UniqueLabels {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(UniqueLabelsVisitor)
+    }
+}
+
+struct UniqueLabelsVisitor;
+
+impl<'de> Visitor<'de> for UniqueLabelsVisitor {
+    type Value = UniqueLabels;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("labels")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueLabels, A::Error> {
+        let mut labels = BTreeMap::new();
+        while let Some((key, value)) = map.next_entry::<String, Option<String>>()? {
+            match labels.entry(key) {
+                Entry::Occupied(taken) => return Err(twice(taken.key())),
+                Entry::Vacant(free) => free.insert(value),
+            };
+        }
+        Ok(UniqueLabels(labels))
+    }
+}
+
 impl<N> Default for Metadata<N> {
     fn default() -> Self {
-        Self { name: None, namespace: None, labels: BTreeMap::new(), deletion_timestamp: None }
+        Self { name: None, namespace: None, labels: UniqueLabels::default(), deletion_timestamp: None }
     }
 }
 
@@ -460,8 +500,14 @@ impl<'de, N: Deserialize<'de>> Visitor<'de> for DocumentVisitor<N> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document<N>, A::Error> {
         let (metadata, spec, status) = (Metadata::default(), Spec::default(), Status::default());
         let mut document = Document { kind: None, place: None, metadata, spec, status, items: None };
+        let mut seen = [false; READ.len()];
         while let Some(key) = map.next_key::<Spanned<String>>()? {
             document.place.get_or_insert(key.referenced);
+            if let Some(at) = READ.iter().position(|read| *read == key.value)
+                && mem::replace(&mut seen[at], true)
+            {
+                return Err(twice(&key.value));
+            }
             let ours = document.kind.as_deref().is_none_or(|kind| known(kind).is_some());
             let list = document.kind.as_deref().is_none_or(|kind| LISTS.contains(&kind));
             match key.value.as_str() {

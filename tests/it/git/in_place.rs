@@ -5,13 +5,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use egret::core::signature::{Keys, Require};
 use egret::git::access::Access;
 use egret::git::mirror::{History, Mirror};
+use egret::git::signature::{Unsigned, verify};
 use egret::git::source::{Insecure, Source};
 use egret::git::{CommitId, Error, Result};
 
 use super::changes;
-use super::crooked::git_daemon;
+use super::crooked::{Crooked, Mood, git_daemon};
 use super::fixture::{Origin, PROGRAM, all, git_command};
 use super::text;
 
@@ -91,6 +93,55 @@ fn a_local_repository_is_read_where_it_is_and_stays_as_it_is() {
     let linked = origin.path().join("linked");
     origin.git(&["worktree", "add", "--quiet", "--detach", linked.to_str().expect("UTF-8"), "main"]);
     assert_eq!(at(&origin, &linked).resolve("HEAD").expect("what is checked out"), main);
+}
+
+/// `git gc` of another process replaces the packs that a reader has open.
+#[test]
+fn a_repository_that_is_repacked_is_read_on() {
+    let repack = |origin: &Origin| origin.in_bare(&["repack", "--quiet", "-a", "-d", "-f"]);
+    for indexed in [false, true] {
+        let origin = Origin::new();
+        let first = origin.push(&[("a.yaml", "a: 1\n"), ("folder/b.yaml", "b: 1\n")], "first");
+        repack(&origin);
+        let second = origin.push(&[("a.yaml", "a: 2\n")], "second");
+        origin.in_bare(&["repack", "--quiet", "-d"]);
+        if indexed {
+            origin.in_bare(&["multi-pack-index", "write"]);
+        }
+        let mut there = at(&origin, &origin.bare);
+        assert_eq!(there.resolve("main").expect("a branch"), second);
+        origin.push(&[("a.yaml", "a: 3\n")], "third");
+        repack(&origin);
+        assert_eq!(there.files(first, &all()).expect("all of it").len(), 2, "{indexed}");
+        assert_eq!(there.parted(first, second).expect("a base"), Some(first));
+    }
+}
+
+#[test]
+fn objects_that_another_repository_lends_are_found() {
+    let origin = Origin::new();
+    let commit = origin.push(&[("a.yaml", "a: 1\n")], "first");
+    let clone = clone(&origin, &["--shared"]);
+    assert!(clone.join(".git/objects/info/alternates").exists());
+    let mut there = at(&origin, &clone);
+    assert_eq!(there.resolve("HEAD").expect("what is checked out"), commit);
+    assert_eq!(there.files(commit, &all()).expect("files"), changes([("a.yaml", text("a: 1\n"))]));
+}
+
+#[test]
+fn a_folder_with_too_many_names_is_refused_wherever_it_is() {
+    let origin = Origin::new();
+    // As large as it takes, from a few objects.
+    let blob = origin.in_bare(&["hash-object", "-w", "--stdin"]);
+    let entries: Vec<String> = (0..40_000).map(|number| format!("100644 blob {blob}\t{number:0200}\n")).collect();
+    let tree = origin.tree_of(&entries.concat());
+    let outer = origin.tree_of(&format!("040000 tree {tree}\tfolder\n"));
+    for tree in [tree, outer] {
+        let commit = origin.in_bare(&["commit-tree", &tree, "-m", "many"]);
+        let commit = CommitId::parse(&commit).expect("an id");
+        let error = at(&origin, &origin.bare).files(commit, &all()).expect_err("it is too large");
+        assert!(matches!(error, Error::TooLarge { what, .. } if what.contains("8 MiB")), "{error:?}");
+    }
 }
 
 #[test]
@@ -185,6 +236,10 @@ fn the_merge_commit_that_ci_checks_out_is_compared_with_its_parents() {
     assert_eq!(there.parted(main, merged).expect("its first parent"), Some(main));
     assert_eq!(there.changes(Some(main), merged, &all()).expect("the change"), changes([("b.yaml", text("b: 1\n"))]));
     assert!(!there.has(change));
+    // The commits of the change are not there, and so nobody can say who signed them.
+    let verified = verify(&there, Require::Every, &Keys::default(), Some(main), merged).expect("it can be read");
+    let what = "the clone is shallow: what it brings before this commit cannot be checked".to_owned();
+    assert_eq!(verified, Err(Unsigned { commit: merged, what }));
 }
 
 #[test]
@@ -209,9 +264,8 @@ fn a_partial_clone_is_told_as_one() {
     told(&read(&clone).expect_err("it has no files"));
 }
 
-#[test]
-fn of_a_long_history_on_a_server_the_newest_commits_are_fetched_and_the_others_if_they_are_needed() {
-    let origin = Origin::new();
+/// Three hundred commits on `main`.
+fn long_history(origin: &Origin) {
     let mut stream = String::new();
     for number in 0..300 {
         let (text, time) = (format!("a: {number}\n"), 1_700_000_000 + number);
@@ -222,28 +276,33 @@ fn of_a_long_history_on_a_server_the_newest_commits_are_fetched_and_the_others_i
         ]);
     }
     origin.import(&stream);
+}
+
+/// How many commits were fetched.
+fn fetched(origin: &Origin) -> usize {
+    let output = git_command(&origin.path().join("scratch")).args(["rev-list", "--all", "--count"]).output();
+    let count = String::from_utf8(output.expect("git is installed").stdout).expect("UTF-8");
+    count.trim().parse().expect("a number")
+}
+
+#[test]
+fn of_a_long_history_on_a_server_the_newest_commits_are_fetched_and_the_others_if_they_are_needed() {
+    let origin = Origin::new();
+    long_history(&origin);
     origin.in_bare(&["branch", "near", "main~9"]);
     origin.in_bare(&["branch", "far", "main~200"]);
     let (_server, port) = git_daemon(&origin);
     let url = format!("git://127.0.0.1:{port}{}", origin.bare.display());
     let id = |revision: &str| CommitId::parse(&origin.in_bare(&["rev-parse", revision])).expect("an id");
-    let commits = || {
-        let output = git_command(&origin.path().join("scratch")).args(["rev-list", "--all", "--count"]).output();
-        String::from_utf8(output.expect("git is installed").stdout)
-            .expect("UTF-8")
-            .trim()
-            .parse::<usize>()
-            .expect("a number")
-    };
     let mut there = open(&origin, &url, History::Recent).expect("it opens");
     assert_eq!(there.resolve("main").expect("a branch"), id("main"));
     assert_eq!(there.files(id("main"), &all()).expect("files"), changes([("a.yaml", text("a: 299\n"))]));
     assert_eq!(there.resolve("near").expect("a branch"), id("near"));
     assert_eq!(there.parted(id("main"), id("near")).expect("near"), Some(id("near")));
-    assert!(commits() < 100, "{}", commits());
+    assert!(fetched(&origin) < 100, "{}", fetched(&origin));
     assert_eq!(there.resolve("far").expect("a branch"), id("far"));
     assert_eq!(there.parted(id("main"), id("far")).expect("it is fetched now"), Some(id("far")));
-    assert_eq!(commits(), 300);
+    assert_eq!(fetched(&origin), 300);
     fs::remove_dir_all(origin.path().join("scratch")).expect("a folder");
     let mut there = open(&origin, &url, History::Recent).expect("it opens");
     assert_eq!(there.resolve("main~150").expect("it is fetched for that"), id("main~150"));
@@ -252,5 +311,32 @@ fn of_a_long_history_on_a_server_the_newest_commits_are_fetched_and_the_others_i
     assert_eq!(there.resolve(&id("main~250").to_string()).expect("by its id"), id("main~250"));
     fs::remove_dir_all(origin.path().join("scratch")).expect("a folder");
     let mut there = open(&origin, &url, History::Whole).expect("it opens");
-    assert_eq!((there.resolve("main").expect("a branch"), commits()), (id("main"), 300));
+    assert_eq!((there.resolve("main").expect("a branch"), fetched(&origin)), (id("main"), 300));
+}
+
+#[test]
+fn a_name_that_the_server_does_not_have_is_no_reason_to_fetch_everything() {
+    let origin = Origin::new();
+    long_history(&origin);
+    let (_server, port) = git_daemon(&origin);
+    let url = format!("git://127.0.0.1:{port}{}", origin.bare.display());
+    let mut there = open(&origin, &url, History::Recent).expect("it opens");
+    there.resolve("main").expect("a branch");
+    let error = there.resolve("egret/reports").expect_err("there is no such branch");
+    assert!(matches!(error, Error::UnknownRevision { .. }), "{error:?}");
+    assert!(fetched(&origin) < 100, "{}", fetched(&origin));
+}
+
+#[test]
+fn a_server_that_cannot_leave_history_out_sends_all_of_it() {
+    let origin = Origin::new();
+    long_history(&origin);
+    let (_server, port) = git_daemon(&origin);
+    let relay = Crooked::before(port);
+    relay.set(Mood::Unshallow);
+    let url = format!("git://127.0.0.1:{}{}", relay.port, origin.bare.display());
+    let mut there = open(&origin, &url, History::Recent).expect("it opens");
+    let oldest = CommitId::parse(&origin.in_bare(&["rev-parse", "main~299"])).expect("an id");
+    assert_eq!(there.resolve("main~299").expect("all of it is there"), oldest);
+    assert_eq!(fetched(&origin), 300);
 }

@@ -95,6 +95,10 @@ mod tests {
             ("\"name\": \"shop\"", "\"title\": \"shop\""),
             ("\"name\": \"cart-1\"", "\"name\": \"cart\\u002d1\""),
             ("\"zone\": \"a\"", "\"zone\": 1"),
+            ("\"zone\": \"a\"", "\"zone\": \"a\", \"zone\": \"b\""),
+            ("\"kind\": \"Node\"", "\"kind\": \"Node\", \"kind\": \"Pod\""),
+            ("\"status\": {", "\"status\": {}, \"status\": {"),
+            ("\"podIP\": ", "\"podIP\": null, \"podIP\": "),
         ] {
             assert!(text.contains(good), "{good}");
             assert!(parse("f", &text.replace(good, bad)).is_none(), "{bad}");
