@@ -121,7 +121,8 @@ fn a_repository_that_is_repacked_is_read_on() {
 fn objects_that_another_repository_lends_are_found() {
     let origin = Origin::new();
     let commit = origin.push(&[("a.yaml", "a: 1\n")], "first");
-    let clone = clone(&origin, &["--shared"]);
+    let clone = origin.path().join("clone");
+    git(origin.path(), &["clone", "--quiet", "--shared", "policies.git", "clone"]);
     assert!(clone.join(".git/objects/info/alternates").exists());
     let mut there = at(&origin, &clone);
     assert_eq!(there.resolve("HEAD").expect("what is checked out"), commit);
