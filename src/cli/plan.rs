@@ -20,7 +20,7 @@ use crate::core::name::NodeName;
 use crate::core::plan::{Plan, Step, StepLine, summary, unified_diff};
 use crate::core::policy::catalogue::{FileRefusal, FileUpdate};
 use crate::core::text::wrapped;
-use crate::git::mirror::Mirror;
+use crate::git::mirror::{History, Mirror};
 use crate::reconcile::gitops::repository;
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::node::dry_run::{DocumentSource, DryRun, DryRunOptions, dry_run};
@@ -232,7 +232,7 @@ pub(super) fn files(
         return Ok((folder(&path)?, "the files as they are".to_owned()));
     }
     let scratch = Scratch::new()?;
-    let mut mirror = Mirror::open(scratch.path(), repository.source()?, repository.access()?)?;
+    let mut mirror = Mirror::open_to_read(scratch.path(), repository.source()?, repository.access()?, History::Recent)?;
     let commit = mirror.resolve(rev.unwrap_or("HEAD"))?;
     Ok((repository::changes(mirror.files(commit, &[String::new()])?), commit.short()))
 }

@@ -22,7 +22,7 @@ use crate::core::report::history::NodeReport;
 use crate::core::snapshot;
 use crate::git::CommitId;
 use crate::git::files::{FileChange, MOST_TEXT};
-use crate::git::mirror::Mirror;
+use crate::git::mirror::{History, Mirror};
 use crate::reconcile::gitops::preview::{ClusterContext, MergeBase, ProposedChange};
 
 #[derive(Debug, clap::Args)]
@@ -86,7 +86,7 @@ pub(super) fn run(args: &PreviewArgs, verbosity: &Verbosity) -> Result<ExitCode,
     let target = args.posting.target()?;
     let scratch = Scratch::new()?;
     let repository = args.repo.with(&args.git);
-    let mut mirror = Mirror::open(scratch.path(), repository.source()?, repository.access()?)?;
+    let mut mirror = Mirror::open_to_read(scratch.path(), repository.source()?, repository.access()?, History::Recent)?;
     let (tip, base, head) = commits(&mut mirror, args)?;
     if base == head {
         let note = "note: both are the same commit; a preview compares commits, and nothing that is not committed\n";
@@ -137,17 +137,17 @@ fn limits(limit: Option<usize>) -> DisplayLimits {
 
 /// The tip that the change is for, where it began, and its head.
 fn commits(mirror: &mut Mirror, args: &PreviewArgs) -> Result<(CommitId, CommitId, CommitId), Failure> {
-    let (base, head) = (mirror.resolve_here(&args.base)?, mirror.resolve_here(&args.head)?);
-    let parted = mirror.merge_base(base, head)?.ok_or_else(|| {
+    let (base, head) = (mirror.resolve(&args.base)?, mirror.resolve(&args.head)?);
+    let parted = mirror.parted(base, head)?.ok_or_else(|| {
         let message = format!("compare {} with {}: they have no common history", args.head, args.base);
-        Failure::new(message, Some("in CI, check out the whole history: fetch-depth: 0".to_owned()))
+        Failure::new(message, Some("name a branch or a commit from which the change started by --base".to_owned()))
     })?;
     Ok((base, parted, head))
 }
 
 /// What nodes report, where it is on the reports branch. It is shown beside the preview, which does not depend on it.
 fn reports(mirror: &mut Mirror, branch: &str) -> Vec<NodeReport> {
-    let commit = mirror.resolve_here(branch);
+    let commit = mirror.resolve(branch);
     let files = commit.and_then(|commit| mirror.files(commit, &["nodes".to_owned()])).unwrap_or_default();
     let texts = files.into_values().filter_map(|file| match file {
         FileChange::Text(text) => read_node_file(&text),
@@ -171,7 +171,7 @@ fn facts(args: &PreviewArgs, mirror: &mut Mirror, branch: &str) -> Result<(Facts
         return Ok((facts, name, None));
     }
     let hint = || Some("give a snapshot by --cluster; `egret snapshot` writes one".to_owned());
-    let commit = mirror.resolve_here(branch).map_err(|error| Failure::new(error, hint()))?;
+    let commit = mirror.resolve(branch).map_err(|error| Failure::new(error, hint()))?;
     let text = mirror.text(commit, snapshot::FILE, snapshot::LARGEST)?.ok_or_else(|| {
         Failure::new(format!("read {} of the branch {branch}: there is none", snapshot::FILE), hint())
     })?;

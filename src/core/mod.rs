@@ -32,6 +32,7 @@ pub mod placement;
 pub mod plan;
 pub mod policy;
 pub mod pools;
+pub mod prefixes;
 pub mod preview;
 pub mod report;
 pub mod signature;

@@ -50,6 +50,8 @@ pub struct TransferLimits {
     pub min_rate: u64,
     /// The most bytes that one fetch may bring. The worker's memory is limited to twice that plus 512 MiB.
     pub max_bytes: u64,
+    /// How many commits of a branch's history are fetched; 0: all.
+    pub depth: u32,
 }
 
 impl Default for TransferLimits {
@@ -60,6 +62,7 @@ impl Default for TransferLimits {
             total: Duration::from_mins(1),
             min_rate: 64 << 10,
             max_bytes: 512 << 20,
+            depth: 0,
         }
     }
 }

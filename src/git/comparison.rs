@@ -1,36 +1,73 @@
-//! What a comparison of two commits needs: their merge base, commits that no branch leads to, and single files of any size.
+//! What a comparison of two commits needs: their merge base, and single files of any size.
 //!
 //! Not here: the comparison itself (`files` lists what differs, `core::preview` what it means).
 
-use git2::{ErrorCode, ObjectType};
+use git2::{Commit, ErrorCode, ObjectType, Oid};
 
 use super::commit::CommitId;
 use super::error::{Error, Result};
-use super::local;
 use super::mirror::Mirror;
-use super::revision::Revision;
 
 impl Mirror {
-    /// The commit of a revision, as [`Mirror::resolve`] finds it. In a repository on this machine also what only that one has: HEAD as it
-    /// is checked out, branches of its remotes, and commits that no branch leads to, as CI checks them out.
+    /// Where two commits parted, as [`Mirror::merge_base`] finds it; fetches the history that it takes.
     ///
-    /// Errors: those of [`Mirror::resolve`].
-    pub fn resolve_here(&mut self, text: &str) -> Result<CommitId> {
-        let revision = Revision::parse(text)?;
-        let Some(path) = self.source.is_local().map(std::path::Path::to_owned) else { return self.resolve(text) };
-        match local::fetch_revision(&path, &self.source, &self.repository, &revision)? {
-            Some(commit) => Ok(CommitId::new(commit)),
-            None => self.resolve(text),
+    /// Errors: those of [`Mirror::merge_base`], and all about the source.
+    pub fn parted(&mut self, one: CommitId, other: CommitId) -> Result<Option<CommitId>> {
+        match self.merge_base(one, other) {
+            Err(Error::Shallow { .. }) if self.deepen()? => self.merge_base(one, other),
+            found => found,
         }
     }
 
     /// The best common ancestor of two commits that the mirror has; none if they have no common history.
+    ///
+    /// Error: [`Error::Shallow`] if the history ends before it is certain.
     pub fn merge_base(&self, one: CommitId, other: CommitId) -> Result<Option<CommitId>> {
-        match self.repository.merge_base(one.oid(), other.oid()) {
-            Ok(base) => Ok(Some(CommitId::new(base))),
-            Err(error) if error.code() == ErrorCode::NotFound => Ok(None),
-            Err(error) => Err(self.fault("find the merge base of two commits", error)),
+        let fault = |source| self.fault("find the merge base of two commits", source);
+        let found = match self.repository.merge_base(one.oid(), other.oid()) {
+            Ok(base) => Some(base),
+            Err(error) if error.code() == ErrorCode::NotFound => None,
+            Err(error) => return Err(fault(error)),
+        };
+        if !self.repository.is_shallow() {
+            return Ok(found.map(CommitId::new));
         }
+        // Where a history is cut before both have met, a nearer base may be behind the cut.
+        if let Some(base) = found
+            && !self.is_cut(one, other, base).map_err(fault)?
+        {
+            return Ok(Some(CommitId::new(base)));
+        }
+        // The last commits of a shallow history still name their parents: those of the merge commit that CI checks out are the change
+        // and what it starts from. What Egret itself left out is fetched first, since the change has more commits than these.
+        for (child, parent) in [(one, other), (other, one)] {
+            if self.is_all_there_is() && self.names_as_parent(child, parent).map_err(fault)? {
+                return Ok(Some(parent));
+            }
+        }
+        let lacks = format!("the commit where {} and {} parted", one.short(), other.short());
+        Err(Error::Shallow { repository: self.source.to_string(), lacks })
+    }
+
+    /// Whether a commit has another as a parent, as it says itself: libgit2 takes the parents off where a shallow history ends.
+    fn names_as_parent(&self, child: CommitId, parent: CommitId) -> std::result::Result<bool, git2::Error> {
+        let commit = self.repository.find_commit(child.oid())?;
+        let line = format!("parent {parent}");
+        Ok(commit.raw_header_bytes().split(|byte| *byte == b'\n').any(|header| header == line.as_bytes()))
+    }
+
+    /// Whether a history ends between two commits and their merge base.
+    fn is_cut(&self, one: CommitId, other: CommitId, base: Oid) -> std::result::Result<bool, git2::Error> {
+        let mut since = self.repository.revwalk()?;
+        since.push(one.oid())?;
+        since.push(other.oid())?;
+        since.hide(base)?;
+        for commit in since {
+            if lacks_parents(&self.repository.find_commit(commit?)?) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The text of one file of a commit; none if it does not exist, is not UTF-8, or has more bytes than `largest`.
@@ -52,4 +89,10 @@ impl Mirror {
         let bytes = objects.read(entry.id()).map_err(fault)?.data().to_vec();
         Ok(String::from_utf8(bytes).ok())
     }
+}
+
+/// Whether a shallow history ends at a commit: it names more parents than libgit2 gives it.
+pub(super) fn lacks_parents(commit: &Commit<'_>) -> bool {
+    let named = commit.raw_header_bytes().split(|byte| *byte == b'\n').filter(|line| line.starts_with(b"parent "));
+    named.count() != commit.parent_count()
 }

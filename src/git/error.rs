@@ -96,12 +96,18 @@ pub enum Error {
     Behind { repository: String, tip: CommitId, active: CommitId },
     #[error("{repository} has nothing named {revision:?}")]
     UnknownRevision { repository: String, revision: String },
+    #[error("{repository} is a shallow clone, which lacks {lacks}")]
+    Shallow { repository: String, lacks: String },
+    #[error("{repository} is a partial clone, which lacks files until Git fetches them")]
+    Partial { repository: String },
     #[error("the mirror of {repository} does not have the commit {commit}")]
     MissingCommit { repository: String, commit: CommitId },
     #[error("the commit {commit} is too large: {what}")]
     TooLarge { commit: CommitId, what: &'static str },
     #[error("cannot {action} in the mirror of {repository}")]
     Mirror { action: &'static str, repository: String, source: git2::Error },
+    #[error("cannot {action} in {repository}")]
+    Damaged { action: &'static str, repository: String, source: git2::Error },
     #[error("cannot {action} {}", path.display())]
     State { action: &'static str, path: PathBuf, source: io::Error },
     #[error("{} is not empty, and Egret did not create it", path.display())]
@@ -178,6 +184,14 @@ impl Error {
                     .to_owned()
             }
             Self::UnknownRevision { .. } => "check the spelling, and whether it was pushed".to_owned(),
+            Self::Shallow { .. } => {
+                "fetch all of its history: `git fetch --unshallow`; in CI, `fetch-depth: 0` of actions/checkout, or GIT_DEPTH: 0 in GitLab"
+                    .to_owned()
+            }
+            Self::Partial { .. } => {
+                "clone it without a filter; in CI, actions/checkout without `filter` and `sparse-checkout`".to_owned()
+            }
+            Self::Damaged { .. } => "`git fsck` there shows whether it is broken".to_owned(),
             Self::MissingCommit { .. } => "the history was rewritten; compare with the empty tree instead".to_owned(),
             Self::TooLarge { .. } => "name the folders of this cluster under `paths` in egret.yaml".to_owned(),
             Self::NotOurFolder { .. } => "name an empty folder, or one that does not exist yet".to_owned(),

@@ -9,6 +9,7 @@ use git2::{Commit, ObjectType, Oid, Repository, Tree, TreeEntry};
 use super::commit::{CommitId, CommitInfo};
 use super::error::{Error, Result};
 use super::mirror::Mirror;
+use super::object_limits::LARGEST_FOLDER;
 
 /// A larger file is refused: no policy is that long, and every file that is read is parsed.
 pub const LARGEST_FILE: usize = 1 << 20;
@@ -111,8 +112,8 @@ impl Mirror {
         paths: &[String],
     ) -> Result<BTreeMap<String, FileChange>> {
         let fault = |source| self.fault("read the files of a commit", source);
-        let old = from.map(|from| self.find_commit(from)?.tree().map_err(fault)).transpose()?;
-        let new = self.find_commit(to)?.tree().map_err(fault)?;
+        let old = from.map(|from| self.find_commit(from).map(|commit| commit.tree_id())).transpose()?;
+        let new = self.find_commit(to)?.tree_id();
         let mut comparison = Comparison {
             repository: &self.repository,
             paths,
@@ -121,7 +122,7 @@ impl Mirror {
             room: most,
             changes: BTreeMap::new(),
         };
-        match comparison.folder("", old.as_ref(), Some(&new), 0) {
+        match comparison.root(old, new) {
             Ok(()) => Ok(comparison.changes),
             Err(Stop::TooLarge(what)) => Err(Error::TooLarge { commit: to, what }),
             Err(Stop::WireError(source)) => Err(fault(source)),
@@ -207,7 +208,12 @@ fn entries<'tree>(tree: Option<&'tree Tree<'_>>) -> Entries<'tree> {
     tree.into_iter().flat_map(Tree::iter).map(|entry| (entry.name_bytes().to_vec(), entry)).collect()
 }
 
-impl Comparison<'_> {
+impl<'a> Comparison<'a> {
+    fn root(&mut self, old: Option<Oid>, new: Oid) -> std::result::Result<(), Stop> {
+        let (old, new) = (self.tree(old)?, self.tree(Some(new))?);
+        self.folder("", old.as_ref(), new.as_ref(), 0)
+    }
+
     fn folder(
         &mut self,
         prefix: &str,
@@ -269,10 +275,7 @@ impl Comparison<'_> {
             (_, Some(_)) if !good => self.note(path, FileChange::Refused(Refusal::Name)),
             (_, None) if !good => self.note(path, FileChange::Removed),
             (Some(ObjectType::Tree), _) => {
-                let tree = |entry: Option<&TreeEntry<'_>>| {
-                    entry.map(|entry| self.repository.find_tree(entry.id())).transpose()
-                };
-                let (old, new) = (tree(old)?, tree(new)?);
+                let (old, new) = (self.tree(old.map(TreeEntry::id))?, self.tree(new.map(TreeEntry::id))?);
                 self.folder(&format!("{path}/"), old.as_ref(), new.as_ref(), depth + 1)?;
             }
             (_, None) => self.note(path, FileChange::Removed),
@@ -282,6 +285,16 @@ impl Comparison<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A folder. A fetch has refused one that is too large already; a repository that is read where it is has no fetch.
+    fn tree(&self, id: Option<Oid>) -> std::result::Result<Option<Tree<'a>>, Stop> {
+        let Some(id) = id else { return Ok(None) };
+        let (size, _) = self.repository.odb()?.read_header(id)?;
+        if size > LARGEST_FOLDER {
+            return Err(Stop::TooLarge("a folder has more than 8 MiB of names"));
+        }
+        Ok(Some(self.repository.find_tree(id)?))
     }
 
     fn note(&mut self, path: String, change: FileChange) {

@@ -322,6 +322,7 @@ mod tests {
             mirror: "/nonexistent".into(),
             parent: 0,
             max_bytes: 1 << 20,
+            depth: 0,
             task: Task::Fetch,
         };
         HttpRelay::start(&request).expect("a relay")

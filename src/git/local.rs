@@ -7,12 +7,12 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use git2::{ErrorCode, Oid, PackBuilder, Reference, Repository};
+use git2::{ErrorClass, ErrorCode, Oid, PackBuilder, Reference, Repository};
 
 use super::error::{Error, Result};
 use super::exchange::{PushOutcome, PushRequest, RemoteRefs, SelectRefs};
 use super::object_limits;
-use super::revision::{Base, Revision};
+use super::revision::Base;
 use super::source::Source;
 
 /// Hooks that can reject a push (githooks(5)).
@@ -43,33 +43,32 @@ pub(super) fn fetch(
     Ok(refs)
 }
 
-/// Copies the commit that a revision names in this repository, whatever reference leads to it; none if there is no such commit.
-pub(super) fn fetch_revision(
-    path: &Path,
-    source: &Source,
-    mirror: &Repository,
-    revision: &Revision,
-) -> Result<Option<Oid>> {
-    let there = open(path, source)?;
+/// Lists the references of a repository that is read where it is.
+pub(super) fn list_in_place(there: &Repository, source: &Source) -> Result<RemoteRefs> {
+    list(there).map_err(|error| Error::during("list the branches of", &source.to_string(), error))
+}
+
+/// The commit where a revision starts in this repository, whatever reference leads to it; none if there is no such commit.
+pub(super) fn find(there: &Repository, base: &Base) -> Option<Oid> {
     let of_reference = |name: &str| there.find_reference(name).and_then(|reference| reference.peel_to_commit());
-    let found = match &revision.base {
+    let found = match base {
         Base::Head => of_reference("HEAD").ok(),
         Base::Id(id) => there.find_commit(id.oid()).ok(),
         Base::Name(name) => ["refs/heads/", "refs/tags/", "refs/remotes/origin/", "refs/remotes/"]
             .iter()
             .find_map(|folder| of_reference(&format!("{folder}{name}")).ok()),
     };
-    let Some(mut commit) = found else { return Ok(None) };
-    for _ in 0..revision.back {
-        let Ok(parent) = commit.parent(0) else { return Ok(None) };
-        commit = parent;
-    }
-    let during = |action| move |error| Error::during(action, &source.to_string(), error);
-    copy_missing(&there, mirror, commit.id()).map_err(during("fetch from"))?;
-    object_limits::check(mirror, &source.to_string(), &|| ())?;
-    let name = format!("refs/egret/commits/{}", commit.id());
-    mirror.reference(&name, commit.id(), true, "").map_err(during("note what was fetched from"))?;
-    Ok(Some(commit.id()))
+    found.map(|commit| commit.id())
+}
+
+/// Whether objects may be missing on purpose: Git would fetch them when it needs them.
+pub(super) fn is_partial(there: &Repository) -> bool {
+    let config = there.config().and_then(|mut config| config.snapshot());
+    let promises = |config: &git2::Config| {
+        let mut entries = config.entries(Some("remote\\..*\\.(promisor|partialclonefilter)")).ok()?;
+        entries.next().map(|entry| entry.is_ok())
+    };
+    config.is_ok_and(|config| promises(&config).unwrap_or(false))
 }
 
 /// Copies the commit's objects and moves the reference. A repository with a hook that may reject pushes is not written to, because
@@ -106,8 +105,14 @@ pub(super) fn push(
     }
 }
 
-fn open(path: &Path, source: &Source) -> Result<Repository> {
-    Repository::open(path).map_err(|error| Error::during("open", &source.to_string(), error))
+pub(super) fn open(path: &Path, source: &Source) -> Result<Repository> {
+    Repository::open(path).map_err(|error| match error.class() {
+        // libgit2 cannot read one that Git marks as an extension of the format.
+        ErrorClass::Repository if error.message().contains("extensions.partialclone") => {
+            Error::Partial { repository: source.to_string() }
+        }
+        _ => Error::during("open", &source.to_string(), error),
+    })
 }
 
 fn list(there: &Repository) -> std::result::Result<RemoteRefs, git2::Error> {

@@ -1,6 +1,9 @@
 //! The mirror: a bare repository in the state folder with everything that was fetched, so that Egret also works while the source is down.
 //! It is a cache: a broken or deleted one is created anew, beside the old one, which is kept until the new one is complete.
 //!
+//! A command that only reads, once, needs no copy of a repository on this machine, nor all of another's history: see
+//! [`Mirror::open_to_read`]. Filters of objects (partial clones) are not used, because libgit2 does not know them.
+//!
 //! There is no `git gc`: a mirror with many packs or loose objects is created anew as well. There is no lock between processes, since two
 //! never share a state folder. Not here: reading files (`files`).
 
@@ -15,6 +18,7 @@ use super::access::Access;
 use super::commit::CommitId;
 use super::error::{Error, Result};
 use super::exchange::{Refspec, RemoteRefs};
+use super::local;
 use super::remote::Remote;
 use super::revision::{Base, Revision, is_branch_name, is_short_id};
 use super::source::Source;
@@ -30,6 +34,18 @@ const MOST_PACKS: usize = 256;
 /// leaves a handful, one of which may describe a whole cluster.
 const MOST_LOOSE: usize = 10;
 
+/// How much of a history is fetched for one reading, before more is known to be needed.
+const RECENT: u32 = 64;
+
+/// How much history a reading needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum History {
+    /// Files of commits, and where two of them parted: the newest commits are fetched, and the others only if they are needed.
+    Recent,
+    /// What a walk through all of it needs: whether one commit descends from another, signatures since a commit.
+    Whole,
+}
+
 /// The mirror of one source.
 pub struct Mirror {
     folder: PathBuf,
@@ -40,6 +56,8 @@ pub struct Mirror {
     pub(super) suspect: Cell<bool>,
     /// Commits to copy to a mirror that is created anew, even if the source no longer has them.
     kept: Vec<CommitId>,
+    /// `repository` is the source itself. Nothing is written there.
+    pub(super) in_place: bool,
 }
 
 /// Where a branch of the source is.
@@ -73,7 +91,22 @@ impl Mirror {
             None => create(folder, &source)?,
         };
         let (folder, access, suspect) = (folder.to_owned(), access.into(), Cell::new(false));
-        Ok(Self { folder, source, access, repository, suspect, kept: Vec::new() })
+        Ok(Self { folder, source, access, repository, suspect, kept: Vec::new(), in_place: false })
+    }
+
+    /// Opens a repository for one reading: one on this machine where it is, which takes no longer for a long history than for a short
+    /// one; for another a mirror in `folder`, an empty folder, as [`Mirror::open`] does.
+    ///
+    /// Errors: those of [`Mirror::open`]; [`Error::NoRepository`], [`Error::ForeignOwner`], [`Error::Partial`].
+    pub fn open_to_read(folder: &Path, source: Source, access: impl Into<Access>, history: History) -> Result<Self> {
+        let mut access = access.into();
+        let Some(path) = source.is_local() else {
+            access.limits.depth = if history == History::Recent { RECENT } else { 0 };
+            return Self::open(folder, source, access);
+        };
+        let repository = local::open(path, &source)?;
+        let (folder, suspect) = (folder.to_owned(), Cell::new(false));
+        Ok(Self { folder, source, access, repository, suspect, kept: Vec::new(), in_place: true })
     }
 
     /// The source it mirrors.
@@ -111,32 +144,66 @@ impl Mirror {
         })
     }
 
-    /// The commit of a [`Revision`]. Lists the references of the source, and fetches what is missing.
+    /// The commit of a [`Revision`]. Lists the references of the source, and fetches what is missing. In a repository that is read where it
+    /// is also what only that one has: HEAD as it is checked out, branches of its remotes, and commits that no branch leads to, as CI
+    /// checks them out.
     ///
-    /// Errors: [`Error::BadRevision`], [`Error::UnknownRevision`], and what [`Mirror::head`] says.
+    /// Errors: [`Error::BadRevision`], [`Error::UnknownRevision`], [`Error::Shallow`], and what [`Mirror::head`] says.
     pub fn resolve(&mut self, text: &str) -> Result<CommitId> {
         let revision = Revision::parse(text)?;
-        let unknown = |remote: &Remote<'_>| Error::UnknownRevision {
-            repository: remote.source.to_string(),
-            revision: text.escape_debug().to_string(),
-        };
+        let mut found = self.look_up(&revision)?;
+        if found.is_none() && revision.may_be_old() && self.deepen()? {
+            found = self.look_up(&revision)?;
+        }
+        let (repository, revision) = (self.source.to_string(), text.escape_debug().to_string());
+        found.map(CommitId::new).ok_or(if self.repository.is_shallow() && self.is_all_there_is() {
+            Error::Shallow { repository, lacks: revision }
+        } else {
+            Error::UnknownRevision { repository, revision }
+        })
+    }
+
+    /// The commit of a revision, as far as the history goes that is fetched.
+    fn look_up(&mut self, revision: &Revision) -> Result<Option<Oid>> {
+        let here = if self.in_place { local::find(&self.repository, &revision.base) } else { None };
         let base = match &revision.base {
-            Base::Head => self.head(None)?.commit.oid(),
-            Base::Id(id) if complete(&self.repository, id.oid()).is_ok() => id.oid(),
+            _ if here.is_some() => here,
+            Base::Head => Some(self.head(None)?.commit.oid()),
+            Base::Id(id) if complete(&self.repository, id.oid()).is_ok() => Some(id.oid()),
             Base::Id(id) => self.with_healthy(|repository, remote| {
                 remote.fetch(repository, &mut |listing| everything(repository, listing))?;
-                complete(repository, id.oid()).map(|()| id.oid()).map_err(|_| unknown(remote))
+                Ok(complete(repository, id.oid()).is_ok().then(|| id.oid()))
             })?,
-            Base::Name(name) => {
-                self.with_healthy(|repository, remote| named(repository, remote, name)?.ok_or_else(|| unknown(remote)))?
-            }
+            Base::Name(name) => self.with_healthy(|repository, remote| named(repository, remote, name))?,
         };
-        let remote = self.remote();
-        let mut commit = self.repository.find_commit(base).map_err(|_| unknown(&remote))?;
+        let Some(mut commit) = base.and_then(|base| self.repository.find_commit(base).ok()) else { return Ok(None) };
         for _ in 0..revision.back {
-            commit = commit.parent(0).map_err(|_| unknown(&remote))?;
+            let Ok(parent) = commit.parent(0) else { return Ok(None) };
+            commit = parent;
         }
-        Ok(CommitId::new(commit.id()))
+        Ok(Some(commit.id()))
+    }
+
+    /// Whether no history was left out that the source has.
+    pub(super) fn is_all_there_is(&self) -> bool {
+        self.in_place || self.access.limits.depth == 0
+    }
+
+    /// Fetches the history that was left out of every reference; whether some may have been.
+    pub(super) fn deepen(&mut self) -> Result<bool> {
+        /// Git's number for all of it (`INFINITE_DEPTH`).
+        const WHOLE: u32 = 0x7fff_ffff;
+        if self.is_all_there_is() {
+            return Ok(false);
+        }
+        self.access.limits.depth = WHOLE;
+        let all = |listing: &RemoteRefs| {
+            let names = listing.refs.keys().cloned();
+            names.map(|remote| Refspec { local: tracking(&remote), remote }).collect()
+        };
+        let fetched = self.with_healthy(|repository, remote| remote.fetch(repository, &mut |listing| all(listing)));
+        self.access.limits.depth = 0;
+        fetched.map(|_| true)
     }
 
     /// The tip of a branch that need not exist, fetched if it moved.
@@ -150,7 +217,7 @@ impl Mirror {
     }
 
     pub(super) fn remote(&self) -> Remote<'_> {
-        Remote { source: &self.source, access: &self.access }
+        Remote { source: &self.source, access: &self.access, in_place: self.in_place }
     }
 
     /// Records that the source's branch is at a commit that Egret pushed, so that it is not fetched back.
@@ -163,11 +230,17 @@ impl Mirror {
     /// An error of the mirror itself. The next fetch creates it anew.
     pub(super) fn fault(&self, action: &'static str, source: git2::Error) -> Error {
         self.suspect.set(true);
+        if self.in_place && local::is_partial(&self.repository) {
+            return Error::Partial { repository: self.source.to_string() };
+        }
         mirror_fault(&self.remote(), action, source)
     }
 
     /// Runs `act` with the mirror; if the mirror is broken, with a new one, which replaces the old one only after that.
     fn with_healthy<T>(&mut self, mut act: impl FnMut(&Repository, &Remote<'_>) -> Result<T>) -> Result<T> {
+        if self.in_place {
+            return act(&self.repository, &self.remote());
+        }
         if !self.suspect.get()
             && is_marked(&self.folder)
             && packs(&self.folder) < MOST_PACKS
@@ -176,6 +249,11 @@ impl Mirror {
             match act(&self.repository, &self.remote()) {
                 // libgit2's error for a file that is missing in the mirror is the one for a source that is missing.
                 Err(error) if is_mirror_broken(&error) || !is_marked(&self.folder) => self.suspect.set(true),
+                // The worker process has written where the history ends.
+                Ok(result) if self.access.limits.depth > 0 => {
+                    self.reopen()?;
+                    return Ok(result);
+                }
                 result => return result,
             }
         }
@@ -196,10 +274,16 @@ impl Mirror {
         check_ours(&self.folder)?;
         remove(&self.folder).map_err(state("remove the broken mirror"))?;
         fs::rename(&beside, &self.folder).map_err(state("put the new mirror at"))?;
-        self.repository =
-            Repository::open_bare(&self.folder).map_err(|source| self.fault("open what was just made", source))?;
+        self.reopen()?;
         self.suspect.set(false);
         Ok(result)
+    }
+
+    /// Not `open_bare`, by which libgit2 does not read where a shallow history ends.
+    fn reopen(&mut self) -> Result<()> {
+        let opened = Repository::open(&self.folder);
+        self.repository = opened.map_err(|source| self.fault("open what was just made", source))?;
+        Ok(())
     }
 }
 
@@ -339,7 +423,12 @@ fn complete(mirror: &Repository, commit: Oid) -> std::result::Result<(), git2::E
 }
 
 fn mirror_fault(remote: &Remote<'_>, action: &'static str, source: git2::Error) -> Error {
-    Error::Mirror { action, repository: remote.source.to_string(), source }
+    let repository = remote.source.to_string();
+    if remote.in_place {
+        Error::Damaged { action, repository, source }
+    } else {
+        Error::Mirror { action, repository, source }
+    }
 }
 
 /// Whether the error may be caused by a broken mirror: then a new mirror may help.

@@ -81,7 +81,7 @@ impl Mirror {
     fn fetch_heads(&self, heads: &[&PullHead]) -> Result<()> {
         let mut access = self.remote().access.clone();
         access.limits.max_bytes = access.limits.max_bytes.min(MOST);
-        let remote = Remote { source: &self.source, access: &access };
+        let remote = Remote { source: &self.source, access: &access, in_place: false };
         let refspecs: Vec<Refspec> =
             heads.iter().map(|head| Refspec { remote: head.name.clone(), local: tracking(&head.name) }).collect();
         remote.fetch(&self.repository, &mut |_| refspecs.clone()).map(|_| ())

@@ -7,7 +7,7 @@
 use git2::Repository;
 
 use super::access::Access;
-use super::error::Result;
+use super::error::{Error, Result};
 use super::exchange::{PushOutcome, PushRequest, RemoteRefs, SelectRefs};
 use super::source::Source;
 use super::{local, supervisor};
@@ -16,14 +16,24 @@ use super::{local, supervisor};
 pub(super) struct Remote<'a> {
     pub(super) source: &'a Source,
     pub(super) access: &'a Access,
+    /// The mirror is the repository itself: there is nothing to fetch.
+    pub(super) in_place: bool,
 }
 
 impl Remote<'_> {
     /// Lists the references, then fetches those that `select` returns into `mirror`, over the same connection.
     pub(super) fn fetch(&self, mirror: &Repository, select: &mut SelectRefs<'_>) -> Result<RemoteRefs> {
         match self.source.is_local() {
+            Some(_) if self.in_place => local::list_in_place(mirror, self.source),
             Some(path) => local::fetch(path, self.source, mirror, select),
-            None => supervisor::fetch(self.source, self.access, mirror, select),
+            None => match supervisor::fetch(self.source, self.access, mirror, select) {
+                Err(Error::Unreachable { source, .. }) if self.access.limits.depth > 0 && lacks_shallow(&source) => {
+                    let mut access = self.access.clone();
+                    access.limits.depth = 0;
+                    supervisor::fetch(self.source, &access, mirror, select)
+                }
+                fetched => fetched,
+            },
         }
     }
 
@@ -34,4 +44,9 @@ impl Remote<'_> {
             None => supervisor::push(self.source, self.access, mirror, request),
         }
     }
+}
+
+/// Whether a server cannot leave history out. libgit2 has no code for it.
+fn lacks_shallow(error: &git2::Error) -> bool {
+    error.message().contains("support shallow")
 }

@@ -54,6 +54,16 @@ impl Revision {
         };
         Ok(Self { base, back })
     }
+
+    /// Whether it may be a commit that is not the tip of a branch or a tag.
+    pub(super) fn may_be_old(&self) -> bool {
+        match &self.base {
+            _ if self.back > 0 => true,
+            Base::Head => false,
+            Base::Name(name) => is_short_id(name),
+            Base::Id(_) => true,
+        }
+    }
 }
 
 /// Whether a name could be a branch's or a tag's (git-check-ref-format(1)), and cannot be taken for an option.

@@ -11,6 +11,7 @@ use git2::{ErrorCode, Oid};
 use jiff::Timestamp;
 
 use super::commit::{CommitId, CommitInfo};
+use super::comparison::lacks_parents;
 use super::error::{Error, Result};
 use super::mirror::Mirror;
 use crate::core::signature::{BadKey, KeyTexts, Keys, Require, Signatures};
@@ -146,6 +147,10 @@ pub fn verify(
         let what = format!("it brings more than {MOST_COMMITS} new commits at once, too many to check");
         return Ok(Err(Unsigned { commit: head, what }));
     };
+    if let Some(last) = last_of_cut(mirror, &incoming)? {
+        let what = "the clone is shallow: what it brings before this commit cannot be checked".to_owned();
+        return Ok(Err(Unsigned { commit: last, what }));
+    }
     let mut ancestors = None;
     // From the oldest on, so that the error names the first unsigned one.
     for commit in incoming.into_iter().rev() {
@@ -189,6 +194,20 @@ fn incoming(mirror: &Mirror, known: Option<Oid>, head: Oid) -> Result<Option<Vec
         }
     }
     Ok(Some(found))
+}
+
+/// The commit among these at which a shallow history ends.
+fn last_of_cut(mirror: &Mirror, commits: &[Oid]) -> Result<Option<CommitId>> {
+    if !mirror.repository.is_shallow() {
+        return Ok(None);
+    }
+    for one in commits {
+        let commit = mirror.repository.find_commit(*one);
+        if lacks_parents(&commit.map_err(|source| mirror.fault("list the new commits", source))?) {
+            return Ok(Some(CommitId::new(*one)));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether the head is an ancestor of the active commit.

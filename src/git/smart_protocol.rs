@@ -78,6 +78,7 @@ pub(super) fn fetch(
             .remote_callbacks(session.callbacks())
             .follow_redirects(RemoteRedirect::None)
             .download_tags(AutotagOption::None)
+            .depth(i32::try_from(session.request().depth).unwrap_or(i32::MAX))
             .update_fetchhead(false);
         connection
             .remote()

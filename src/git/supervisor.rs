@@ -130,6 +130,7 @@ impl Worker {
             mirror: mirror.path().to_owned(),
             parent: std::process::id(),
             max_bytes: access.limits.max_bytes,
+            depth: access.limits.depth,
             task,
         };
         let mut command = Command::new(&access.program);

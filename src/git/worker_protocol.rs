@@ -39,6 +39,8 @@ pub(super) struct WorkerRequest {
     pub(super) parent: u32,
     /// The max_bytes bytes that a fetch may bring.
     pub(super) max_bytes: u64,
+    /// How many commits of a branch's history a fetch brings; 0: all.
+    pub(super) depth: u32,
     pub(super) task: Task,
 }
 

@@ -1,10 +1,16 @@
-//! How long `egret preview` takes, as a whole process: 1,000 policies, 1,000 nodes, 10,000 pods, from a Git repository and the snapshot on
-//! its reports branch.
+//! How long `egret preview` and `egret validate` take, as whole processes, and how that grows: with the cluster, read from a dump of
+//! kubectl's, and with a repository's history.
 //!
-//! Prints the median of several runs of the real program. Deliberately absent: limits; times on shared machines are for reading.
+//! Prints medians, and how many times more ten times as much takes. `EGRET_BENCH_BEFORE` names another build of the program: then each
+//! line also says how many times as long that one takes. Deliberately absent: limits; times on shared machines are for reading.
 
+#[path = "preview/dump.rs"]
+mod dump;
+#[path = "preview/history.rs"]
+mod history;
 mod world;
 
+use std::env;
 use std::error::Error;
 use std::fs;
 use std::io::{self, Write};
@@ -12,56 +18,119 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use egret::core::snapshot::{FILE, snapshot};
+use self::dump::dump;
+use self::world::{Size, path, policy, world};
 
-use self::world::{path, policy, world};
+type Outcome<T> = Result<T, Box<dyn Error>>;
 
-const POLICIES: usize = 1_000;
-const NODES: usize = 1_000;
-const PODS: usize = 10_000;
+/// The size of the report that asked for this.
+const REPORTED: Size = Size { policies: 1_000, nodes: 1_000, pods: 20_000 };
+const GROWING: [Size; 3] = [
+    Size { policies: 1_000, nodes: 500, pods: 10_000 },
+    Size { policies: 3_000, nodes: 1_500, pods: 30_000 },
+    Size { policies: 10_000, nodes: 5_000, pods: 100_000 },
+];
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Outcome<()> {
     let folder = tempfile::tempdir()?;
-    let repository = folder.path();
-    write(repository, "egret.yaml", "apiVersion: egret.dev/v1alpha1\nkind: Config\npaths: [policies]\n")?;
-    git(repository, &["init", "-q", "-b", "main"])?;
-    for number in 0..POLICIES {
-        write(repository, &path(number), &policy(number, 24))?;
-    }
-    commit(repository, "as it is")?;
-    git(repository, &["checkout", "-q", "--orphan", "egret/reports/default"])?;
-    git(repository, &["rm", "-rfq", "."])?;
-    write(repository, FILE, &snapshot(&world(NODES, PODS, POLICIES)))?;
-    commit(repository, "a snapshot")?;
-    for (branch, changed) in [("none", 0), ("one", 1), ("all", POLICIES)] {
-        git(repository, &["checkout", "-q", "-b", branch, "main"])?;
-        for number in 0..changed {
-            write(repository, &path(number), &policy(number, 25))?;
+    clusters(folder.path(), &[REPORTED])?;
+    clusters(folder.path(), &GROWING)?;
+    history::measure(folder.path())
+}
+
+/// Previews in clusters of several sizes.
+fn clusters(folder: &Path, sizes: &[Size]) -> Outcome<()> {
+    let mut all: Vec<[Measured; 3]> = Vec::new();
+    for size in sizes {
+        let repository = folder.join(format!("{}-{}", size.policies, size.pods));
+        prepare(&repository, *size)?;
+        let dump = repository.join("dump.json");
+        let run = |head: &str| {
+            let arguments =
+                ["preview", "--output=markdown", "--base=main", "--head", head, "--cluster"].map(AsRef::as_ref);
+            measured(&[&arguments[..], &[dump.as_ref(), "--repo".as_ref(), repository.as_ref()]].concat())
+        };
+        writeln!(io::stdout(), "\negret preview: {size}, a dump of {} MB", fs::metadata(&dump)?.len() >> 20)?;
+        let measured = [run("none")?, run("one")?, run("all")?];
+        for (what, measured) in ["nothing changed", "one policy changed", "all changed"].iter().zip(&measured) {
+            measured.show(what)?;
         }
-        commit(repository, branch)?;
+        all.push(measured);
+        fs::remove_dir_all(&repository)?;
     }
-    writeln!(io::stdout(), "egret preview: {POLICIES} policies, {NODES} nodes, {PODS} pods; medians of 9 runs\n")?;
-    for (what, head, code) in
-        [("nothing changed", "none", 0), ("one policy changed", "one", 2), ("all changed", "all", 2)]
-    {
-        let mut runs = (0..9).map(|_| run(repository, head, code)).collect::<Result<Vec<_>, _>>()?;
-        runs.sort_unstable();
-        let (time, length) = runs[runs.len() / 2];
-        writeln!(io::stdout(), "{what:<24} {:>10.1} ms {length:>10} bytes", time.as_secs_f64() * 1000.0)?;
+    for (pair, sizes) in all.windows(2).zip(sizes.windows(2)) {
+        let more = sizes[1].ratio(sizes[0]);
+        let growth: Vec<String> =
+            pair[0].iter().zip(&pair[1]).map(|(less, more)| format!("{:.1}", more.ratio(less))).collect();
+        writeln!(io::stdout(), "{more:.1} times as much of everything takes {} times as long", growth.join(", "))?;
     }
     Ok(())
 }
 
-fn run(repository: &Path, head: &str, code: i32) -> Result<(Duration, usize), Box<dyn Error>> {
+/// A repository with the policies, three branches that change them, and a dump of the cluster beside.
+fn prepare(repository: &Path, size: Size) -> Outcome<()> {
+    write(repository, "egret.yaml", "apiVersion: egret.dev/v1alpha1\nkind: Config\npaths: [policies]\n")?;
+    git(repository, &["init", "-q", "-b", "main"])?;
+    for number in 0..size.policies {
+        write(repository, &path(number), &policy(size, number, false))?;
+    }
+    commit(repository, "as it is")?;
+    for (branch, changed) in [("none", 0), ("one", 1), ("all", size.policies)] {
+        git(repository, &["checkout", "-q", "-b", branch, "main"])?;
+        for number in 0..changed {
+            write(repository, &path(number), &policy(size, number, true))?;
+        }
+        commit(repository, branch)?;
+    }
+    Ok(write(repository, "dump.json", &dump(&world(size)))?)
+}
+
+/// The median of this build, and of the other one if there is one.
+#[derive(Debug, Clone, Copy)]
+struct Measured {
+    now: Duration,
+    before: Option<Duration>,
+}
+
+impl Measured {
+    fn ratio(&self, less: &Self) -> f64 {
+        self.now.as_secs_f64() / less.now.as_secs_f64()
+    }
+
+    fn show(&self, what: &str) -> io::Result<()> {
+        let before = self.before.map(|before| before.as_secs_f64() / self.now.as_secs_f64());
+        let before = before.map(|ratio| format!("   before: {ratio:.1} times as long")).unwrap_or_default();
+        writeln!(io::stdout(), "  {what:<44} {:>9.1} ms{before}", self.now.as_secs_f64() * 1000.0)
+    }
+}
+
+/// Runs the program with these arguments, in turn with the other build.
+fn measured(arguments: &[&std::ffi::OsStr]) -> Outcome<Measured> {
+    const RUNS: usize = 3;
+    let other = env::var_os("EGRET_BENCH_BEFORE");
+    let mut times: [Vec<Duration>; 2] = Default::default();
+    for _ in 0..RUNS {
+        times[0].push(run(env!("CARGO_BIN_EXE_egret").as_ref(), arguments)?);
+        if let Some(other) = &other {
+            times[1].push(run(other, arguments)?);
+        }
+    }
+    let [now, before] = times.map(|mut times| {
+        times.sort_unstable();
+        times.get(RUNS / 2).copied()
+    });
+    Ok(Measured { now: now.ok_or("no run")?, before })
+}
+
+fn run(program: &std::ffi::OsStr, arguments: &[&std::ffi::OsStr]) -> Outcome<Duration> {
     let began = Instant::now();
-    let output = Command::new(env!("CARGO_BIN_EXE_egret"))
-        .args(["preview", "--output=markdown", "--base=main", "--head", head, "--repo"])
-        .arg(repository)
-        .stderr(Stdio::inherit())
-        .output()?;
+    let output = Command::new(program).args(arguments).stderr(Stdio::inherit()).output()?;
     let time = began.elapsed();
-    assert_eq!(output.status.code(), Some(code), "{head}: {}", String::from_utf8_lossy(&output.stdout));
-    Ok((time, output.stdout.len()))
+    // 2: there are changes.
+    if !matches!(output.status.code(), Some(0 | 2)) {
+        return Err(format!("{arguments:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stdout)).into());
+    }
+    Ok(time)
 }
 
 fn write(repository: &Path, path: &str, text: &str) -> io::Result<()> {

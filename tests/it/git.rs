@@ -12,6 +12,7 @@ pub(crate) mod crooked;
 pub(crate) mod fixture;
 mod folding;
 pub(crate) mod https;
+mod in_place;
 mod keeping;
 mod publishing;
 mod pulls;

@@ -80,6 +80,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "cli/",
             "cluster/edit/tests.rs",
             "cluster/live/",
+            "cluster/manifests/parse/json.rs",
             "core/policy/",
             "core/pools.rs",
             "core/status/tests.rs",

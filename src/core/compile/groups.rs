@@ -15,7 +15,8 @@ use super::CompileInput;
 use crate::core::cidr::{self, AddressRange};
 use crate::core::facts::{Pod, PodName};
 use crate::core::finding::Finding;
-use crate::core::placement::{ExitKey, Members, Placement};
+use crate::core::placement::{ExitKey, Placement};
+use crate::core::policy::members::Members;
 use crate::core::policy::{ExistingConnections, OnNoGateway, Policy, PolicyId, PolicySet};
 use crate::core::state::net::fnv1a;
 
@@ -80,8 +81,8 @@ struct Owner<'a> {
 /// Sorts the node's pods into groups.
 pub(super) fn gather(input: &CompileInput<'_>) -> Grouping {
     let mut grouping = Grouping::default();
-    let placed = || input.set.policies.values().filter(|policy| input.placement.policies.contains_key(&policy.id));
-    let index = Members::new(placed());
+    let placed = input.set.policies.values().filter(|policy| input.placement.policies.contains_key(&policy.id));
+    let index = Members::new(placed, input.facts);
     let mut groups: BTreeMap<Vec<(PolicyId, Disposition)>, Vec<PodName>> = BTreeMap::new();
     let mut owners: BTreeMap<IpAddr, Owner<'_>> = BTreeMap::new();
     for (name, pod) in local_pods(input) {

@@ -5,10 +5,8 @@
 
 mod exit;
 pub mod handover;
-mod members;
 
 pub use exit::{Exit, ExitKey};
-pub use members::Members;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,9 +16,9 @@ use jiff::Timestamp;
 
 use super::facts::{AddressOwner, AddressOwners, Facts, Node, PodName};
 use super::finding::Finding;
-use super::labels::Labels;
 use super::name::NodeName;
 use super::policy::grants::NOT_FROM_GIT;
+use super::policy::node_index::{Match, NodeIndex};
 use super::policy::{Egress, GatewaySpec, OnNoGateway, Policy, PolicyId, PolicySet, Suspend};
 use super::state::net::{Mac, fnv1a, mix};
 
@@ -97,13 +95,13 @@ pub struct GatewayReports<'a> {
 /// The same with other reports than those in the facts: a node knows its own kernel sooner than others do.
 pub fn place_with(set: &PolicySet, facts: &Facts, reports: GatewayReports<'_>, now: Timestamp) -> Placement {
     let mut placement = Placement::default();
-    let nodes = NodeIndex::new(facts);
+    let nodes = Nodes::new(set, facts);
     for policy in set.policies.values() {
         if policy.suspended(now) {
             placement.findings.push(suspended(policy));
             continue;
         }
-        let placed = place_one(policy, set, facts, (&nodes, reports), &mut placement.findings);
+        let placed = place_one(policy, facts, (&nodes, reports), &mut placement.findings);
         placement.policies.insert(policy.id.clone(), placed);
     }
     collect_exits(&mut placement, facts);
@@ -118,13 +116,11 @@ fn suspended(policy: &Policy) -> Finding {
 
 fn place_one(
     policy: &Policy,
-    set: &PolicySet,
     facts: &Facts,
-    nodes: (&NodeIndex<'_>, GatewayReports<'_>),
+    nodes: (&Nodes<'_>, GatewayReports<'_>),
     findings: &mut Vec<Finding>,
 ) -> PlacedPolicy {
-    let choices: Vec<GatewayChoice> =
-        policy.gateways.iter().map(|gateway| choose(gateway, set, facts, nodes)).collect();
+    let choices: Vec<GatewayChoice> = policy.gateways.iter().map(|gateway| choose(gateway, facts, nodes)).collect();
     let exits: BTreeSet<ExitKey> = policy
         .gateways
         .iter()
@@ -156,17 +152,11 @@ fn no_gateway(policy: &Policy, spec: &GatewaySpec, choice: &GatewayChoice, none_
 }
 
 /// Without an address to look for, nodes behind the first fit one are not considered.
-fn choose(
-    spec: &GatewaySpec,
-    set: &PolicySet,
-    facts: &Facts,
-    (nodes, reports): (&NodeIndex<'_>, GatewayReports<'_>),
-) -> GatewayChoice {
+fn choose(spec: &GatewaySpec, facts: &Facts, (nodes, reports): (&Nodes<'_>, GatewayReports<'_>)) -> GatewayChoice {
     let mut choice = GatewayChoice { gateway: None, unfit: Vec::new() };
     let mut newest: Option<Timestamp> = None;
-    for (name, node) in nodes.matching(&spec.node, facts) {
-        let stranger = !set.may_answer(&spec.node, name, &node.labels);
-        let unfit = stranger.then_some(NOT_FROM_GIT.into()).or_else(|| nodes.unfit(name, node));
+    for Match { node: name, may_answer } in nodes.index.matching(&spec.node) {
+        let unfit = if may_answer { nodes.unfit(name, &facts.nodes[name]) } else { Some(NOT_FROM_GIT.into()) };
         if let Some(reason) = unfit.or_else(|| unserved(name, spec, reports.unfit).map(Into::into)) {
             if choice.gateway.is_none() {
                 choice.unfit.push((name.clone(), reason));
@@ -200,21 +190,16 @@ fn unserved(node: &NodeName, spec: &GatewaySpec, unfit_exits: &UnfitExits) -> Op
     exit.is_among(unfit_exits).then_some("does not forward packets for it")
 }
 
-/// Nodes by label, so that ten thousand policies do not each scan five thousand nodes.
-struct NodeIndex<'a> {
-    by_label: BTreeMap<(&'a str, &'a str), Vec<&'a NodeName>>,
+/// What `choose` knows of the nodes.
+struct Nodes<'a> {
+    index: NodeIndex<'a>,
     owners: AddressOwners<'a>,
 }
 
-impl<'a> NodeIndex<'a> {
-    fn new(facts: &'a Facts) -> Self {
-        let mut by_label: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (name, node) in &facts.nodes {
-            for (key, value) in &node.labels {
-                by_label.entry((key.as_str(), value.as_str())).or_default().push(name);
-            }
-        }
-        Self { by_label, owners: facts.owners() }
+impl<'a> Nodes<'a> {
+    fn new(set: &'a PolicySet, facts: &'a Facts) -> Self {
+        let labels = facts.nodes.iter().map(|(name, node)| (name, &node.labels));
+        Self { index: NodeIndex::new(set, labels), owners: facts.owners() }
     }
 
     /// Why a node cannot be a gateway now. A node that shares its address with another cannot: it is unknown which of
@@ -229,26 +214,6 @@ impl<'a> NodeIndex<'a> {
             AddressOwner::Shared(other) | AddressOwner::Another(other) => {
                 Some(Cow::Owned(format!("shares its InternalIP {address} with {other}")))
             }
-        }
-    }
-
-    /// The nodes that match, in order of name.
-    fn matching<'s>(
-        &'s self,
-        selector: &'s super::labels::Selector,
-        facts: &'s Facts,
-    ) -> Box<dyn Iterator<Item = (&'s NodeName, &'s Node)> + 's> {
-        let matches = move |labels: &Labels| selector.matches(labels);
-        match members::single_label(selector) {
-            Some((key, value)) => Box::new(
-                self.by_label
-                    .get(&(key, value))
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|name| facts.nodes.get_key_value(*name))
-                    .filter(move |(_, node)| matches(&node.labels)),
-            ),
-            None => Box::new(facts.nodes.iter().filter(move |(_, node)| matches(&node.labels))),
         }
     }
 }

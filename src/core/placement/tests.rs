@@ -1,8 +1,8 @@
 //! Tests of placement on small clusters.
 
 use super::*;
-use crate::core::facts::{Node, Pod};
-use crate::core::labels::{Operator, Requirement, Selector};
+use crate::core::facts::Node;
+use crate::core::labels::{Labels, Operator, Requirement, Selector};
 use crate::core::name::ObjectName;
 use crate::core::policy::{Egress, ExistingConnections, MemberSelector, Origin, PolicyKind, Suspend};
 
@@ -110,37 +110,6 @@ fn a_suspended_policy_is_inactive_until_the_suspension_ends() {
     let facts = facts(&[("a", true, false)]);
     assert!(place(&set, &facts, "2026-11-22T11:59:59Z".parse().unwrap()).policies.is_empty());
     assert_eq!(place(&set, &facts, "2026-11-22T12:00:00Z".parse().unwrap()).policies.len(), 1);
-}
-
-#[test]
-fn the_index_finds_the_same_members_as_testing_every_policy() {
-    let mut by_namespace = policy("ns", vec![gateway("gw", "a")]);
-    by_namespace.selectors = vec![MemberSelector {
-        namespace_name: vec![Operator::In(BTreeSet::from(["batuu".to_owned()]))],
-        ..MemberSelector::default()
-    }];
-    let mut everything = policy("all", vec![gateway("gw", "a")]);
-    everything.selectors = vec![MemberSelector::default()];
-    let policies = [policy("empire", vec![gateway("gw", "a")]), by_namespace, everything];
-    let facts = Facts::default();
-    let index = Members::new(policies.iter());
-    for namespace in ["batuu", "shop"] {
-        for org in ["empire", "alliance"] {
-            let name = PodName { namespace: namespace.into(), name: "p".into() };
-            let pod = Pod {
-                labels: Labels::from([("org".to_owned(), org.to_owned())]),
-                addresses: vec!["10.1.1.1".parse().unwrap()],
-                ..Pod::default()
-            };
-            let mut tested: Vec<PolicyId> = policies
-                .iter()
-                .filter(|policy| policy.selects(&name, &pod, &facts))
-                .map(|policy| policy.id.clone())
-                .collect();
-            tested.sort();
-            assert_eq!(index.of(&name, &pod, &facts), tested);
-        }
-    }
 }
 
 #[test]

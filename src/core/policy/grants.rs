@@ -83,12 +83,20 @@ impl PolicySet {
     ///   administrator, a cloud), beside at least one that is granted.
     /// - A label that must not be set is neither on the node nor granted.
     pub fn may_answer(&self, selector: &Selector, name: &NodeName, labels: &Labels) -> bool {
-        if !selector.matches(labels) {
-            return false;
-        }
-        let Some(grants) = &self.grants else { return true };
-        let given = given(grants, name, labels);
-        let value = |key: &str| given.get(key).copied();
+        selector.matches(labels)
+            && self.grants.as_ref().is_none_or(|grants| granted(grants, name, labels).answer(selector))
+    }
+}
+
+/// The labels granted to one node.
+#[derive(Debug)]
+pub(super) struct Granted<'g>(BTreeMap<&'g str, &'g str>);
+
+impl Granted<'_> {
+    /// Whether a node with these may be a gateway by a nodeSelector that its labels match: see
+    /// [`PolicySet::may_answer`].
+    pub(super) fn answer(&self, selector: &Selector) -> bool {
+        let value = |key: &str| self.0.get(key).copied();
         let mut some = false;
         let all = selector.requirements.iter().all(|requirement| {
             let by_git = requirement.matches(value(&requirement.key));
@@ -105,7 +113,7 @@ impl PolicySet {
 
 /// The labels granted to a node by documents that it cannot make itself match. Where documents conflict none is granted,
 /// as none is set ([`PolicySet::labels_of`]).
-fn given<'g>(grants: &'g [Grant], name: &NodeName, labels: &Labels) -> BTreeMap<&'g str, &'g str> {
+pub(super) fn granted<'g>(grants: &'g [Grant], name: &NodeName, labels: &Labels) -> Granted<'g> {
     let (mut given, mut sound, mut disputed) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
     for grant in grants.iter().filter(|grant| grant.covers(name, labels)) {
         let is_sound = grant.is_sound();
@@ -119,7 +127,7 @@ fn given<'g>(grants: &'g [Grant], name: &NodeName, labels: &Labels) -> BTreeMap<
         }
     }
     given.retain(|key, _| sound.contains(key) && !disputed.contains(key));
-    given
+    Granted(given)
 }
 
 #[cfg(test)]

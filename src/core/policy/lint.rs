@@ -12,13 +12,16 @@ use std::net::IpAddr;
 
 use jiff::{SignedDuration, Timestamp};
 
+use self::open_selectors::Gifts;
 use super::diagnostic_sink::{Span, diagnostic};
 use super::document::CONFIG_FILE;
+use super::members::Members;
+use super::node_index::{NodeIndex, NodeLabelsIndex};
 use super::spans::{NodeLabelsSpans, Spans};
-use super::{MemberSelector, NodeLabels, ObjectName, Policy, PolicySet};
+use super::{NodeLabels, ObjectName, Policy, PolicyId, PolicySet};
 use crate::core::diagnostic::{Diagnostic, Severity};
-use crate::core::facts::{AddressOwner, Facts, PodName};
-use crate::core::labels::{Labels, Operator, Selector};
+use crate::core::facts::{AddressOwner, Facts};
+use crate::core::labels::{Labels, Selector};
 use crate::core::name::NodeName;
 
 /// A suspension that ends later than this is likely forgotten.
@@ -27,31 +30,21 @@ const FAR: SignedDuration = SignedDuration::from_hours(90 * 24);
 /// Checks all active documents; without facts only against the configuration. Sorted by file and location.
 pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagnostic> {
     let mut found = Vec::new();
-    let inside = coverage::Inside::of(set, facts);
-    let nodes = facts.map(|facts| labels_by_node(set, facts));
-    let shared = facts.map(shared_addresses).unwrap_or_default();
+    let (inside, gifts) = (coverage::Inside::of(set, facts), Gifts::of(set));
+    let labels = facts.map(|facts| labels_by_node(set, facts)).unwrap_or_default();
+    let cluster = facts.map(|facts| KnownCluster::new(set, facts, &labels));
     for policy in set.policies.values() {
         let Some(places) = spans.policies.get(&policy.id) else { continue };
         let file = policy.origin.file.as_str();
-        for (net, span) in policy.destinations.iter().zip(&places.destinations) {
-            found.extend(inside.check(policy, *net, &set.config.exclusions, file, *span));
-        }
+        found.extend(inside.check(policy, file, places));
         found.extend(open_selectors::any_namespace(set, policy, file, &places.members));
+        found.extend(cluster.iter().filter_map(|cluster| cluster.selects_nothing(policy, file, places.selectors)));
         for (gateway, span) in policy.gateways.iter().zip(&places.gateways) {
-            found.extend(open_selectors::unlabelled(set, gateway, file, *span));
-        }
-        if let (Some(facts), Some(nodes)) = (facts, &nodes) {
-            found.extend(selects_nothing(policy, facts, file, places.selectors));
-            for (gateway, span) in policy.gateways.iter().zip(&places.gateways) {
-                if open_selectors::no_gift(set, &gateway.node).is_some() {
-                    continue;
-                }
-                if !nodes.iter().any(|(name, labels)| set.may_answer(&gateway.node, name, labels)) {
-                    let message = format!("no node has the labels {}", gateway.node);
-                    let hint = "the policy's packets are dropped, or pass through if it says so, until a node has them";
-                    found.push(warning(file, *span, "no-gateway", message, hint));
-                }
-                found.extend(shared_address(&gateway.node, &shared, nodes, file, *span));
+            if let Some(lack) = gifts.lack(&gateway.node) {
+                found.push(open_selectors::unlabelled(&lack, file, *span));
+            } else if let Some(cluster) = &cluster {
+                found.extend(cluster.no_gateway(&gateway.node, file, *span));
+                found.extend(cluster.shared_address(&gateway.node, file, *span));
             }
         }
     }
@@ -98,7 +91,52 @@ fn warning(file: &str, span: Span, code: &'static str, message: String, hint: &s
     Diagnostic { hint: Some(hint.to_owned()), ..diagnostic(file, Severity::Warning, span, code, message) }
 }
 
-/// Nodes that share an InternalIP with another, the address, and the other node.
+/// What policies are compared with, searched and not scanned: every policy with every pod or node would be the square of
+/// a cluster.
+struct KnownCluster<'a> {
+    nodes: NodeIndex<'a>,
+    /// Nodes that share an InternalIP with another, the address, and the other node.
+    shared: BTreeMap<&'a NodeName, (IpAddr, &'a NodeName)>,
+    sharing: NodeIndex<'a>,
+    /// Policies that select a pod.
+    selecting: BTreeSet<&'a PolicyId>,
+}
+
+impl<'a> KnownCluster<'a> {
+    /// `labels` are those of the nodes once Git's are applied.
+    fn new(set: &'a PolicySet, facts: &'a Facts, labels: &'a BTreeMap<NodeName, Labels>) -> Self {
+        let shared = shared_addresses(facts);
+        let sharing = labels.iter().filter(|(name, _)| shared.contains_key(name));
+        let sharing = NodeIndex::new(set, sharing);
+        let members = Members::new(set.policies.values(), facts);
+        let selecting = facts.pods.iter().flat_map(|(name, pod)| members.selecting(name, pod, facts));
+        let selecting = selecting.map(|policy| &policy.id).collect();
+        Self { nodes: NodeIndex::new(set, labels.iter()), shared, sharing, selecting }
+    }
+
+    fn selects_nothing(&self, policy: &Policy, file: &str, span: Span) -> Option<Diagnostic> {
+        let message = format!("the policy {} selects no pod that is there now", policy.id);
+        let found = || warning(file, span, "no-member", message, "compare with `kubectl get pods --show-labels`");
+        (!self.selecting.contains(&policy.id)).then(found)
+    }
+
+    fn no_gateway(&self, selector: &Selector, file: &str, span: Span) -> Option<Diagnostic> {
+        let message = format!("no node has the labels {selector}");
+        let hint = "the policy's packets are dropped, or pass through if it says so, until a node has them";
+        let found = || warning(file, span, "no-gateway", message, hint);
+        self.nodes.answering(selector).next().is_none().then(found)
+    }
+
+    /// A node that matches and shares an InternalIP with another: neither can be a gateway.
+    fn shared_address(&self, selector: &Selector, file: &str, span: Span) -> Option<Diagnostic> {
+        let name = self.sharing.matching(selector).next()?.node;
+        let (address, other) = self.shared[name];
+        let message = format!("{name} and {other} have the same InternalIP {address}; neither can be a gateway");
+        let hint = "delete the Node object of a machine that is gone, or give the kubelets --node-ip";
+        Some(warning(file, span, "node-address-shared", message, hint))
+    }
+}
+
 fn shared_addresses(facts: &Facts) -> BTreeMap<&NodeName, (IpAddr, &NodeName)> {
     let owners = facts.owners();
     let shared = facts.nodes.iter().filter_map(|(name, node)| {
@@ -109,46 +147,6 @@ fn shared_addresses(facts: &Facts) -> BTreeMap<&NodeName, (IpAddr, &NodeName)> {
         }
     });
     shared.collect()
-}
-
-/// A node that matches and shares an InternalIP with another: neither can be a gateway.
-fn shared_address(
-    selector: &Selector,
-    shared: &BTreeMap<&NodeName, (IpAddr, &NodeName)>,
-    labels: &BTreeMap<NodeName, Labels>,
-    file: &str,
-    span: Span,
-) -> Option<Diagnostic> {
-    let matches = |name: &NodeName| labels.get(name).is_some_and(|labels| selector.matches(labels));
-    let (name, (address, other)) = shared.iter().find(|(name, _)| matches(name))?;
-    let message = format!("{name} and {other} have the same InternalIP {address}; neither can be a gateway");
-    let hint = "delete the Node object of a machine that is gone, or give the kubelets --node-ip";
-    Some(warning(file, span, "node-address-shared", message, hint))
-}
-
-fn selects_nothing(policy: &Policy, facts: &Facts, file: &str, span: Span) -> Option<Diagnostic> {
-    if policy.selectors.iter().any(|selector| has_member(selector, facts)) {
-        return None;
-    }
-    let message = format!("the policy {} selects no pod that is there now", policy.id);
-    Some(warning(file, span, "no-member", message, "compare with `kubectl get pods --show-labels`"))
-}
-
-/// Whether a selector has a member. If it names its namespaces only their pods are tested: with 100,000 pods, policies
-/// that match nothing are the expensive ones.
-fn has_member(selector: &MemberSelector, facts: &Facts) -> bool {
-    let named = selector.namespace_name.iter().find_map(|operator| match operator {
-        Operator::In(names) => Some(names),
-        Operator::NotIn(_) | Operator::Exists | Operator::DoesNotExist => None,
-    });
-    match named {
-        Some(names) => names.iter().any(|namespace| {
-            let first = PodName { namespace: namespace.clone(), name: String::new() };
-            let pods = facts.pods.range(first..).take_while(|(name, _)| name.namespace == *namespace);
-            pods.into_iter().any(|(name, pod)| pod.routable() && selector.matches(name, pod, facts))
-        }),
-        None => facts.pods.iter().any(|(name, pod)| pod.routable() && selector.matches(name, pod, facts)),
-    }
 }
 
 fn unknown_nodes(labels: &NodeLabels, places: &NodeLabelsSpans, facts: &Facts) -> Vec<Diagnostic> {
@@ -195,9 +193,10 @@ impl LabelDisagreement {
 /// which document is right.
 pub fn disagreements(set: &PolicySet, facts: &Facts) -> BTreeSet<LabelDisagreement> {
     let mut found: BTreeMap<(&ObjectName, &ObjectName, &str), &NodeName> = BTreeMap::new();
+    let index = NodeLabelsIndex::new(set);
     for (node, known) in &facts.nodes {
         let mut first: BTreeMap<&str, (&str, &ObjectName)> = BTreeMap::new();
-        for document in set.node_labels.values().filter(|document| document.covers(node, &known.labels)) {
+        for document in index.covering(node, &known.labels) {
             for (key, value) in &document.labels {
                 let (other_value, other) = *first.entry(key).or_insert((value, &document.name));
                 if other_value != value {
@@ -217,9 +216,10 @@ pub fn disagreements(set: &PolicySet, facts: &Facts) -> BTreeSet<LabelDisagreeme
 
 /// The labels of nodes once Git's are applied.
 fn labels_by_node(set: &PolicySet, facts: &Facts) -> BTreeMap<NodeName, Labels> {
+    let index = NodeLabelsIndex::new(set);
     let merged = facts.nodes.iter().map(|(name, node)| {
         let mut labels = node.labels.clone();
-        labels.extend(set.labels_of(name, &node.labels));
+        labels.extend(index.labels_of(name, &node.labels));
         (name.clone(), labels)
     });
     merged.collect()

@@ -12,6 +12,8 @@ pub mod grants;
 pub mod limits;
 pub mod lint;
 pub mod mapping_reader;
+pub mod members;
+pub mod node_index;
 pub mod published;
 pub mod schema;
 pub mod spans;
@@ -26,6 +28,7 @@ use jiff::Timestamp;
 
 use self::config::Config;
 use self::grants::Grant;
+use self::node_index::NodeLabelsIndex;
 use super::facts::{Facts, Pod, PodName};
 use super::labels::{Labels, Operator, Selector};
 use super::name::{Interface, NodeName, ObjectName};
@@ -232,12 +235,13 @@ impl MemberSelector {
     /// Whether a pod is a member by this selector. The caller has checked [`Pod::routable`].
     pub fn matches(&self, name: &PodName, pod: &Pod, facts: &Facts) -> bool {
         static NONE: Labels = Labels::new();
-        let namespace = facts.namespaces.get(&name.namespace).unwrap_or(&NONE);
-        let node = pod.node.as_ref().and_then(|node| facts.nodes.get(node)).map_or(&NONE, |node| &node.labels);
+        // Few selectors ask for them, and each is a search through thousands of names.
+        let namespace = || facts.namespaces.get(&name.namespace).unwrap_or(&NONE);
+        let node = || pod.node.as_ref().and_then(|node| facts.nodes.get(node)).map_or(&NONE, |node| &node.labels);
         self.namespace_name.iter().all(|operator| name_matches(operator, &name.namespace))
             && self.pod.matches(&pod.labels)
-            && self.namespace.matches(namespace)
-            && self.node.matches(node)
+            && (self.namespace.requirements.is_empty() || self.namespace.matches(namespace()))
+            && (self.node.requirements.is_empty() || self.node.matches(node()))
     }
 }
 
@@ -266,26 +270,31 @@ impl PolicySet {
     /// The labels that Git gives a node. Where two documents conflict on this node neither counts: a conflict between
     /// names and a selector only shows once a node matches both.
     pub fn labels_of(&self, node: &NodeName, labels: &Labels) -> Labels {
-        let mut wanted = Labels::new();
-        let mut disputed = BTreeSet::new();
-        for document in self.node_labels.values().filter(|document| document.covers(node, labels)) {
-            for (key, value) in &document.labels {
-                if wanted.insert(key.clone(), value.clone()).is_some_and(|before| before != *value) {
-                    disputed.insert(key.clone());
-                }
-            }
-        }
-        wanted.retain(|key, _| !disputed.contains(key));
-        wanted
+        merged(self.node_labels.values().filter(|document| document.covers(node, labels)))
     }
 
     /// The facts as they will be once every node has Git's labels.
     pub fn labelled(&self, facts: &Facts) -> Facts {
-        let mut facts = facts.clone();
+        let (mut facts, index) = (facts.clone(), NodeLabelsIndex::new(self));
         for (name, node) in &mut facts.nodes {
-            let wanted = self.labels_of(name, &node.labels);
+            let wanted = index.labels_of(name, &node.labels);
             node.labels.extend(wanted);
         }
         facts
     }
+}
+
+/// The labels of documents that apply to one node, without those that they disagree about.
+fn merged<'d>(documents: impl Iterator<Item = &'d NodeLabels>) -> Labels {
+    let mut wanted = Labels::new();
+    let mut disputed = BTreeSet::new();
+    for document in documents {
+        for (key, value) in &document.labels {
+            if wanted.insert(key.clone(), value.clone()).is_some_and(|before| before != *value) {
+                disputed.insert(key.clone());
+            }
+        }
+    }
+    wanted.retain(|key, _| !disputed.contains(key));
+    wanted
 }

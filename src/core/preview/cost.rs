@@ -5,7 +5,7 @@
 
 use super::{PolicyDifference, PolicySet, labels_say};
 use crate::core::facts::Facts;
-use crate::core::placement::Members;
+use crate::core::policy::members::Members;
 use crate::core::policy::{Policy, PolicyId};
 
 /// Upper bounds for one change.
@@ -48,11 +48,11 @@ pub fn exceeded_limit(before: &PolicySet, after: &PolicySet, facts: &Facts, most
     if selectors.saturating_mul(facts.pods.len()) > most.questions {
         return Some("policies that it changes have too many selectors for so many pods");
     }
-    let indexes = sides.each_ref().map(|side| Members::new(side.iter()));
+    let indexes = sides.each_ref().map(|side| Members::new(side.iter(), facts));
     let room = most.members.saturating_add(facts.pods.len());
     let mut members = 0;
     for (name, pod) in &facts.pods {
-        members += indexes.iter().map(|index| index.of(name, pod, facts).len()).max().unwrap_or_default();
+        members += indexes.iter().map(|index| index.selecting(name, pod, facts).len()).max().unwrap_or_default();
         if members > room {
             return Some("policies that it changes select too many pods between them");
         }

@@ -36,7 +36,7 @@ use self::moves::PodMoves;
 pub use self::nodes::{NodeChange, NodeChanges};
 pub use self::outcome::{ConnectionFate, MoveOutcome};
 pub use self::refusal::refusal;
-use self::revision::RevisionState;
+use self::revision::{RevisionState, candidates_of};
 pub use self::risks::{Risk, RiskLevel};
 pub use self::sentences::Sentences;
 pub use self::terminal::{Line, LineStyle, TextForm, lines};
@@ -247,17 +247,17 @@ fn touched(
 ) -> BTreeSet<PolicyId> {
     let mut touched: BTreeSet<PolicyId> = policies.added.iter().chain(&policies.changed).cloned().collect();
     touched.extend(moves.moves.iter().map(|one| one.policy.clone()));
-    let relabelled: Vec<&NodeName> = before
+    let relabelled: BTreeSet<&NodeName> = before
         .facts
         .nodes
         .iter()
         .filter(|(name, node)| after.facts.nodes.get(*name) != Some(node))
         .map(|(name, _)| name)
         .collect();
+    let [was, is] = [before, after].map(|side| side.candidates(|node| relabelled.contains(node)));
     for (id, policy) in &after.set.policies {
         let (old, new) = (before.placement.policies.get(id), after.placement.policies.get(id));
-        let standby =
-            || relabelled.iter().any(|node| before.is_candidate(policy, node) != after.is_candidate(policy, node));
+        let standby = || candidates_of(&was, policy, usize::MAX) != candidates_of(&is, policy, usize::MAX);
         if old != new || moves.members_of(id).0 != moves.members_of(id).1 || standby() {
             touched.insert(id.clone());
         }

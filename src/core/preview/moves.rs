@@ -95,15 +95,18 @@ pub(super) fn compare(before: &RevisionState<'_>, after: &RevisionState<'_>, fac
         }
     }
     let unchanged = unchanged(before, after);
+    // Of nodes that exclude no more than all do; there are thousands of ranges.
+    let same_everywhere = before.never_steered == after.never_steered;
     let mut overlaps = (BTreeSet::new(), BTreeSet::new());
     let mut moves: BTreeMap<Alike, BTreeSet<PodName>> = BTreeMap::new();
     for (class, ((old, new, node), pods)) in kinds.into_iter().enumerate() {
         result.count(&old, &new, pods.len());
-        let same_networks = before.never_steered_on(node) == after.never_steered_on(node);
+        let same_networks =
+            node.map_or(same_everywhere, |_| before.never_steered_on(node) == after.never_steered_on(node));
         if same_networks && old == new && old.iter().all(|(id, _)| unchanged.contains(id)) {
             continue;
         }
-        let difference = difference(before, after, (&old, &new, node), &mut overlaps);
+        let difference = difference(before, after, (&old, &new, node, same_networks), &mut overlaps);
         for policy in &difference.outdone {
             *result.outdone.entry(policy.clone()).or_default() += pods.len();
         }
@@ -173,12 +176,22 @@ fn unchanged(before: &RevisionState<'_>, after: &RevisionState<'_>) -> BTreeSet<
 fn difference(
     before: &RevisionState<'_>,
     after: &RevisionState<'_>,
-    (old, new, node): (&DispositionKey, &DispositionKey, Option<&NodeName>),
+    (old, new, node, same_networks): (&DispositionKey, &DispositionKey, Option<&NodeName>, bool),
     overlaps: &mut (BTreeSet<Finding>, BTreeSet<Finding>),
 ) -> Difference {
     let (old_lanes, new_lanes) = (before.lanes(old, &mut overlaps.0), after.lanes(new, &mut overlaps.1));
     let kernel = old != new || old_lanes != new_lanes;
-    let (old_lanes, new_lanes) = (before.steered(&old_lanes, node), after.steered(&new_lanes, node));
+    let decide = |side: &RevisionState<'_>, lanes: &[(AddressRange, EgressPath)]| {
+        let steered = lanes.iter().filter(|(range, _)| side.is_steered(*range, node));
+        steered.map(|(_, lane)| lane.policy.clone()).collect::<BTreeSet<_>>()
+    };
+    let (did, does) = (decide(before, &old_lanes), decide(after, &new_lanes));
+    // Where both sides leave out the same, it is left out of the few ranges that differ.
+    let (old_lanes, new_lanes) = if same_networks {
+        (old_lanes, new_lanes)
+    } else {
+        (before.steered(&old_lanes, node), after.steered(&new_lanes, node))
+    };
     let mut changes: Vec<Change> = Vec::new();
     let mut places: BTreeMap<_, usize> = BTreeMap::new();
     for (range, was, is) in cidr::differences(&old_lanes, &new_lanes) {
@@ -187,6 +200,10 @@ fn difference(
         let way_of = |lane: Option<&EgressPath>| lane.map_or(Disposition::Own, |lane| lane.way.clone());
         let (from, to) = (way_of(was), way_of(is));
         let Some(decides) = is.or(was).filter(|_| from != to) else { continue };
+        let parts = if same_networks { after.steered_part(range, node) } else { [range].into_iter().collect() };
+        if parts.is_empty() {
+            continue;
+        }
         let reset = is.is_some_and(|lane| lane.reset);
         let (policy, was) = (decides.policy.clone(), was.map(|lane| lane.policy.clone()));
         let alike = (policy.clone(), was.clone(), from.clone(), to.clone(), reset);
@@ -194,12 +211,8 @@ fn difference(
         if place == changes.len() {
             changes.push(Change { policy, was, from, to, reset, towards: Vec::new() });
         }
-        changes[place].towards.push(range);
+        changes[place].towards.extend(parts.ranges());
     }
-    let decide = |lanes: &[(AddressRange, EgressPath)]| {
-        lanes.iter().map(|(_, lane)| lane.policy.clone()).collect::<BTreeSet<_>>()
-    };
-    let (did, does) = (decide(&old_lanes), decide(&new_lanes));
     let outdone = new.iter().map(|(id, _)| id).filter(|id| did.contains(id) && !does.contains(id)).cloned().collect();
     Difference { kernel, changes, outdone }
 }

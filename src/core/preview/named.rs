@@ -81,9 +81,11 @@ pub(super) fn towards(ranges: &[AddressRange]) -> EscapedText {
 
 /// A policy's name. Two policies of different kinds may share one.
 pub(super) fn policy(input: &PreviewInput<'_>, id: &PolicyId) -> EscapedText {
-    let twins = |set: &PolicySet| set.policies.keys().filter(|other| other.name == id.name).count();
+    let kinds = [PolicyKind::Cilium, PolicyKind::Egret];
+    let has = |set: &PolicySet, kind| set.policies.contains_key(&PolicyId { name: id.name.clone(), kind });
+    let twins = |set: &PolicySet| kinds.into_iter().all(|kind| has(set, kind));
     let phrase = EscapedText::new().name(id);
-    if twins(input.before).max(twins(input.after)) < 2 {
+    if !twins(input.before) && !twins(input.after) {
         return phrase;
     }
     phrase.words(match id.kind {

@@ -23,6 +23,7 @@ use crate::core::networks;
 use crate::core::placement::ExitKey;
 use crate::core::plan::unified_diff;
 use crate::core::policy::config::Config;
+use crate::core::policy::node_index::NodeLabelsIndex;
 use crate::core::policy::{PolicyId, PolicySet};
 use crate::core::state::NodeState;
 use crate::core::state::nft::AddressFamily;
@@ -94,6 +95,7 @@ pub(super) fn compare(
         let role = &roles[name];
         (!role.exits_change && role.labels == Default::default(), Reverse(role.moved), name.clone())
     });
+    let own: BTreeSet<NodeName> = order.iter().cloned().collect();
     let shown = order.len().min(input.limits.nodes);
     nodes.more = order.split_off(shown);
     for name in order {
@@ -101,13 +103,8 @@ pub(super) fn compare(
         let title = title(input, &role, moved.len());
         nodes.shown.push(change(input, before, after, &name, title, Vec::new()));
     }
-    let others = input
-        .facts
-        .nodes
-        .keys()
-        .filter(|name| !nodes.shown.iter().any(|shown| shown.node == **name) && !nodes.more.contains(name));
     if let Some(what) = everywhere {
-        let others: Vec<NodeName> = others.cloned().collect();
+        let others: Vec<NodeName> = input.facts.nodes.keys().filter(|name| !own.contains(name)).cloned().collect();
         if let Some((first, alike)) = others.split_first() {
             nodes.shown.push(change(input, before, after, first, EscapedText::new().words(what), alike.to_vec()));
         }
@@ -136,9 +133,9 @@ fn roles(
     moves: &PodMoves,
 ) -> BTreeMap<NodeName, Role> {
     let mut roles: BTreeMap<NodeName, Role> = BTreeMap::new();
+    let labels = [input.before, input.after].map(NodeLabelsIndex::new);
     for (name, node) in &input.facts.nodes {
-        let old = input.before.labels_of(name, &node.labels);
-        let new = input.after.labels_of(name, &node.labels);
+        let [old, new] = labels.each_ref().map(|documents| documents.labels_of(name, &node.labels));
         if old != new {
             let only = |of: &Labels, other: &Labels| -> Labels {
                 let differ = of.iter().filter(|(key, value)| other.get(*key) != Some(value));

@@ -3,6 +3,8 @@
 //!
 //! Not here: the wording (see `sentences`).
 
+use std::collections::BTreeSet;
+
 use super::revision::RevisionState;
 use super::{Move, PreviewInput};
 use crate::core::cidr::AddressRange;
@@ -94,15 +96,16 @@ pub(super) fn fates(before: &RevisionState<'_>, after: &RevisionState<'_>, moves
         after.placement.policies.contains_key(id)
             && after.set.policies.get(id).is_some_and(|policy| policy.existing_connections == ExistingConnections::Keep)
     };
+    let carried = before.placement.policies.iter().filter(|(id, _)| keeps(id));
+    let kept: BTreeSet<&ExitKey> = carried.flat_map(|(_, placed)| &placed.exits).collect();
     let fate = |one: &Move| match &one.from {
         _ if one.reset => ConnectionFate::Cut,
         // Egret leaves a connection without an exit alone until it ends; a dropped one is not open.
         Disposition::Own | Disposition::Drop => ConnectionFate::Kept,
         Disposition::Exit(exit) if after.placement.exits.contains_key(exit) => ConnectionFate::Kept,
         Disposition::Exit(exit) => {
-            let carried = before.placement.policies.iter().filter(|(_, placed)| placed.exits.contains(exit));
             let alive = after.facts.nodes.get(&exit.gateway).is_some_and(|node| node.ready);
-            if alive && carried.map(|(id, _)| id).any(keeps) { ConnectionFate::Drained } else { ConnectionFate::Cut }
+            if alive && kept.contains(exit) { ConnectionFate::Drained } else { ConnectionFate::Cut }
         }
     };
     moves.iter().map(fate).collect()

@@ -9,13 +9,14 @@ use jiff::Timestamp;
 
 use crate::core::cidr::{self, AddressRange, RangeSet};
 use crate::core::compile::{Disposition, targets, way};
-use crate::core::facts::{Facts, Node, Pod, PodName};
+use crate::core::facts::{Facts, Pod, PodName};
 use crate::core::finding::Finding;
-use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::networks::OwnNetworks;
-use crate::core::placement::{Members, Placement, place};
-use crate::core::policy::{GatewaySpec, Policy, PolicyId, PolicySet};
+use crate::core::placement::{Placement, place};
+use crate::core::policy::members::Members;
+use crate::core::policy::node_index::{NodeIndex, NodeLabelsIndex};
+use crate::core::policy::{Policy, PolicyId, PolicySet};
 
 /// A pod's policies with the disposition of each: pods with equal keys are alike.
 pub(super) type DispositionKey = Vec<(PolicyId, Disposition)>;
@@ -45,8 +46,11 @@ impl<'a> RevisionState<'a> {
     /// The state once every node has the set's labels. Labels that `earlier` set and `set` does not are removed.
     pub(super) fn new(set: &'a PolicySet, earlier: &PolicySet, facts: &Facts, now: Timestamp) -> Self {
         let mut facts = facts.clone();
+        let (old, new) = (NodeLabelsIndex::new(earlier), NodeLabelsIndex::new(set));
         for (name, node) in &mut facts.nodes {
-            node.labels = labels(name, node, earlier, set);
+            let (old, new) = (old.labels_of(name, &node.labels), new.labels_of(name, &node.labels));
+            node.labels.retain(|key, value| new.contains_key(key) || old.get(key) != Some(value));
+            node.labels.extend(new);
         }
         let placement = place(set, &facts, now);
         let networks = OwnNetworks::of(&set.config, &facts);
@@ -55,9 +59,9 @@ impl<'a> RevisionState<'a> {
     }
 
     /// An index of the active policies.
-    pub(super) fn members(&self) -> Members<'a> {
-        let set: &'a PolicySet = self.set;
-        Members::new(set.policies.values().filter(|policy| self.placement.policies.contains_key(&policy.id)))
+    pub(super) fn members(&self) -> Members<'_> {
+        let placed = self.set.policies.values().filter(|policy| self.placement.policies.contains_key(&policy.id));
+        Members::new(placed, &self.facts)
     }
 
     /// A pod's policies and the disposition of each.
@@ -97,38 +101,45 @@ impl<'a> RevisionState<'a> {
         lanes: &[(AddressRange, EgressPath)],
         node: Option<&NodeName>,
     ) -> Vec<(AddressRange, EgressPath)> {
+        let parts = |(range, lane): &(AddressRange, EgressPath)| {
+            let parts = self.steered_part(*range, node).ranges().to_vec();
+            parts.into_iter().map(|part| (part, lane.clone())).collect::<Vec<_>>()
+        };
+        lanes.iter().flat_map(parts).collect()
+    }
+
+    /// A range without the destinations that a node never steers.
+    pub(super) fn steered_part(&self, range: AddressRange, node: Option<&NodeName>) -> RangeSet {
         let inside = self.never_steered_on(node).ranges();
-        let mut left = Vec::with_capacity(lanes.len());
-        for (range, lane) in lanes {
-            let begins = inside.partition_point(|hole| hole.last() < range.first());
-            let holes = inside[begins..].iter().take_while(|hole| hole.first() <= range.last()).copied();
-            let rest = [*range].into_iter().collect::<RangeSet>().subtract(&holes.collect());
-            left.extend(rest.ranges().iter().map(|range| (*range, lane.clone())));
-        }
-        left
+        let begins = inside.partition_point(|hole| hole.last() < range.first());
+        let holes = inside[begins..].iter().take_while(|hole| hole.first() <= range.last()).copied();
+        [range].into_iter().collect::<RangeSet>().subtract(&holes.collect())
     }
 
-    /// Whether a node could be a gateway of a policy.
-    pub(super) fn is_candidate(&self, policy: &Policy, node: &NodeName) -> bool {
-        let of = |spec: &GatewaySpec, known: &Node| self.set.may_answer(&spec.node, node, &known.labels);
-        let known = self.facts.nodes.get(node).filter(|known| known.unfit().is_none());
-        known.is_some_and(|known| policy.gateways.iter().any(|spec| of(spec, known)))
+    /// Whether a node steers anything in a range.
+    pub(super) fn is_steered(&self, range: AddressRange, node: Option<&NodeName>) -> bool {
+        let inside = self.never_steered_on(node).ranges();
+        let begins = inside.partition_point(|hole| hole.last() < range.first());
+        inside.get(begins).is_none_or(|hole| range.first() < hole.first() || hole.last() < range.last())
     }
 
-    /// How many nodes could be a gateway of a policy; counting stops at two.
-    pub(super) fn candidates(&self, policy: &Policy) -> usize {
-        self.facts.nodes.keys().filter(|node| self.is_candidate(policy, node)).take(2).count()
+    /// An index of the nodes that could be gateways, of those that `wanted` names.
+    pub(super) fn candidates(&self, wanted: impl Fn(&NodeName) -> bool) -> NodeIndex<'_> {
+        let nodes = self.facts.nodes.iter().filter(|(name, node)| node.unfit().is_none() && wanted(name));
+        NodeIndex::new(self.set, nodes.map(|(name, node)| (name, &node.labels)))
     }
 }
 
-/// A node's labels once a revision is active: those that the one before set and this one does not are removed.
-pub(super) fn labels(name: &NodeName, node: &Node, earlier: &PolicySet, set: &PolicySet) -> Labels {
-    let mut labels = node.labels.clone();
-    let old = earlier.labels_of(name, &node.labels);
-    let new = set.labels_of(name, &node.labels);
-    labels.retain(|key, value| new.contains_key(key) || old.get(key) != Some(value));
-    labels.extend(new);
-    labels
+/// The nodes of an index that could be a gateway of a policy, `most` at most.
+pub(super) fn candidates_of<'a>(index: &NodeIndex<'a>, policy: &Policy, most: usize) -> BTreeSet<&'a NodeName> {
+    let mut candidates = BTreeSet::new();
+    for node in policy.gateways.iter().flat_map(|spec| index.answering(&spec.node)) {
+        candidates.insert(node);
+        if candidates.len() == most {
+            break;
+        }
+    }
+    candidates
 }
 
 /// The destinations that nodes with pods outside of every known network never steer: they differ by these pods'

@@ -12,12 +12,14 @@ use super::PreviewInput;
 use super::moves::{Move, PodMoves};
 use super::named::{policy as named, source, towards};
 use super::outcome::{self, MoveOutcome, same_address};
-use super::revision::RevisionState;
-use crate::core::cidr::RangeSet;
+use super::revision::{RevisionState, candidates_of};
+use crate::core::cidr::{AddressRange, RangeSet};
 use crate::core::compile::{Disposition, egress_address};
 use crate::core::diagnostic::Severity;
 use crate::core::escape::EscapedText;
+use crate::core::facts::Facts;
 use crate::core::placement::ExitKey;
+use crate::core::policy::node_index::NodeIndex;
 use crate::core::policy::{OnNoGateway, Policy, PolicyId};
 use crate::core::state::nft::AddressFamily;
 use crate::core::state::ownership::DatapathConfig as Ports;
@@ -60,6 +62,10 @@ struct Finder<'a, 'w> {
     before: &'a RevisionState<'w>,
     after: &'a RevisionState<'w>,
     moves: &'a PodMoves,
+    /// Nodes that could be gateways, before and after.
+    candidates: [NodeIndex<'a>; 2],
+    /// What of the cluster a destination may cover by mistake: what it is, and the names and addresses there.
+    cluster: [(&'static str, Vec<(String, IpAddr)>); 2],
     found: BTreeSet<Risk>,
 }
 
@@ -87,7 +93,9 @@ pub(super) fn find<'a>(
     touched: &BTreeSet<PolicyId>,
     drift: &[String],
 ) -> Vec<Risk> {
-    let mut finder = Finder { input, before, after, moves, found: BTreeSet::new() };
+    let candidates = [before, after].map(|side| side.candidates(|_| true));
+    let cluster = own_cluster(&after.facts);
+    let mut finder = Finder { input, before, after, moves, candidates, cluster, found: BTreeSet::new() };
     for policy in touched.iter().filter_map(|id| after.set.policies.get(id)) {
         finder.gateways(policy);
         finder.missing_addresses(policy);
@@ -135,8 +143,10 @@ impl<'a> Finder<'a, '_> {
             return;
         }
         // A single gateway that was single before is reported with the simulated failures.
-        let had_more = self.before.set.policies.get(&policy.id).is_some_and(|was| self.before.candidates(was) > 1);
-        if had_more && self.after.candidates(policy) == 1 && members > 0 {
+        let [was, is] = &self.candidates;
+        let earlier = self.before.set.policies.get(&policy.id);
+        let had_more = earlier.is_some_and(|earlier| candidates_of(was, earlier, 2).len() > 1);
+        if had_more && candidates_of(is, policy, 2).len() == 1 && members > 0 {
             let text = named(self.input, &policy.id)
                 .words(" had a second gateway and would have none: ")
                 .name(&placed.exits[0].gateway)
@@ -228,23 +238,11 @@ impl<'a> Finder<'a, '_> {
     /// Destinations with the API server or the cluster's DNS: they are never steered, but the author of a policy may
     /// expect it.
     fn own_cluster(&mut self, policy: &Policy) {
-        const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
         let earlier = self.before.set.policies.get(&policy.id).map(|was| was.destinations.as_slice());
         let earlier: BTreeSet<&IpNet> = earlier.unwrap_or_default().iter().collect();
-        let facts = &self.after.facts;
-        let servers = facts.nodes.iter().filter(|(_, node)| node.labels.contains_key(CONTROL_PLANE));
-        let servers =
-            servers.flat_map(|(name, node)| node.addresses.iter().map(|address| (name.to_string(), *address)));
-        let resolvers = facts
-            .pods
-            .iter()
-            .filter(|(_, pod)| pod.labels.get("k8s-app").is_some_and(|app| app == "kube-dns" || app == "coredns"));
-        let resolvers =
-            resolvers.flat_map(|(name, pod)| pod.addresses.iter().map(|address| (name.to_string(), *address)));
-        let all: [(&str, Vec<(String, IpAddr)>); 2] =
-            [("the API server", servers.collect()), ("the cluster's DNS", resolvers.collect())];
+        let mut found = Vec::new();
         for net in policy.destinations.iter().filter(|net| !earlier.contains(net)) {
-            for (what, places) in &all {
+            for (what, places) in &self.cluster {
                 let excluded = |address: &IpAddr| policy.excluded.iter().any(|net| net.contains(address));
                 let hit = places.iter().find(|(_, address)| net.contains(address) && !excluded(address));
                 if let Some((name, address)) = hit {
@@ -256,34 +254,34 @@ impl<'a> Finder<'a, '_> {
                         .words(", ")
                         .name(address)
                         .words("); packets there are never steered, whatever this says");
-                    self.add(RiskLevel::Warning, "covers-cluster", "Covers the cluster", text);
+                    found.push(text);
                 }
             }
+        }
+        for text in found {
+            self.add(RiskLevel::Warning, "covers-cluster", "Covers the cluster", text);
         }
     }
 
     /// Where packets will come from another address, the destination's firewall has to allow it.
     fn firewall(&mut self) {
-        let mut news: BTreeMap<(PolicyId, Disposition, Disposition), RangeSet> = BTreeMap::new();
+        let mut news: BTreeMap<(PolicyId, Disposition, Disposition), Vec<AddressRange>> = BTreeMap::new();
         for one in &self.moves.moves {
             let Move { policy, from, to, towards, .. } = one;
-            let reported = match outcome::of(self.input, one) {
+            let outcome = outcome::of(self.input, one);
+            let reported = match outcome {
                 MoveOutcome::Address => !self.known_before(one),
                 MoveOutcome::Bare | MoveOutcome::Restored => true,
                 MoveOutcome::Cut | MoveOutcome::Gateway | MoveOutcome::Nothing => false,
             };
             if reported {
                 // Dropped packets come from no address, whatever their exit was to be.
-                let from = if outcome::of(self.input, one) == MoveOutcome::Restored {
-                    Disposition::Drop
-                } else {
-                    from.clone()
-                };
-                let all = news.entry((policy.clone(), from, to.clone())).or_default();
-                *all = all.union(&towards.iter().copied().collect());
+                let from = if outcome == MoveOutcome::Restored { Disposition::Drop } else { from.clone() };
+                news.entry((policy.clone(), from, to.clone())).or_default().extend(towards);
             }
         }
         for ((policy, from, to), all) in news {
+            let all: RangeSet = all.into_iter().collect();
             let ranges = all.ranges();
             let old = match &from {
                 Disposition::Exit(exit) => Some(source(self.input, exit, ranges)),
@@ -466,4 +464,15 @@ fn sends(pods: usize) -> String {
 
 fn leaves(pods: usize) -> String {
     if pods == 1 { "1 pod leaves".to_owned() } else { format!("{pods} pods leave") }
+}
+
+/// The API servers and the cluster's DNS.
+fn own_cluster(facts: &Facts) -> [(&'static str, Vec<(String, IpAddr)>); 2] {
+    const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+    let servers = facts.nodes.iter().filter(|(_, node)| node.labels.contains_key(CONTROL_PLANE));
+    let servers = servers.flat_map(|(name, node)| node.addresses.iter().map(|address| (name.to_string(), *address)));
+    let is_dns = |app: &String| app == "kube-dns" || app == "coredns";
+    let resolvers = facts.pods.iter().filter(|(_, pod)| pod.labels.get("k8s-app").is_some_and(is_dns));
+    let resolvers = resolvers.flat_map(|(name, pod)| pod.addresses.iter().map(|address| (name.to_string(), *address)));
+    [("the API server", servers.collect()), ("the cluster's DNS", resolvers.collect())]
 }

@@ -113,7 +113,8 @@ pub struct RevisionReading {
 /// Reads a repository once, as the thread does at its start: a revision, or the tracked branch. `known`: the active
 /// revision.
 pub fn read_once(options: RepositoryOptions, known: ActiveRevision, rev: Option<&str>) -> git::Result<RevisionReading> {
-    let mut reader = RepositoryReader::new(options, mirror_of, known, Clock::system());
+    let open = |options: &RepositoryOptions| options.following.open_to_read(&options.mirror);
+    let mut reader = RepositoryReader::new(options, open, known, Clock::system());
     reader.read_once(rev)
 }
 

@@ -10,7 +10,7 @@ use crate::core::admission::ChangeWindows;
 use crate::core::labels::keys::KeyPattern;
 use crate::git;
 use crate::git::access::Access;
-use crate::git::mirror::Mirror;
+use crate::git::mirror::{History, Mirror};
 use crate::git::signature::SignatureFlags;
 use crate::git::source::Source;
 
@@ -41,5 +41,10 @@ impl TrackedRepository {
     /// Opens a mirror of the repository in a folder.
     pub fn mirror(&self, folder: &Path) -> git::Result<Mirror> {
         Mirror::open(folder, self.source.clone(), self.access.clone())
+    }
+
+    /// Opens the repository for one reading, see [`Mirror::open_to_read`].
+    pub fn open_to_read(&self, folder: &Path) -> git::Result<Mirror> {
+        Mirror::open_to_read(folder, self.source.clone(), self.access.clone(), History::Whole)
     }
 }

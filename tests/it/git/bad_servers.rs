@@ -24,6 +24,7 @@ pub(super) const LIMITS: TransferLimits = TransferLimits {
     total: Duration::from_secs(2),
     min_rate: 64 << 10,
     max_bytes: 8 << 20,
+    depth: 0,
 };
 /// Nothing takes this long; a thread that is held for ever does.
 pub(super) const FOR_EVER: Duration = Duration::from_mins(1);

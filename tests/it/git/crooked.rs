@@ -56,6 +56,8 @@ pub(super) fn git_daemon(origin: &Origin) -> (Serving, u16) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mood {
     Good,
+    /// Does not offer to leave history out.
+    Unshallow,
     /// Accepts, and says nothing.
     Stall,
     /// A byte, and after a while another.
@@ -116,6 +118,7 @@ fn serve(mut client: TcpStream, upstream: u16, mood: Mood) -> io::Result<()> {
     });
     let result = match mood {
         Mood::Good => io::copy(&mut server, &mut client).map(|_| ()),
+        Mood::Unshallow => without_shallow(&mut server, &mut client),
         Mood::Trickle => trickle(&mut server, &mut client),
         _ => until_pack(&mut server, &mut client).and_then(|pack| spoil(&pack, &mut server, &mut client, mood)),
     };
@@ -132,15 +135,31 @@ pub(super) fn trickle(server: &mut impl Read, client: &mut impl Write) -> io::Re
     Ok(())
 }
 
-/// Relays packet by packet (gitprotocol-common(5)), until one begins the pack: gives that one.
+/// The first packet lists what the server can do; a word that no client knows takes the place of this one.
+fn without_shallow(server: &mut impl Read, client: &mut impl Write) -> io::Result<()> {
+    const WORD: &[u8] = b" shallow ";
+    let mut packet = read_packet(server)?;
+    let place = packet.windows(WORD.len()).position(|part| part == WORD).ok_or(io::ErrorKind::InvalidData)?;
+    packet[place..place + WORD.len()].copy_from_slice(b" unknown ");
+    client.write_all(&packet)?;
+    io::copy(server, client).map(|_| ())
+}
+
+/// A packet with its length (gitprotocol-common(5)).
+fn read_packet(server: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut packet = vec![0; 4];
+    server.read_exact(&mut packet)?;
+    let length = std::str::from_utf8(&packet).ok().and_then(|digits| usize::from_str_radix(digits, 16).ok());
+    let length = length.ok_or(io::ErrorKind::InvalidData)?.max(4);
+    packet.resize(length, 0);
+    server.read_exact(&mut packet[4..])?;
+    Ok(packet)
+}
+
+/// Relays packet by packet, until one begins the pack: gives that one.
 fn until_pack(server: &mut impl Read, client: &mut impl Write) -> io::Result<Vec<u8>> {
     loop {
-        let mut packet = vec![0; 4];
-        server.read_exact(&mut packet)?;
-        let length = std::str::from_utf8(&packet).ok().and_then(|digits| usize::from_str_radix(digits, 16).ok());
-        let length = length.ok_or(io::ErrorKind::InvalidData)?.max(4);
-        packet.resize(length, 0);
-        server.read_exact(&mut packet[4..])?;
+        let packet = read_packet(server)?;
         if packet[4..].starts_with(b"\x01PACK") {
             return Ok(packet);
         }

@@ -176,6 +176,11 @@ impl Origin {
         output(git_command(&self.bare).args(["fast-import", "--quiet"]), stream.as_bytes());
     }
 
+    /// Makes a folder of these lines (git-mktree(1)) in the repository. Returns its id.
+    pub(crate) fn tree_of(&self, lines: &str) -> String {
+        output(git_command(&self.bare).args(["mktree", "--missing"]), lines.as_bytes())
+    }
+
     /// Makes a branch whose name is not UTF-8.
     pub(crate) fn push_latin1_branch(&self) {
         use std::os::unix::ffi::OsStrExt as _;

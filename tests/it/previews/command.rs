@@ -214,6 +214,26 @@ fn put(stand: &Stand, branch: &str, file: &Path) {
 }
 
 #[test]
+fn in_a_shallow_clone_what_is_there_is_read_and_what_is_missing_is_told() {
+    let stand = Stand::new();
+    stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.3.42", "10.0.3.43"));
+    let (clone, cluster) =
+        (stand.path("clone").display().to_string(), stand.path("cluster.yaml").display().to_string());
+    let url = format!("file://{}", stand.repository().display());
+    stand.git(&["clone", "--quiet", "--depth=1", "--branch=change", &url, &clone]);
+    let validated = egret(["validate", "--repo", &clone, "--rev", "HEAD"]);
+    assert_eq!((validated.code, validated.stderr.as_str()), (Some(0), ""), "{}", validated.stdout);
+    let preview = || egret(["preview", "--repo", &clone, "--cluster", &cluster]);
+    let said = preview();
+    assert_eq!((said.code, said.stdout.as_str()), (Some(1), ""));
+    has(&said.stderr, &["is a shallow clone, which lacks main\nhint: fetch all of its history", "`fetch-depth: 0`"]);
+    stand.git(&["-C", &clone, "fetch", "--quiet", "--depth=1", "origin", "main:main"]);
+    has(&preview().stderr, &["is a shallow clone, which lacks the commit where "]);
+    stand.git(&["-C", &clone, "fetch", "--quiet", "--unshallow", "origin", "main:main"]);
+    assert_eq!(preview(), stand.with_cluster(&[]));
+}
+
+#[test]
 fn a_change_that_nobody_on_the_list_signed_is_reported_before_it_is_merged() {
     let stand = Stand::new();
     stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.3.42", "10.0.3.43"));

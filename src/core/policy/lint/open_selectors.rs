@@ -3,11 +3,13 @@
 //!
 //! Not here: refusing them (`catalogue::requirements`), and the effect on the choice of gateways (`grants`).
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::super::catalogue::{NAME_ONE, NO_NAMESPACE};
 use super::super::diagnostic_sink::{Span, diagnostic};
-use super::super::grants::{Grant, asks_for, own_word as word_of};
+use super::super::grants::{asks_for, own_word as word_of};
 use super::super::spans::NodeLabelsSpans;
-use super::super::{GatewaySpec, NodeLabels, Policy, PolicySet};
+use super::super::{NodeLabels, Policy, PolicySet};
 use super::warning;
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::labels::Selector;
@@ -23,29 +25,43 @@ pub(super) fn any_namespace(set: &PolicySet, policy: &Policy, file: &str, places
     unnamed.map(|(_, span)| warning(file, *span, "no-namespace", NO_NAMESPACE.to_owned(), &hint)).collect()
 }
 
-/// Which label required by a gateway's nodeSelector no NodeLabels gives, where only Git's labels count. `None` if some
-/// node could match.
-pub(super) fn no_gift(set: &PolicySet, selector: &Selector) -> Option<String> {
-    let grants = set.grants.as_ref()?;
-    let sound = || grants.iter().filter(|grant| grant.is_sound());
-    let mut some = false;
-    for requirement in selector.requirements.iter().filter(|requirement| asks_for(requirement)) {
-        let gives =
-            |grant: &Grant| grant.labels.get(&requirement.key).is_some_and(|value| requirement.matches(Some(value)));
-        let given = sound().any(gives);
-        some |= given;
-        if !given && !kept_from_kubelets(&requirement.key) {
-            return Some(format!("no NodeLabels gives a node {requirement}"));
-        }
+/// The values that NodeLabels give to some node of its own accord, by label; `None` where any label counts.
+pub(super) struct Gifts<'a>(Option<BTreeMap<&'a str, BTreeSet<&'a str>>>);
+
+impl<'a> Gifts<'a> {
+    /// The gifts of a set.
+    pub(super) fn of(set: &'a PolicySet) -> Self {
+        Self(set.grants.as_ref().map(|grants| {
+            let mut gifts: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+            for (key, value) in grants.iter().filter(|grant| grant.is_sound()).flat_map(|grant| &grant.labels) {
+                gifts.entry(key).or_default().insert(value);
+            }
+            gifts
+        }))
     }
-    (!some).then(|| format!("the nodeSelector ({selector}) asks for no label that NodeLabels give"))
+
+    /// Which label required by a gateway's nodeSelector no NodeLabels gives, where only Git's labels count. `None` if
+    /// some node could match.
+    pub(super) fn lack(&self, selector: &Selector) -> Option<String> {
+        let gifts = self.0.as_ref()?;
+        let mut some = false;
+        for requirement in selector.requirements.iter().filter(|requirement| asks_for(requirement)) {
+            let values = gifts.get(requirement.key.as_str());
+            let given = values.is_some_and(|values| values.iter().any(|value| requirement.matches(Some(value))));
+            some |= given;
+            if !given && !kept_from_kubelets(&requirement.key) {
+                return Some(format!("no NodeLabels gives a node {requirement}"));
+            }
+        }
+        (!some).then(|| format!("the nodeSelector ({selector}) asks for no label that NodeLabels give"))
+    }
 }
 
-/// A gateway entry that no node can match.
-pub(super) fn unlabelled(set: &PolicySet, gateway: &GatewaySpec, file: &str, span: Span) -> Option<Diagnostic> {
-    let message = no_gift(set, &gateway.node)? + ", so no node may be this gateway";
+/// A gateway entry that no node can match, for this reason.
+pub(super) fn unlabelled(lack: &str, file: &str, span: Span) -> Diagnostic {
+    let message = format!("{lack}, so no node may be this gateway");
     let hint = "egret.yaml has gateways.onlyLabelledFromGit: give the labels by a NodeLabels that names the nodes";
-    Some(warning(file, span, "gateway-not-from-git", message, hint))
+    warning(file, span, "gateway-not-from-git", message, hint)
 }
 
 /// Gateway labels given to nodes that can select themselves.
