@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::admission::{
-    AdmissionDecision, AdmissionRules, ChangeWindows, Emergency, PendingCommit, PendingReason, Suspension,
+    AdmissionDecision, AdmissionRules, ChangeWindows, Emergency, PendingCommit, PendingReason, Removals, Suspension,
 };
 use super::diagnostic::{Diagnostic, Severity};
 use super::policy::catalogue::{Catalogue, FileUpdate, LastGoodDocuments};
+use super::policy::config::Config;
 use super::policy::document::CONFIG_FILE;
 use super::signature::Signatures;
 
@@ -51,6 +52,8 @@ pub struct Candidate {
     pub signatures: Option<Signatures>,
     /// When its egret.yaml lets commits in; none if it cannot be read. It counts where no other is known.
     pub windows: Option<ChangeWindows>,
+    /// The policies that it removes.
+    pub removals: Removals,
 }
 
 /// What a commit meets that comes to a cluster.
@@ -74,15 +77,14 @@ pub struct Gate<'a> {
 impl Gate<'_> {
     /// What decides about a commit with these changes.
     pub fn candidate(&self, changes: &BTreeMap<String, FileUpdate>, trailers: Vec<(String, String)>) -> Candidate {
-        match self.catalogue.config_after(changes) {
-            Some(config) => Candidate {
-                trailers,
-                suspension: config.suspend,
-                signatures: config.signatures,
-                windows: Some(config.change_windows),
-            },
+        let after = self.catalogue.after(changes);
+        let candidate = Candidate { trailers, removals: self.removals(&after), ..Candidate::default() };
+        match after.config_as_written().cloned() {
+            Some(Config { suspend, signatures, change_windows, .. }) => {
+                Candidate { suspension: suspend, signatures, windows: Some(change_windows), ..candidate }
+            }
             // An egret.yaml that cannot be read lifts nothing.
-            None => Candidate { trailers, suspension: self.last_suspension(), signatures: None, windows: None },
+            None => Candidate { suspension: self.last_suspension(), ..candidate },
         }
     }
 
@@ -112,9 +114,20 @@ impl Gate<'_> {
             let closed = || PendingReason::Window { opens: None, time_zone: "UTC".to_owned(), window: String::new() };
             return AdmissionDecision::Pending(unsigned.unwrap_or_else(closed));
         };
-        let Candidate { trailers, suspension, .. } = candidate;
-        let suspension = suspension.as_ref();
-        AdmissionRules { unsigned, first_start: self.first_start, windows: &windows, suspension, trailers }.judge(now)
+        let rules = AdmissionRules {
+            unsigned,
+            first_start: self.first_start,
+            windows: &windows,
+            suspension: candidate.suspension.as_ref(),
+            removals: candidate.removals,
+            trailers: &candidate.trailers,
+        };
+        rules.judge(now)
+    }
+
+    /// The policies that a commit removes. Where the active commit is out of reach, it is not known how many it has.
+    fn removals(&self, after: &Catalogue) -> Removals {
+        if self.reached { self.catalogue.policies().removals(after.policies()) } else { Removals::default() }
     }
 
     /// The suspension that was last known to hold.

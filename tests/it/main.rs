@@ -32,6 +32,7 @@ mod outpost;
 mod policy;
 mod previews;
 mod proposals;
+mod repositories;
 mod scenarios;
 mod semantics;
 mod serve;

@@ -89,7 +89,7 @@ fn every_field_in_its_good_form_is_read_without_a_word() {
 #[test]
 fn reports_are_kept_as_long_as_egret_yaml_says_and_a_cluster_may_differ() {
     let text = "apiVersion: egret.dev/v1alpha1\nkind: Config\nreports: {keep: 52w, snapshot: {every: 10m}}\nclusters:\n  \
-                prod: {reports: {snapshot: {enabled: false}}}\n  test: {reports: {keep: 2d, snapshot: {every: 1d}}}\n";
+                prod: {reports: {snapshot: {enabled: false}}}\n  test: {reports: {keep: 2d, snapshot: {every: 1d}}}\n  other:\n";
     let of = |cluster: &str| {
         let mut catalogue = Catalogue::new(cluster);
         catalogue.update(BTreeMap::from([("egret.yaml".to_owned(), FileUpdate::Text(text.to_owned()))]));
@@ -104,7 +104,7 @@ fn reports_are_kept_as_long_as_egret_yaml_says_and_a_cluster_may_differ() {
 fn nodes_choose_their_mark_bits_unless_egret_yaml_says_which_and_agents_hear_the_same() {
     let of = |datapath: &str| {
         let text = format!(
-            "apiVersion: egret.dev/v1alpha1\nkind: Config\n{datapath}\nclusters: {{prod: {{datapath: {{markMask: auto}}}}}}\n"
+            "apiVersion: egret.dev/v1alpha1\nkind: Config\n{datapath}\nclusters: {{prod: {{datapath: {{markMask: auto}}}}, test: }}\n"
         );
         ["prod", "test"].map(|cluster| {
             let mut catalogue = Catalogue::new(cluster);

@@ -95,6 +95,14 @@ impl<'f> DiagnosticSink<'f> {
         self.push(Severity::Warning, span, code, message.into())
     }
 
+    /// Takes over what was found in a part of the file.
+    pub fn absorb(&mut self, part: DiagnosticSink<'_>) {
+        let room = MAX_FINDINGS.saturating_sub(self.list.len()).min(part.list.len());
+        self.errors += part.errors;
+        self.dropped += part.dropped + part.list.len() - room;
+        self.list.extend(part.list.into_iter().take(room));
+    }
+
     fn push(&mut self, severity: Severity, span: Span, code: &'static str, message: String) -> DiagnosticBuilder<'_> {
         if self.list.len() >= MAX_FINDINGS {
             self.dropped += 1;

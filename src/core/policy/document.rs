@@ -14,6 +14,15 @@ use super::{ObjectName, Origin};
 /// The path of the configuration. A document of kind Config is allowed only here.
 pub const CONFIG_FILE: &str = "egret.yaml";
 
+/// Whether a file's name was meant to be `egret.yaml`: `Egret.yml`, `.egret.yaml`, `egret.json`, `egert.yaml`.
+pub fn is_config_name(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path).trim_start_matches('.');
+    let Some((stem, extension)) = name.rsplit_once('.') else { return false };
+    let (expected, _) = CONFIG_FILE.rsplit_once('.').unwrap_or((CONFIG_FILE, ""));
+    ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+        && nearest(stem, [expected]).is_some()
+}
+
 /// The kinds that Egret reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DocumentKind {
@@ -111,6 +120,7 @@ pub const CONFIG_VALUES: &[&str] = &[
     "onLabelDrift",
     "gateways",
     "nodeLabels",
+    "maxRemovals",
     "requireNamespace",
     "podCIDRs",
     "serviceCIDRs",
@@ -118,7 +128,7 @@ pub const CONFIG_VALUES: &[&str] = &[
     "datapath",
 ];
 /// Fields of a Config.
-pub const CONFIG: &[&str] = &joined::<20>(&[&["apiVersion", "kind", "metadata"], CONFIG_VALUES, &["clusters"]]);
+pub const CONFIG: &[&str] = &joined::<21>(&[&["apiVersion", "kind", "metadata"], CONFIG_VALUES, &["clusters"]]);
 /// Fields of `reports`.
 pub const REPORTS: &[&str] = &["branch", "enabled", "keep", "snapshot"];
 /// Fields of `reports.snapshot`.
@@ -188,8 +198,8 @@ pub enum Recognised<'n> {
     Ours(DocumentKind),
     /// Kubernetes' `v1 List`, with its items.
     List(&'n [YamlNode]),
-    /// An object of another API: its kind.
-    Foreign(&'n str),
+    /// An object of another API.
+    Foreign,
     /// Not a Kubernetes object.
     Nothing,
     /// Meant to be one of Egret's; the mistake was reported.
@@ -224,7 +234,8 @@ pub fn recognise<'n>(root: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Recogn
                 .hint(format!("apiVersion: {}", known.api_version()));
             Recognised::Mistaken
         }
-        (None, Some(entry), Some(known)) => {
+        // Many programs' settings are a Config.
+        (None, Some(entry), Some(known)) if known != DocumentKind::Config || is_config_name(out.file()) => {
             out.error(entry.key_span, "missing-field", "the document has no `apiVersion`")
                 .hint(format!("apiVersion: {}", known.api_version()));
             Recognised::Mistaken
@@ -251,10 +262,7 @@ pub fn recognise<'n>(root: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Recogn
             Some(entry) => Recognised::List(list(&entry.value, "`items`", out).unwrap_or(&[])),
             None => Recognised::List(&[]),
         },
-        (Some(_), Some(_), _) => match kind {
-            Some(kind) if version.is_some() => Recognised::Foreign(kind),
-            _ => Recognised::Nothing,
-        },
+        (Some(_), Some(_), _) if version.is_some() && kind.is_some() => Recognised::Foreign,
         _ => Recognised::Nothing,
     }
 }
@@ -346,6 +354,23 @@ fn check_annotations(kind: DocumentKind, annotations: &[&MappingEntry], out: &mu
             };
             out.error(entry.key_span, "unknown-field", format!("{} is no annotation of Egret", quoted(&entry.key)))
                 .hint(hint);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_were_meant_to_be_egret_yaml() {
+        for name in
+            ["egret.yaml", "egret.yml", "Egret.yaml", "EGRET.YML", ".egret.yaml", "deploy/egret.json", "egert.yaml"]
+        {
+            assert!(is_config_name(name), "{name}");
+        }
+        for name in ["egret", "egret.yaml.bak", "egret-values.yaml", "policies/outpost.yaml", "kustomization.yaml"] {
+            assert!(!is_config_name(name), "{name}");
         }
     }
 }

@@ -56,7 +56,7 @@ fn existing_connections() -> Value {
 /// `egret.yaml`.
 fn config() -> Value {
     let values = json!({
-        "paths": list("Folders with documents; everything if left out.", &json!({"type": "string"})),
+        "paths": list("Folders and files with documents, or patterns with * and **; everything if left out.", &json!({"type": "string"})),
         "reports": reports(),
         "schedule": object("When to compare everything even though nothing changed.", &[], &json!({
             "cron": text("Five fields of crontab: minute, hour, day of the month, month, day of the week."),
@@ -77,6 +77,8 @@ fn config() -> Value {
         ),
         "gateways": gateways(),
         "nodeLabels": node_labels(),
+        "maxRemovals": {"type": "string", "pattern": "^([0-9]{1,2}|100)%$", "description":
+            "The share of policies that a commit may remove without the trailer Egret-Confirm-Removals; 50% if left out."},
         "requireNamespace": {"type": "boolean", "description":
             "true: a policy's selectors must say which namespaces its members are in; false if left out."},
         "podCIDRs": list("Pod networks, where Node objects do not have them.", &cidr()),

@@ -4,7 +4,7 @@
 //! signature of its own.
 
 use super::{PreviewInput, Risk, RiskLevel};
-use crate::core::admission::{AdmissionDecision, AdmissionRules, PendingReason, by_the_clock};
+use crate::core::admission::{AdmissionDecision, AdmissionRules, CONFIRMATION, PendingReason, Removals, by_the_clock};
 use crate::core::escape::EscapedText;
 use crate::core::text::short_commit;
 
@@ -19,6 +19,7 @@ pub(super) fn verdict(input: &PreviewInput<'_>) -> AdmissionDecision {
         first_start: false,
         windows: &input.before.config.change_windows,
         suspension: input.after.config.suspend.as_ref(),
+        removals: input.before.removals(input.after),
         trailers: input.trailers,
     };
     rules.judge(input.now)
@@ -65,6 +66,14 @@ pub(super) fn risks(input: &PreviewInput<'_>, verdict: AdmissionDecision) -> Vec
             let text = EscapedText::new().name(short_commit(&commit)).words(" would be refused: ").quote(what);
             let text = text.words(". The active commit stays until one comes that is signed as demanded; the forge's merge button makes one of its own");
             vec![Risk { level: RiskLevel::Danger, ..danger("unsigned", "Signature", text) }]
+        }
+        AdmissionDecision::Pending(PendingReason::Removals(Removals { removed, of, max })) => {
+            let text = format!(
+                "it removes {removed} of {of} policies, more than {max} %. It takes effect only if the commit on the branch, \
+                 which may be the merge commit, has the trailer "
+            );
+            let text = EscapedText::new().words(text).name(CONFIRMATION).words(" with a reason");
+            vec![danger("removals-unconfirmed", "Removals", text)]
         }
         AdmissionDecision::Admitted => Vec::new(),
     }

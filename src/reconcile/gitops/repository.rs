@@ -195,7 +195,8 @@ pub fn changes(files: BTreeMap<String, FileChange>) -> BTreeMap<String, FileUpda
             Refusal::Symlink => FileRefusal::Symlink,
             Refusal::TooLarge { .. } => FileRefusal::TooLarge,
             Refusal::NotUtf8 => FileRefusal::NotUtf8,
-            _ => FileRefusal::Outside,
+            Refusal::Submodule => FileRefusal::Submodule,
+            Refusal::Binary | Refusal::Name => FileRefusal::Binary,
         }),
     };
     files.into_iter().map(|(path, file)| (path, change(file))).collect()

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use egret::core::admission::{ChangeWindows, PendingCommit, PendingReason};
+use egret::core::admission::{ChangeWindows, PendingCommit, PendingReason, Removals};
 use egret::core::gate::ActiveRevision;
 use egret::core::policy::catalogue::LastGoodDocuments;
 use egret::core::policy::check::windows_file;
@@ -309,7 +309,9 @@ fn a_file_of_windows_is_refused_where_its_mistake_is() {
 fn a_commit_that_touches_nothing_of_a_clusters_is_passed_over() {
     let origin = Origin::new();
     let paths = config("clusters: {prod: {paths: [prod]}, test: {paths: [test]}}\n");
-    let files = [("egret.yaml", paths.as_str()), ("prod/a.yaml", &policy("10.1.0.0/16")), ("test/a.yaml", "")];
+    let own = policy("10.1.0.0/16");
+    let files =
+        [("egret.yaml", paths.as_str()), ("prod/a.yaml", &own), ("prod/values.yaml", "a: b\n"), ("test/a.yaml", "")];
     let first = origin.push(&files, "first");
     let mut prod = reading(&origin, "prod", ActiveRevision::default(), None);
     assert_eq!(active(&prod.intent()).0, first);
@@ -322,7 +324,7 @@ fn a_commit_that_touches_nothing_of_a_clusters_is_passed_over() {
     assert_eq!(active(&prod.intent()), (first, vec!["10.1.0.0/16".to_owned()], None));
     // A file that moves out of its folder is gone from it.
     origin.git(&["mv", "prod/a.yaml", "test/b.yaml"]);
-    let moved = origin.push(&[], "it moves");
+    let moved = origin.push(&[], "it moves\n\nEgret-Confirm-Removals: to the other cluster");
     assert_eq!(active(&prod.poll()), (moved, vec![], None));
     origin.remove("test/b.yaml");
     origin.push(&[], "a file outside goes");
@@ -388,4 +390,36 @@ fn what_another_leader_let_in_is_not_taken_back() {
     // What is published was replaced here, and this thread says so.
     let intent = stand.intent();
     assert!(intent.predecessors.contains(&first) && active(&intent).0 == second);
+}
+
+#[test]
+fn an_emptied_repository_waits_until_a_commit_confirms_it() {
+    let origin = Origin::new();
+    let named = |name: &str| policy("10.1.0.0/16").replace("{name: a}", &format!("{{name: {name}}}"));
+    let files = [("p/a.yaml", named("a")), ("p/b.yaml", named("b")), ("p/c.yaml", named("c"))];
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
+    origin.push(&files, "three");
+    let mut stand = reading(&origin, "prod", ActiveRevision::default(), None);
+    assert_eq!(stand.intent().set.policies.len(), 3);
+    // One of three goes as it is, and one that is only renamed does not go.
+    origin.remove("p/a.yaml");
+    let second = origin.push(&[("p/b.yaml", &named("other"))], "two");
+    let intent = stand.poll();
+    assert_eq!((intent.commit.id, intent.set.policies.len()), (second, 2));
+    origin.remove("p/b.yaml");
+    origin.remove("p/c.yaml");
+    let emptied = origin.push(&[], "nothing is left");
+    let intent = stand.poll();
+    let pending = intent.active.pending.clone().expect("it waits");
+    assert_eq!((intent.commit.id, intent.set.policies.len(), pending.commit), (second, 2, emptied.to_string()));
+    assert_eq!(pending.why, PendingReason::Removals(Removals { removed: 2, of: 2, max: 50 }));
+    // A restart does not let it in, nor a trailer without a reason, nor an egret.yaml that asks for less.
+    drop(stand);
+    let mut stand = reading(&origin, "prod", known(&intent), None);
+    assert_eq!(active(&stand.intent()).0, second);
+    origin.push(&[("egret.yaml", &config("maxRemovals: 100%\n"))], "no question asked");
+    assert_eq!(active(&stand.poll()).0, second);
+    let confirmed = origin.push(&[], "as was meant\n\nEgret-Confirm-Removals: the site is closed");
+    let intent = stand.poll();
+    assert_eq!((intent.commit.id, intent.set.policies.len(), intent.active.pending), (confirmed, 0, None));
 }

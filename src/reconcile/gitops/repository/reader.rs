@@ -314,7 +314,8 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
     fn recall(&mut self, mirror: &H) -> git::Result<()> {
         let Some(known) = self.known.filter(|known| mirror.has(*known)) else { return Ok(()) };
         let (info, changes) = (mirror.commit_info(known)?, self.changes(mirror, known)?);
-        self.take_in(changes);
+        self.note_paths(&changes);
+        self.catalogue.recall(changes);
         self.set_current(info);
         self.known = None;
         self.active.emergency.take_if(|emergency| emergency.commit != known.to_string());
@@ -443,7 +444,8 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
             }
             AdmissionDecision::Admitted | AdmissionDecision::Pending(_) => None,
         };
-        self.take_in(changes);
+        self.note_paths(&changes);
+        self.catalogue.update(changes);
         self.set_current(info);
         self.gone = None;
         self.desired_revision(true)
@@ -455,16 +457,14 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
         }
     }
 
-    /// Takes in the changed files.
-    fn take_in(&mut self, changes: BTreeMap<String, FileUpdate>) {
-        for (path, change) in &changes {
+    fn note_paths(&mut self, changes: &BTreeMap<String, FileUpdate>) {
+        for (path, change) in changes {
             if *change == FileUpdate::Removed {
                 self.paths.remove(path);
             } else {
                 self.paths.insert(path.clone());
             }
         }
-        self.catalogue.update(changes);
     }
 
     /// The last active revision, if the first poll failed and the mirror still has it.
