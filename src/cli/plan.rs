@@ -19,7 +19,7 @@ use crate::core::finding::Finding;
 use crate::core::name::NodeName;
 use crate::core::plan::{Plan, Step, StepLine, summary, unified_diff};
 use crate::core::policy::catalogue::{FileRefusal, FileUpdate};
-use crate::core::policy::document::is_config_name;
+use crate::core::policy::document::{is_config_name, is_read};
 use crate::core::policy::foreign::bytes_may_be_ours;
 use crate::core::text::wrapped;
 use crate::git::mirror::Mirror;
@@ -247,7 +247,7 @@ fn plain_folder(repository: Repository<'_>, rev: Option<&str>) -> Result<Option<
     Ok(source.is_local().filter(|_| rev.is_none()).filter(is_plain).map(Path::to_path_buf))
 }
 
-/// The files of a folder, as they lie there. Links and hidden folders are passed over, as they are in a commit.
+/// The files of a folder, as they lie there. Hidden folders are passed over, and links and submodules refused, as in a commit.
 pub(super) fn folder(root: &Path) -> Result<BTreeMap<String, FileUpdate>, Failure> {
     let mut files = BTreeMap::new();
     let mut folders = vec![root.to_path_buf()];
@@ -264,12 +264,11 @@ pub(super) fn folder(root: &Path) -> Result<BTreeMap<String, FileUpdate>, Failur
                 continue;
             }
             let relative = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-            let document = kind.is_symlink()
-                || is_config_name(&name)
-                || [".yaml", ".yml", ".json"].iter().any(|suffix| name.ends_with(suffix));
-            if kind.is_dir() {
+            if kind.is_dir() && path.join(".git").exists() {
+                files.insert(relative, FileUpdate::Refused(FileRefusal::Submodule));
+            } else if kind.is_dir() {
                 folders.push(path);
-            } else if document {
+            } else if kind.is_symlink() || is_read(&name) {
                 files.insert(relative, read_file(&path, kind.is_symlink()).map_err(fault)?);
             }
         }

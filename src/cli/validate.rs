@@ -182,27 +182,29 @@ fn tally(catalogues: &Catalogues, found: &[Diagnostic]) -> DiagnosticCounts {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ValidationJson<'d> {
-    cluster: String,
+    clusters: Vec<&'d str>,
     documents: usize,
     errors: usize,
     warnings: usize,
     policies: usize,
     node_labels: usize,
-    foreign_files: usize,
+    files: usize,
+    foreign_files: BTreeSet<String>,
     diagnostics: Vec<DiagnosticJson<'d>>,
 }
 
 fn json(catalogues: &Catalogues, found: &[Diagnostic]) -> String {
     let DiagnosticCounts { errors, warnings, documents, .. } = tally(catalogues, found);
-    let RepositoryContents { policies, node_labels, foreign, .. } = contents(catalogues);
+    let RepositoryContents { policies, node_labels, files, foreign, .. } = contents(catalogues);
     json::text(ValidationJson {
-        cluster: catalogues.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", "),
+        clusters: catalogues.iter().map(|(name, _)| name.as_str()).collect(),
         documents,
         errors,
         warnings,
         policies: policies.len(),
         node_labels: node_labels.len(),
-        foreign_files: foreign.len(),
+        files: files.len(),
+        foreign_files: foreign,
         diagnostics: found.iter().map(DiagnosticJson::from).collect(),
     })
 }

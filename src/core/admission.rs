@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::text::short_commit;
 
-pub use self::removals::{CONFIRMATION, Removals};
+pub use self::removals::{CONFIRMATION, Removals, Share};
 pub use self::windows::{ChangeWindows, Window, by_the_clock};
 
 /// A pending commit, and the reason. The last active commit stays active.
@@ -62,7 +62,7 @@ pub enum PendingReason {
         /// What is wrong with its signature.
         what: String,
     },
-    /// It removes more policies than egret.yaml lets go unconfirmed.
+    /// It removes more policies, or members, than egret.yaml lets go unconfirmed.
     #[serde(rename = "RemovalsUnconfirmed")]
     Removals(Removals),
 }
@@ -105,10 +105,9 @@ impl fmt::Display for PendingReason {
                 write!(f, "({reason})")
             }
             Self::Unsigned { commit, what } => write!(f, "{} is not signed as demanded: {what}", short_commit(commit)),
-            Self::Removals(Removals { removed, of, max }) => write!(
-                f,
-                "it removes {removed} of {of} policies, more than {max} %, without the trailer {CONFIRMATION} and a reason"
-            ),
+            Self::Removals(removals) => {
+                write!(f, "{removals}, without the trailer {CONFIRMATION} and a reason")
+            }
         }
     }
 }
@@ -175,7 +174,7 @@ pub struct AdmissionRules<'a> {
     pub windows: &'a ChangeWindows,
     /// The suspension in the commit's own egret.yaml: it takes effect at once and can be lifted at once.
     pub suspension: Option<&'a Suspension>,
-    /// The policies that the commit removes.
+    /// What the commit removes.
     pub removals: Removals,
     /// Trailers of the commit's own message, in their order.
     pub trailers: &'a [(String, String)],

@@ -3,8 +3,6 @@
 //! The repository's thread and `egret plan` ask here, and a preview asks the rules alone ([`AdmissionRules`]). Reading commits is absent, and so
 //! is checking signatures (`git::signature`).
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -12,9 +10,11 @@ use super::admission::{
     AdmissionDecision, AdmissionRules, ChangeWindows, Emergency, PendingCommit, PendingReason, Removals, Suspension,
 };
 use super::diagnostic::{Diagnostic, Severity};
-use super::policy::catalogue::{Catalogue, FileUpdate, LastGoodDocuments};
+use super::facts::Facts;
+use super::policy::catalogue::{Catalogue, LastGoodDocuments};
 use super::policy::config::Config;
 use super::policy::document::CONFIG_FILE;
+use super::removals::removals;
 use super::signature::Signatures;
 
 /// The commit that is active, and what has to be known of it where Git cannot be asked.
@@ -52,7 +52,7 @@ pub struct Candidate {
     pub signatures: Option<Signatures>,
     /// When its egret.yaml lets commits in; none if it cannot be read. It counts where no other is known.
     pub windows: Option<ChangeWindows>,
-    /// The policies that it removes.
+    /// What it removes.
     pub removals: Removals,
 }
 
@@ -75,10 +75,15 @@ pub struct Gate<'a> {
 }
 
 impl Gate<'_> {
-    /// What decides about a commit with these changes.
-    pub fn candidate(&self, changes: &BTreeMap<String, FileUpdate>, trailers: Vec<(String, String)>) -> Candidate {
-        let after = self.catalogue.after(changes);
-        let candidate = Candidate { trailers, removals: self.removals(&after), ..Candidate::default() };
+    /// What decides about a commit, after which the documents are these. `facts`: the cluster, if it is known.
+    pub fn candidate(
+        &self,
+        commit: &str,
+        after: &Catalogue,
+        trailers: Vec<(String, String)>,
+        facts: Option<&Facts>,
+    ) -> Candidate {
+        let candidate = Candidate { trailers, removals: self.removals(commit, after, facts), ..Candidate::default() };
         match after.config_as_written().cloned() {
             Some(Config { suspend, signatures, change_windows, .. }) => {
                 Candidate { suspension: suspend, signatures, windows: Some(change_windows), ..candidate }
@@ -125,9 +130,21 @@ impl Gate<'_> {
         rules.judge(now)
     }
 
-    /// The policies that a commit removes. Where the active commit is out of reach, it is not known how many it has.
-    fn removals(&self, after: &Catalogue) -> Removals {
-        if self.reached { self.catalogue.policies().removals(after.policies()) } else { Removals::default() }
+    /// What a commit removes. Where the active commit is out of reach, it is not known what it has.
+    fn removals(&self, commit: &str, after: &Catalogue, facts: Option<&Facts>) -> Removals {
+        if !self.reached {
+            return Removals::default();
+        }
+        let found = removals(self.catalogue.policies(), after.policies(), facts);
+        match self.active.pending.as_ref() {
+            // A restart, after which the pods are not known yet, lets in nothing that waited before it.
+            Some(PendingCommit { commit: waiting, why: PendingReason::Removals(before), .. })
+                if waiting == commit && facts.is_none() =>
+            {
+                Removals { members: before.members, ..found }
+            }
+            _ => found,
+        }
     }
 
     /// The suspension that was last known to hold.

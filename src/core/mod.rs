@@ -33,6 +33,7 @@ pub mod plan;
 pub mod policy;
 pub mod pools;
 pub mod preview;
+pub mod removals;
 pub mod report;
 pub mod signature;
 pub mod snapshot;

@@ -9,8 +9,8 @@ use git2::{Commit, ObjectType, Oid, Repository, Tree, TreeEntry};
 use super::commit::{CommitId, CommitInfo};
 use super::error::{Error, Result};
 use super::mirror::Mirror;
-use crate::core::policy::document::is_config_name;
-use crate::core::policy::foreign::bytes_may_be_ours;
+use crate::core::policy::document::{is_config_name, is_read};
+use crate::core::policy::foreign::{bytes_may_be_ours, may_be_ours};
 
 /// A larger file is refused: no policy is that long, and every file that is read is parsed.
 pub const LARGEST_FILE: usize = 1 << 20;
@@ -53,11 +53,12 @@ pub enum Refusal {
     Submodule,
     /// Its bytes are not UTF-8, and words of Egret's are among them.
     NotUtf8,
-    /// Its bytes are not UTF-8.
+    /// Its bytes are not UTF-8, or no file may have its name; nothing of it is Egret's.
     Binary,
     /// More than [`LARGEST_FILE`]; its size in bytes.
     TooLarge(usize),
-    /// Its name is `.` or `..`, or has a `/`, a control character, or bytes that are not UTF-8.
+    /// It may have a document of Egret's, and its name is `.` or `..`, or has a `/`, a control character, or bytes that are
+    /// not UTF-8.
     Name,
 }
 
@@ -266,7 +267,7 @@ impl Comparison<'_> {
         if good && (is_hidden(&path, &shown) || !self.is_relevant(&path, kind, link)) {
             return Ok(());
         }
-        if !good && kind == Some(ObjectType::Blob) && !is_document(&shown) {
+        if !good && kind == Some(ObjectType::Blob) && !is_read(&shown) {
             return Ok(());
         }
         self.seen += 1;
@@ -274,7 +275,11 @@ impl Comparison<'_> {
             return Err(Stop::TooLarge("more than 100000 of its files are below the paths of this cluster"));
         }
         match (kind, new) {
-            (_, Some(_)) if !good => self.note(path, FileChange::Refused(Refusal::Name)),
+            (Some(ObjectType::Blob), Some(entry)) if !good => {
+                let refusal = if self.may_be_ours(entry)? { Refusal::Name } else { Refusal::Binary };
+                self.note(path, FileChange::Refused(refusal));
+            }
+            (_, Some(_)) if !good => self.note(path, FileChange::Refused(Refusal::Binary)),
             (_, None) if !good => self.note(path, FileChange::Removed),
             (Some(ObjectType::Tree), _) => {
                 let tree = |entry: Option<&TreeEntry<'_>>| {
@@ -305,8 +310,17 @@ impl Comparison<'_> {
             // They may stand in the place of a folder with documents.
             Some(ObjectType::Commit) => self.paths.iter().any(is_below),
             _ if link => self.paths.iter().any(is_below),
-            _ => is_document(path) && self.paths.iter().any(is_below),
+            _ => is_read(path) && self.paths.iter().any(is_below),
         }
+    }
+
+    /// Whether a file may have a document of Egret's, so that its name is worth a word.
+    fn may_be_ours(&mut self, entry: &TreeEntry<'_>) -> std::result::Result<bool, Stop> {
+        Ok(match self.read(entry)? {
+            FileChange::Text(text) => may_be_ours(&text),
+            FileChange::Refused(refusal) => refusal == Refusal::NotUtf8,
+            FileChange::Removed => false,
+        })
     }
 
     fn read(&mut self, entry: &TreeEntry<'_>) -> std::result::Result<FileChange, Stop> {
@@ -342,9 +356,4 @@ fn is_good_name(name: &[u8]) -> bool {
 /// Whether a name is hidden. A hidden egret.yaml is read, to be reported.
 fn is_hidden(path: &str, name: &str) -> bool {
     name.starts_with('.') && (path != name || !is_config_name(path))
-}
-
-fn is_document(path: &str) -> bool {
-    path.rsplit_once('.').is_some_and(|(_, extension)| matches!(extension, "yaml" | "yml" | "json"))
-        || is_config_name(path)
 }

@@ -23,6 +23,7 @@ mod signatures;
 mod sizes;
 pub(crate) mod ssh;
 mod ssh_keys;
+mod vanishing;
 mod watching;
 mod ways_in;
 
@@ -209,7 +210,8 @@ fn links_submodules_and_what_is_no_text_are_refused_by_name() {
     fs::write(origin.work.join(".egret.yaml"), "a: 1\n").expect("a file");
     fs::write(origin.work.join(".hidden.yaml"), "a: 1\n").expect("a file");
     fs::write(origin.work.join("huge.yaml"), "#".repeat((1 << 20) + 1)).expect("a file");
-    fs::write(origin.work.join("bell\x07.yaml"), "a: 1\n").expect("a file");
+    fs::write(origin.work.join("bell\x07.yaml"), "kind: EgressPolicy\n").expect("a file");
+    fs::write(origin.work.join("belt\x07.yaml"), "a: 1\n").expect("a file");
     origin.git(&["update-index", "--add", "--cacheinfo", "160000,0123456789012345678901234567890123456789,module"]);
     let commit = origin.push(&[("good.yaml", "a: 1\n")], "all kinds");
     let mut mirror = origin.mirror();
@@ -218,6 +220,7 @@ fn links_submodules_and_what_is_no_text_are_refused_by_name() {
     let expected = changes([
         (".egret.yaml", text("a: 1\n")),
         ("bell\\u{7}.yaml", refused(Refusal::Name)),
+        ("belt\\u{7}.yaml", refused(Refusal::Binary)),
         ("good.yaml", text("a: 1\n")),
         ("huge.yaml", refused(Refusal::TooLarge((1 << 20) + 1))),
         ("latin1.yaml", refused(Refusal::Binary)),
@@ -241,7 +244,7 @@ fn a_tree_made_by_hand_leads_nowhere() {
     origin.in_bare(&["update-ref", "refs/heads/main", &commit.to_string()]);
     let mut mirror = origin.mirror();
     mirror.head(None).expect("a look");
-    let refused = || FileChange::Refused(Refusal::Name);
+    let refused = || FileChange::Refused(Refusal::Binary);
     let expected = changes([("..", refused()), ("a.yaml", text("a: 1\n")), ("x/y.yaml", refused())]);
     assert_eq!(mirror.files(commit, &all()).expect("the files"), expected);
 }

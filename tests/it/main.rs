@@ -27,6 +27,7 @@ mod kernel_nft;
 mod lab;
 mod lab_alone;
 mod limits;
+mod lints;
 mod manifests;
 mod outpost;
 mod policy;

@@ -276,6 +276,7 @@ fn lint_says_what_a_policy_would_cut_off_and_what_reaches_nothing() {
         ("careful.yaml", &policy("careful", "empire", "10.0.0.0/8", "10.1.0.0/16", "true")),
         ("nobody.yaml", &policy("nobody", "alliance", "10.9.0.0/16", "", "gone")),
         ("labels.yaml", labels),
+        ("egret.yaml", "apiVersion: egret.dev/v1alpha1\nkind: Config\nserviceCIDRs: [198.18.0.0/16]\n"),
     ]);
     assert_eq!(catalogue.diagnostics(), []);
     let found = lint(catalogue.policies(), Some(&facts()), catalogue.spans());
@@ -292,7 +293,8 @@ fn lint_says_what_a_policy_would_cut_off_and_what_reaches_nothing() {
             "labels.yaml:5:19 warning unknown-node: the cluster has no node n9",
             "labels.yaml:6:16 error labels-disagree: by-name and by-zone give n1 different values of gw",
             "labels.yaml:13:16 error labels-disagree: by-zone and by-name give n1 different values of gw",
-            "nobody.yaml:5:3 warning no-member: the policy nobody selects no pod that is there now",
+            "nobody.yaml:5:3 warning no-member: the policy nobody selects no pod that is there now: no \
+         pod has org=alliance",
             "nobody.yaml:9:19 warning no-gateway: no node has the labels gw=gone",
             "wide.yaml:7:22 warning covers-everything: 0.0.0.0/0 is everything outside of the cluster: registries, DNS, \
          the cloud's own interfaces too",

@@ -265,6 +265,12 @@ fn a_kustomization_that_changes_policies_is_an_error_and_one_that_lists_them_is_
     }
     assert_eq!(of("labels: [{pairs: {a: b}}]\nimages: [{name: x}]\n", "base"), NOTHING);
     assert_eq!(of("patches: [{target: {kind: Deployment}, path: x.yaml}]\n", "base"), NOTHING);
+    // Kustomize reads this name as well.
+    let bare = catalogue(files(&[
+        ("p/p.yaml", policy("a")),
+        ("p/Kustomization", "namePrefix: x-\nresources: [p.yaml]\n".to_owned()),
+    ]));
+    assert_eq!(found(&bare), ["p/Kustomization:1 not-rendered"]);
     // Only listed, but what it lists is not read.
     let text = "resources: [../base]\n";
     let outside = catalogue(files(&[

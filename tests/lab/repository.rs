@@ -63,6 +63,21 @@ impl Repository {
         self.in_clone(["rev-parse", "HEAD"]).map(|id| id.trim_end().to_owned())
     }
 
+    /// Pushes a commit without a change to `main` that confirms what those before it removed. Gives the commit's id.
+    pub(crate) fn push_empty(&self, message: &str) -> Result<String, LabError> {
+        self.in_clone(["commit", "--quiet", "--allow-empty", "--message", message, "--trailer", CONFIRMED])?;
+        self.in_clone(["push", "--quiet", "origin", "HEAD:main"])?;
+        self.in_clone(["rev-parse", "HEAD"]).map(|id| id.trim_end().to_owned())
+    }
+
+    /// Pushes everything in the clone to `main`, without any trailer. Gives the commit's id.
+    pub(crate) fn push_unconfirmed(&self, message: &str) -> Result<String, LabError> {
+        self.in_clone(["add", "--all"])?;
+        self.in_clone(["commit", "--quiet", "--message", message])?;
+        self.in_clone(["push", "--quiet", "origin", "HEAD:main"])?;
+        self.in_clone(["rev-parse", "HEAD"]).map(|id| id.trim_end().to_owned())
+    }
+
     /// What `git show` prints of a revision of the bare repository.
     pub(crate) fn show(&self, revision: &str) -> Result<String, LabError> {
         self.in_bare(["show", revision])

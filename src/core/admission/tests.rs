@@ -3,8 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    AdmissionDecision, AdmissionRules, ChangeWindows, Emergency, PendingCommit, PendingReason, Removals, Suspension,
-    Window, by_the_clock,
+    AdmissionDecision, AdmissionRules, ChangeWindows, Emergency, PendingCommit, PendingReason, Removals, Share,
+    Suspension, Window, by_the_clock,
 };
 
 fn at(time: &str) -> Timestamp {
@@ -181,13 +181,16 @@ fn a_commit_that_removes_more_than_its_share_waits_until_one_confirms_it() {
     let judge = |removed, of, max, trailer: Option<&str>, first_start, windows: &ChangeWindows| {
         let trailers: Vec<(String, String)> =
             trailer.map(|value| ("egret-confirm-removals".to_owned(), value.to_owned())).into_iter().collect();
-        let removals = Removals { removed, of, max };
+        let removals = Removals { policies: Share { removed, of }, members: Share::default(), max };
         let rules =
             AdmissionRules { unsigned: None, first_start, windows, suspension: None, removals, trailers: &trailers };
         rules.judge(at("2026-11-24T12:00:00Z"))
     };
     let always = ChangeWindows::default();
-    let waits = |removed, of, max| AdmissionDecision::Pending(PendingReason::Removals(Removals { removed, of, max }));
+    let waits = |removed, of, max| {
+        let removals = Removals { policies: Share { removed, of }, members: Share::default(), max };
+        AdmissionDecision::Pending(PendingReason::Removals(removals))
+    };
     for (removed, of, max, admitted) in [
         (0, 0, 50, true),
         (0, 0, 0, true),
@@ -238,10 +241,16 @@ fn what_waits_says_for_what() {
     let expected = "a41c9e2a41c9 \"let batuu through\" of Leia <leia@alderaan> waits: bbbbbbbbbbbb is not signed as \
                     demanded: it has no signature";
     assert_eq!(message(unsigned), expected);
-    let removals = PendingReason::Removals(Removals { removed: 3, of: 4, max: 50 });
+    let (policies, members) = (Share { removed: 3, of: 4 }, Share { removed: 1, of: 4 });
+    let removals = PendingReason::Removals(Removals { policies, members, max: 50 });
     let expected = "a41c9e2a41c9 \"let batuu through\" of Leia <leia@alderaan> waits: it removes 3 of 4 policies, more than \
                     50 %, without the trailer Egret-Confirm-Removals and a reason";
     assert_eq!(message(removals), expected);
+    let both = Removals { policies, members: Share { removed: 10, of: 12 }, max: 50 };
+    assert_eq!(both.to_string(), "it removes 3 of 4 policies and 10 of 12 members, more than 50 %");
+    let members = Removals { policies: Share::default(), ..both };
+    assert!(members.exceed());
+    assert_eq!(members.to_string(), "it removes 10 of 12 members, more than 50 %");
     let emergency = Emergency {
         commit: "c".repeat(40),
         author: "Leia <leia@alderaan>".to_owned(),

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use super::PolicySet;
 use super::check::{Checked, DocumentIdentity};
 use super::config::Config;
-use super::document::{CONFIG_FILE, is_config_name};
+use super::document::{CONFIG_FILE, is_config_name, is_read};
 use super::file::{ParsedFile, parse_with};
 use super::limits;
 use super::paths::selects;
@@ -323,9 +323,9 @@ impl Catalogue {
 
     /// The catalogue as it would be after these changes.
     #[must_use]
-    pub fn after(&self, changes: &BTreeMap<String, FileUpdate>) -> Self {
+    pub fn after(&self, changes: BTreeMap<String, FileUpdate>) -> Self {
         let mut after = self.clone();
-        after.update(changes.clone());
+        after.update(changes);
         after
     }
 
@@ -358,7 +358,8 @@ impl Catalogue {
         let counted = || self.files.iter().filter(|(path, _)| self.selected(path));
         let parsed = counted().filter(|(path, _)| !self.kustomized.patches.contains(*path));
         let parsed = parsed.filter_map(|(_, file)| file.parsed.as_ref()).flat_map(|parsed| &parsed.diagnostics);
-        let meant = |refusal: &FileRefusal| matches!(refusal, FileRefusal::NotUtf8 | FileRefusal::Outside);
+        let meant =
+            |refusal: &FileRefusal| matches!(refusal, FileRefusal::NotUtf8 | FileRefusal::Name | FileRefusal::Outside);
         let refused = counted().filter_map(|(path, file)| Some((path, file.refused.filter(meant)?)));
         let refused = refused.map(|(path, refusal)| refusal.diagnostic(path));
         let more = refused.chain(publishable::mistakes(&self.set, &self.spans));
@@ -411,9 +412,7 @@ fn parse(path: &str, text: &str) -> ParsedFile {
 /// Whether a path may hold documents: YAML or JSON, and not in a hidden folder, where other tools keep their files. What
 /// cannot be read may stand in the place of a folder, under any name.
 fn fits(path: &str, change: &FileUpdate) -> bool {
-    let suffix = path.rsplit_once('.').map_or("", |(_, suffix)| suffix);
     let hidden = path.split('/').any(|part| part.starts_with('.') && part != "..");
-    let document =
-        matches!(suffix, "yaml" | "yml" | "json") || matches!(change, FileUpdate::Refused(_) | FileUpdate::Removed);
+    let document = is_read(path) || matches!(change, FileUpdate::Refused(_) | FileUpdate::Removed);
     (document && !hidden) || (is_config_name(path) && !path.contains('/'))
 }

@@ -167,9 +167,11 @@ impl Reading<'_> {
                     .hint("keep one");
             }
         }
+        let earlier = self.findings.count();
         let document = head(kind, root, &mut self.findings);
         let identity = identity(&document);
         let checked = check(&document, &mut self.findings);
+        self.findings.drop_warnings(earlier, |code| document.acknowledged.has(code));
         if let Some(checked) = checked.as_ref().filter(|_| self.findings.errors() == errors) {
             (self.more)(checked, root, &mut self.findings);
         }

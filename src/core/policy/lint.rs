@@ -6,6 +6,8 @@
 
 mod coverage;
 mod open_selectors;
+mod reach;
+mod selection;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::diagnostic_sink::{Span, diagnostic};
 use super::document::CONFIG_FILE;
 use super::spans::{NodeLabelsSpans, Spans};
-use super::{MemberSelector, NodeLabels, ObjectName, Policy, PolicySet};
+use super::{MemberSelector, NodeLabels, ObjectName, PolicySet};
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::facts::{AddressOwner, Facts, PodName};
 use crate::core::labels::{Labels, Operator, Selector};
@@ -26,45 +28,53 @@ const FAR: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 /// Checks all active documents; without facts only against the configuration. Sorted by file and location.
 pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagnostic> {
-    let mut found = Vec::new();
+    let mut all = Vec::new();
     let inside = coverage::Inside::of(set, facts);
     let nodes = facts.map(|facts| labels_by_node(set, facts));
     let shared = facts.map(shared_addresses).unwrap_or_default();
+    let known = facts.zip(nodes.as_ref()).map(|(facts, nodes)| selection::KnownLabels::new(facts, nodes));
     for policy in set.policies.values() {
         let Some(places) = spans.policies.get(&policy.id) else { continue };
         let file = policy.origin.file.as_str();
+        let mut found = Vec::new();
         for (net, span) in policy.destinations.iter().zip(&places.destinations) {
             found.extend(inside.check(policy, *net, &set.config.exclusions, file, *span));
         }
         found.extend(open_selectors::any_namespace(set, policy, file, &places.members));
         for (gateway, span) in policy.gateways.iter().zip(&places.gateways) {
             found.extend(open_selectors::unlabelled(set, gateway, file, *span));
+            found.extend(selection::of_gateway(&gateway.node, file, *span));
         }
-        if let (Some(facts), Some(nodes)) = (facts, &nodes) {
-            found.extend(selects_nothing(policy, facts, file, places.selectors));
+        found.extend(reach::check(set, policy, file, places));
+        let selects = facts.is_some_and(|facts| policy.selectors.iter().any(|selector| has_member(selector, facts)));
+        found.extend(selection::check(policy, known.as_ref(), selects, file, places));
+        if let (Some(known), Some(nodes)) = (&known, &nodes) {
             for (gateway, span) in policy.gateways.iter().zip(&places.gateways) {
                 if open_selectors::no_gift(set, &gateway.node).is_some() {
                     continue;
                 }
                 if !nodes.iter().any(|(name, labels)| set.may_answer(&gateway.node, name, labels)) {
                     let message = format!("no node has the labels {}", gateway.node);
+                    let near = known.near_of_nodes(&gateway.node);
                     let hint = "the policy's packets are dropped, or pass through if it says so, until a node has them";
-                    found.push(warning(file, *span, "no-gateway", message, hint));
+                    found.push(warning(file, *span, "no-gateway", message, near.as_deref().unwrap_or(hint)));
                 }
                 found.extend(shared_address(&gateway.node, &shared, nodes, file, *span));
             }
         }
+        all.extend(found.into_iter().filter(|one| !places.acknowledged.has(one.code)));
     }
     for labels in set.node_labels.values() {
         let Some(places) = spans.node_labels.get(&labels.name) else { continue };
-        found.extend(open_selectors::own_word(set, labels, places));
-        found.extend(facts.into_iter().flat_map(|facts| unknown_nodes(labels, places, facts)));
+        all.extend(open_selectors::own_word(set, labels, places));
+        let unknown = facts.into_iter().flat_map(|facts| unknown_nodes(labels, places, facts));
+        all.extend(unknown.filter(|one| !places.acknowledged.has(one.code)));
     }
     if let Some(facts) = facts {
-        found.extend(disagreements(set, facts).iter().flat_map(|one| one.diagnostics(set, spans)));
+        all.extend(disagreements(set, facts).iter().flat_map(|one| one.diagnostics(set, spans)));
     }
-    found.sort();
-    found
+    all.sort();
+    all
 }
 
 /// Checks suspensions: those that have ended, and those that end too far ahead. Sorted.
@@ -124,14 +134,6 @@ fn shared_address(
     let message = format!("{name} and {other} have the same InternalIP {address}; neither can be a gateway");
     let hint = "delete the Node object of a machine that is gone, or give the kubelets --node-ip";
     Some(warning(file, span, "node-address-shared", message, hint))
-}
-
-fn selects_nothing(policy: &Policy, facts: &Facts, file: &str, span: Span) -> Option<Diagnostic> {
-    if policy.selectors.iter().any(|selector| has_member(selector, facts)) {
-        return None;
-    }
-    let message = format!("the policy {} selects no pod that is there now", policy.id);
-    Some(warning(file, span, "no-member", message, "compare with `kubectl get pods --show-labels`"))
 }
 
 /// Whether a selector has a member. If it names its namespaces only their pods are tested: with 100,000 pods, policies

@@ -2,6 +2,7 @@
 //!
 //! Not here: the choice of gateways (`placement`), and Git.
 
+pub mod acknowledged;
 pub mod catalogue;
 pub mod check;
 pub mod config;
@@ -28,7 +29,6 @@ use jiff::Timestamp;
 
 use self::config::Config;
 use self::grants::Grant;
-use super::admission::Removals;
 use super::facts::{Facts, Pod, PodName};
 use super::labels::{Labels, Operator, Selector};
 use super::name::{Interface, NodeName, ObjectName};
@@ -124,7 +124,7 @@ pub struct MemberSelector {
 }
 
 /// One entry of `egressGateway(s)`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GatewaySpec {
     /// Candidate nodes; the first fit one by name is the gateway.
     pub node: Selector,
@@ -280,17 +280,6 @@ impl PolicySet {
         }
         wanted.retain(|key, _| !disputed.contains(key));
         wanted
-    }
-
-    /// The policies that are not in a later set: neither by their names nor, under other names, by what they say.
-    pub fn removals(&self, later: &Self) -> Removals {
-        let said = |policy: &Policy| (policy.selectors.clone(), policy.destinations.clone(), policy.gateways.clone());
-        let missing: Vec<&Policy> =
-            self.policies.values().filter(|policy| !later.policies.contains_key(&policy.id)).collect();
-        let renamed = later.policies.values().filter(|policy| !self.policies.contains_key(&policy.id)).map(said);
-        let renamed: Vec<_> = if missing.is_empty() { Vec::new() } else { renamed.collect() };
-        let removed = missing.into_iter().filter(|policy| !renamed.contains(&said(policy))).count();
-        Removals { removed, of: self.policies.len(), max: self.config.max_removals }
     }
 
     /// The facts as they will be once every node has Git's labels.

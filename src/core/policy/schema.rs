@@ -8,6 +8,7 @@
 
 use serde_json::{Value, json};
 
+use super::acknowledged::{ACKNOWLEDGE, CODES};
 use super::document::ANNOTATIONS;
 use super::limits::max_gateways;
 
@@ -78,7 +79,7 @@ fn config() -> Value {
         "gateways": gateways(),
         "nodeLabels": node_labels(),
         "maxRemovals": {"type": "string", "pattern": "^([0-9]{1,2}|100)%$", "description":
-            "The share of policies that a commit may remove without the trailer Egret-Confirm-Removals; 50% if left out."},
+            "The share of policies, and of their members, that a commit may remove without the trailer Egret-Confirm-Removals; 50% if left out."},
         "requireNamespace": {"type": "boolean", "description":
             "true: a policy's selectors must say which namespaces its members are in; false if left out."},
         "podCIDRs": list("Pod networks, where Node objects do not have them.", &cidr()),
@@ -230,8 +231,12 @@ fn document() -> Value {
 }
 
 fn metadata() -> Value {
-    let annotations: serde_json::Map<String, Value> =
-        ANNOTATIONS.iter().map(|word| (format!("egret.dev/{word}"), json!({"type": "string"}))).collect();
+    let own = ANNOTATIONS.iter().map(|word| (format!("egret.dev/{word}"), json!({"type": "string"})));
+    let acknowledged = CODES.iter().map(|code| {
+        let why = json!({"type": "string", "description": "Why this warning is meant; it is not reported."});
+        (format!("egret.dev/{ACKNOWLEDGE}{code}"), why)
+    });
+    let annotations: serde_json::Map<String, Value> = own.chain(acknowledged).collect();
     json!({
         "type": "object",
         "required": ["name"],

@@ -3,9 +3,11 @@
 //! The repository's thread of a node, on real repositories. Deliberately absent: packets (`outpost`), and the rules' own cases
 //! (`core::admission`).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use egret::core::admission::{ChangeWindows, PendingCommit, PendingReason, Removals};
+use egret::core::admission::{ChangeWindows, PendingCommit, PendingReason, Removals, Share};
+use egret::core::facts::{Facts, Pod, PodName};
 use egret::core::gate::ActiveRevision;
 use egret::core::policy::catalogue::LastGoodDocuments;
 use egret::core::policy::check::windows_file;
@@ -412,7 +414,10 @@ fn an_emptied_repository_waits_until_a_commit_confirms_it() {
     let intent = stand.poll();
     let pending = intent.active.pending.clone().expect("it waits");
     assert_eq!((intent.commit.id, intent.set.policies.len(), pending.commit), (second, 2, emptied.to_string()));
-    assert_eq!(pending.why, PendingReason::Removals(Removals { removed: 2, of: 2, max: 50 }));
+    assert_eq!(
+        pending.why,
+        PendingReason::Removals(Removals { policies: Share { removed: 2, of: 2 }, members: Share::default(), max: 50 })
+    );
     // A restart does not let it in, nor a trailer without a reason, nor an egret.yaml that asks for less.
     drop(stand);
     let mut stand = reading(&origin, "prod", known(&intent), None);
@@ -422,4 +427,38 @@ fn an_emptied_repository_waits_until_a_commit_confirms_it() {
     let confirmed = origin.push(&[], "as was meant\n\nEgret-Confirm-Removals: the site is closed");
     let intent = stand.poll();
     assert_eq!((intent.commit.id, intent.set.policies.len(), intent.active.pending), (confirmed, 0, None));
+}
+
+#[test]
+fn a_commit_that_takes_its_members_from_a_policy_waits_over_a_restart_that_knows_no_pods() {
+    let origin = Origin::new();
+    let of = |app: &str| {
+        policy("10.1.0.0/16").replace("podSelector: {}", &format!("podSelector: {{matchLabels: {{app: {app}}}}}"))
+    };
+    let pods = (1..=4).map(|last: u8| {
+        let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
+        let pod = Pod { labels, addresses: vec![[10, 1, 1, last].into()], ..Pod::default() };
+        (PodName { namespace: "shop".to_owned(), name: format!("web-{last}") }, pod)
+    });
+    let facts = Facts { pods: pods.collect(), ..Facts::default() };
+    let first = origin.push(&[("p.yaml", &of("web"))], "first");
+    let mut stand = reading(&origin, "prod", ActiveRevision::default(), None);
+    assert_eq!(active(&stand.intent()).0, first);
+    stand.know(&facts);
+    origin.push(&[("p.yaml", &of("wbe"))], "a typo");
+    let intent = stand.poll();
+    let (policies, members) = (Share { removed: 0, of: 1 }, Share { removed: 4, of: 4 });
+    let why = PendingReason::Removals(Removals { policies, members, max: 50 });
+    let waits = |intent: &DesiredRevision| {
+        assert_eq!(intent.commit.id, first);
+        assert_eq!(intent.active.pending.as_ref().map(|pending| &pending.why), Some(&why));
+    };
+    waits(&intent);
+    drop(stand);
+    let mut stand = reading(&origin, "prod", known(&intent), None);
+    waits(&stand.intent());
+    stand.know(&facts);
+    let mended = origin.push(&[("p.yaml", &of("web").replace("10.1.0.0", "10.2.0.0"))], "what was meant");
+    let intent = stand.poll();
+    assert_eq!((intent.commit.id, intent.active.pending), (mended, None));
 }

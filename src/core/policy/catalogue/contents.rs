@@ -68,11 +68,8 @@ impl RepositoryContents {
 impl fmt::Display for RepositoryContents {
     /// `12 policies, 3 node labels in 9 files; 412 files are none of Egret's`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let policies = match self.policies.len() {
-            1 => "1 policy".to_owned(),
-            count => format!("{count} policies"),
-        };
-        let labels = format!("{} node labels", self.node_labels.len());
+        let (policies, labels) =
+            (counted(self.policies.len(), "policy"), counted(self.node_labels.len(), "node label"));
         write!(f, "{policies}, {labels} in {}", counted(self.files.len(), "file"))?;
         match self.foreign.len() {
             0 => return Ok(()),

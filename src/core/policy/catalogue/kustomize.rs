@@ -6,14 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::diagnostic_sink::{DiagnosticSink, Span, diagnostic};
-use super::super::document::{ANNOTATION_PREFIX, DocumentKind, field};
+use super::super::document::{ANNOTATION_PREFIX, DocumentKind, KUSTOMIZATIONS, field};
 use super::super::foreign::may_be_ours;
 use super::super::yaml::{MappingEntry, YamlNode, YamlValue, read};
 use super::{Catalogue, parse};
 use crate::core::diagnostic::{Diagnostic, Severity};
 
-/// Names of the file, which stands in a folder of its own.
-const NAMES: [&str; 2] = ["kustomization.yaml", "kustomization.yml"];
 /// Fields that list files and folders.
 const RESOURCES: [&str; 3] = ["resources", "bases", "components"];
 /// Fields that change every document. Labels and namespaces mean nothing to Egret.
@@ -44,7 +42,7 @@ impl Catalogue {
         let mut all = BTreeMap::new();
         for (path, file) in &self.files {
             let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
-            if !NAMES.contains(&name) {
+            if !KUSTOMIZATIONS.contains(&name) {
                 continue;
             }
             let trees = read(&file.text, &mut DiagnosticSink::new(path));

@@ -23,6 +23,8 @@ pub enum FileRefusal {
     NotUtf8,
     /// It is no text.
     Binary,
+    /// No file may have its name, and it may have a document of Egret's.
+    Name,
     /// Its path is absolute or contains `..`.
     Outside,
 }
@@ -34,6 +36,7 @@ impl FileRefusal {
             Self::Submodule => "submodule",
             Self::TooLarge => "too-large",
             Self::NotUtf8 | Self::Binary => "not-utf8",
+            Self::Name => "bad-name",
             Self::Outside => "outside",
         }
     }
@@ -44,6 +47,7 @@ impl FileRefusal {
             Self::Submodule => "this is a submodule",
             Self::TooLarge => "the file is too large to be read",
             Self::NotUtf8 | Self::Binary => "the file is no UTF-8 text",
+            Self::Name => "the file's name has a control character, or is not UTF-8",
             Self::Outside => "the file's path leaves the repository",
         }
     }
@@ -54,6 +58,7 @@ impl FileRefusal {
             Self::Submodule => "commit the files themselves".to_owned(),
             Self::TooLarge => format!("split it into files of {MAX_BYTES} bytes at most"),
             Self::NotUtf8 | Self::Binary => "save it as UTF-8".to_owned(),
+            Self::Name => "rename it; until then it is not read".to_owned(),
             Self::Outside => "a path has names between `/`, none of them `..`".to_owned(),
         }
     }

@@ -75,7 +75,10 @@ pub(super) struct RepositoryReader<H, O> {
 /// The branch's tip, and what it would change.
 struct Pending {
     info: CommitInfo,
-    changes: BTreeMap<String, FileUpdate>,
+    /// The paths that are read with it.
+    paths: BTreeSet<String>,
+    /// The documents after it.
+    after: Catalogue,
     candidate: Candidate,
 }
 
@@ -314,7 +317,7 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
     fn recall(&mut self, mirror: &H) -> git::Result<()> {
         let Some(known) = self.known.filter(|known| mirror.has(*known)) else { return Ok(()) };
         let (info, changes) = (mirror.commit_info(known)?, self.changes(mirror, known)?);
-        self.note_paths(&changes);
+        self.paths = self.paths_after(&changes);
         self.catalogue.recall(changes);
         self.set_current(info);
         self.known = None;
@@ -347,8 +350,11 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
             tracing::info!(commit = info.id.short(), "nothing of this cluster's has changed");
             return Ok(());
         }
-        let candidate = self.gate().candidate(&changes, trailers);
-        self.pending = Some(Pending { info, changes, candidate });
+        let paths = self.paths_after(&changes);
+        let after = self.catalogue.after(changes);
+        let facts = self.options.facts.get();
+        let candidate = self.gate().candidate(&info.id.to_string(), &after, trailers, facts.as_deref());
+        self.pending = Some(Pending { info, paths, after, candidate });
         Ok(())
     }
 
@@ -434,7 +440,7 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
     }
 
     fn admit(&mut self, pending: Pending, verdict: AdmissionDecision) -> RepositoryEvent {
-        let Pending { info, changes, .. } = pending;
+        let Pending { info, paths, after, .. } = pending;
         self.active.pending = None;
         self.active.emergency = match verdict {
             AdmissionDecision::Emergency { trailer, reason } => {
@@ -444,8 +450,7 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
             }
             AdmissionDecision::Admitted | AdmissionDecision::Pending(_) => None,
         };
-        self.note_paths(&changes);
-        self.catalogue.update(changes);
+        (self.paths, self.catalogue) = (paths, after);
         self.set_current(info);
         self.gone = None;
         self.desired_revision(true)
@@ -457,14 +462,16 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
         }
     }
 
-    fn note_paths(&mut self, changes: &BTreeMap<String, FileUpdate>) {
+    fn paths_after(&self, changes: &BTreeMap<String, FileUpdate>) -> BTreeSet<String> {
+        let mut paths = self.paths.clone();
         for (path, change) in changes {
             if *change == FileUpdate::Removed {
-                self.paths.remove(path);
+                paths.remove(path);
             } else {
-                self.paths.insert(path.clone());
+                paths.insert(path.clone());
             }
         }
+        paths
     }
 
     /// The last active revision, if the first poll failed and the mirror still has it.
