@@ -19,6 +19,8 @@ use crate::core::finding::Finding;
 use crate::core::name::NodeName;
 use crate::core::plan::{Plan, Step, StepLine, summary, unified_diff};
 use crate::core::policy::catalogue::{FileRefusal, FileUpdate};
+use crate::core::policy::document::{is_config_name, is_read};
+use crate::core::policy::foreign::bytes_may_be_ours;
 use crate::core::text::wrapped;
 use crate::git::mirror::{History, Mirror};
 use crate::reconcile::gitops::repository;
@@ -188,7 +190,7 @@ impl Shown {
     fn later(&self) -> Option<String> {
         let why = self.waits.as_ref().filter(|_| !self.plan.plan.is_empty())?;
         let until = match why {
-            PendingReason::Unsigned { .. } => "does not take effect",
+            PendingReason::Unsigned { .. } | PendingReason::Removals(_) => "does not take effect",
             _ => "does not take effect until then",
         };
         Some(format!("{why}; {} {until}", self.revision))
@@ -245,7 +247,7 @@ fn plain_folder(repository: Repository<'_>, rev: Option<&str>) -> Result<Option<
     Ok(source.is_local().filter(|_| rev.is_none()).filter(is_plain).map(Path::to_path_buf))
 }
 
-/// The files of a folder, as they lie there. Links and hidden folders are passed over, as they are in a commit.
+/// The files of a folder, as they lie there. Hidden folders are passed over, and links and submodules refused, as in a commit.
 pub(super) fn folder(root: &Path) -> Result<BTreeMap<String, FileUpdate>, Failure> {
     let mut files = BTreeMap::new();
     let mut folders = vec![root.to_path_buf()];
@@ -258,14 +260,15 @@ pub(super) fn folder(root: &Path) -> Result<BTreeMap<String, FileUpdate>, Failur
             let entry = entry.map_err(fault)?;
             let (path, kind) = (entry.path(), entry.file_type().map_err(fault)?);
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with('.') {
+            if name.starts_with('.') && (folder != root || !is_config_name(&name)) {
                 continue;
             }
             let relative = path.strip_prefix(root).unwrap_or(&path).to_string_lossy().into_owned();
-            let document = [".yaml", ".yml", ".json"].iter().any(|suffix| name.ends_with(suffix));
-            if kind.is_dir() {
+            if kind.is_dir() && path.join(".git").exists() {
+                files.insert(relative, FileUpdate::Refused(FileRefusal::Submodule));
+            } else if kind.is_dir() {
                 folders.push(path);
-            } else if document {
+            } else if kind.is_symlink() || is_read(&name) {
                 files.insert(relative, read_file(&path, kind.is_symlink()).map_err(fault)?);
             }
         }
@@ -282,7 +285,8 @@ fn read_file(path: &Path, link: bool) -> std::io::Result<FileUpdate> {
     }
     Ok(match String::from_utf8(std::fs::read(path)?) {
         Ok(text) => FileUpdate::Text(text),
-        Err(_) => FileUpdate::Refused(FileRefusal::NotUtf8),
+        Err(error) if bytes_may_be_ours(error.as_bytes()) => FileUpdate::Refused(FileRefusal::NotUtf8),
+        Err(_) => FileUpdate::Refused(FileRefusal::Binary),
     })
 }
 

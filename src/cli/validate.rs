@@ -1,7 +1,7 @@
 //! `egret validate`: every document of a policy repository, every mistake at once. The rules are in `core::policy`, the forms of a
 //! diagnostic in `diagnostics`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -13,7 +13,9 @@ use super::output::{self, Failure, Manifests};
 use super::{json, plan};
 use crate::clock::Clock;
 use crate::core::diagnostic::{Diagnostic, Severity};
-use crate::core::policy::catalogue::{Catalogue, DiagnosticCounts, FileUpdate};
+use crate::core::policy::catalogue::{Catalogue, DiagnosticCounts, FileUpdate, RepositoryContents};
+use crate::core::policy::document::CONFIG_FILE;
+use crate::core::policy::file::parse;
 use crate::core::policy::lint::{lint, suspensions};
 
 /// The form of what was found.
@@ -43,9 +45,9 @@ pub(super) struct ValidateArgs {
     rev: Option<String>,
     #[command(flatten)]
     labels: LabelArgs,
-    /// The cluster's name: its entry in egret.yaml is used.
-    #[arg(long, value_name = "NAME", env = "EGRET_CLUSTER_NAME", default_value = "default", help_heading = CLUSTER)]
-    cluster_name: String,
+    /// The cluster's name: its entry in egret.yaml is used [default: every cluster that egret.yaml has, each by itself].
+    #[arg(long, value_name = "NAME", env = "EGRET_CLUSTER_NAME", help_heading = CLUSTER)]
+    cluster_name: Option<String>,
     /// Manifests of the cluster, or - for standard input: for warnings that depend on its nodes and pods.
     #[arg(long, value_name = "PATH", help_heading = CLUSTER)]
     cluster: Option<PathBuf>,
@@ -63,18 +65,42 @@ impl ValidateArgs {
 }
 
 pub(super) fn run(args: &ValidateArgs) -> Result<ExitCode, Failure> {
-    let mut catalogue = Catalogue::new(&args.cluster_name).with_label_keys(args.labels.keys().as_deref());
-    catalogue.update(read(args)?);
+    let files = read(args)?;
+    let clusters = match &args.cluster_name {
+        Some(name) => vec![name.clone()],
+        None => clusters(&files),
+    };
     let cluster = args.cluster.as_deref().map(Manifests::read).transpose()?;
     let facts = cluster.as_ref().map(|cluster| &cluster.facts);
-    let mut found = catalogue.diagnostics();
-    found.extend(lint(catalogue.policies(), facts, catalogue.spans()));
-    found.extend(suspensions(catalogue.policies(), catalogue.spans(), Clock::system().now()));
+    let now = Clock::system().now();
+    let mut found = Vec::new();
+    let mut catalogues = Vec::new();
+    for name in clusters {
+        let mut catalogue = Catalogue::new(&name).with_label_keys(args.labels.keys().as_deref());
+        catalogue.update(files.clone());
+        found.extend(catalogue.diagnostics());
+        found.extend(lint(catalogue.policies(), facts, catalogue.spans()));
+        found.extend(suspensions(catalogue.policies(), catalogue.spans(), now));
+        catalogues.push((name, catalogue));
+    }
     found.sort();
     found.dedup();
-    output::print(&text(&catalogue, &found, &args.cluster_name, args.output)?)?;
+    output::print(&text(&catalogues, &found, args.output)?)?;
     let bad = found.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The clusters that egret.yaml names; the default name, if it names none.
+fn clusters(files: &BTreeMap<String, FileUpdate>) -> Vec<String> {
+    let named: Vec<String> = match files.get(CONFIG_FILE) {
+        Some(FileUpdate::Text(text)) => {
+            let documents = parse(CONFIG_FILE, text).good;
+            let config = documents.iter().find_map(|(_, document)| document.config());
+            config.map(|config| config.clusters.keys().cloned().collect()).unwrap_or_default()
+        }
+        _ => Vec::new(),
+    };
+    if named.is_empty() { vec!["default".to_owned()] } else { named }
 }
 
 /// The files: of a revision, or as they lie in a folder, so that a mistake is found before it is committed.
@@ -88,14 +114,28 @@ fn read(args: &ValidateArgs) -> Result<BTreeMap<String, FileUpdate>, Failure> {
     plan::files(args.repository(), args.rev.as_deref()).map(|(files, _)| files)
 }
 
-fn text(catalogue: &Catalogue, found: &[Diagnostic], cluster: &str, form: Form) -> Result<String, Failure> {
-    let set = catalogue.policies();
-    let mut summary = diagnostics::summary(catalogue.tally(found));
-    if found.is_empty() && set.policies.is_empty() && set.node_labels.is_empty() {
-        summary = format!("nothing for the cluster {cluster}: its paths have no document\n{summary}");
+/// The clusters that were checked, and the files of each.
+type Catalogues = [(String, Catalogue)];
+
+fn text(catalogues: &Catalogues, found: &[Diagnostic], form: Form) -> Result<String, Failure> {
+    let contents = contents(catalogues);
+    let mut summary = diagnostics::summary(tally(catalogues, found));
+    let is_empty = |catalogue: &Catalogue| {
+        let set = catalogue.policies();
+        set.policies.is_empty() && set.node_labels.is_empty()
+    };
+    if found.is_empty() {
+        for (name, _) in catalogues.iter().filter(|(_, catalogue)| is_empty(catalogue)) {
+            summary = format!("nothing for the cluster {name}: its paths have no document\n{summary}");
+        }
     }
+    if catalogues.len() > 1 {
+        let names: Vec<&str> = catalogues.iter().map(|(name, _)| name.as_str()).collect();
+        summary = format!("{summary}, in the clusters {}", names.join(", "));
+    }
+    let summary = format!("{summary}\n{contents}");
     match form {
-        Form::Json => return Ok(json(&catalogue.tally(found), found, cluster)),
+        Form::Json => return Ok(json(catalogues, found)),
         Form::Sarif => return Ok(diagnostics::sarif::to_sarif(found)),
         Form::Github => return Ok(format!("{}{summary}\n", diagnostics::to_github(found))),
         Form::Text | Form::Markdown => {}
@@ -103,8 +143,8 @@ fn text(catalogue: &Catalogue, found: &[Diagnostic], cluster: &str, form: Form) 
     // A page gets no escape sequences, wherever the output goes.
     let colour = if form == Form::Markdown { Colour::No } else { output::colour() };
     let mut bytes = Vec::new();
-    diagnostics::write_text(&mut bytes, found, |path| catalogue.text(path), colour)
-        .map_err(|error| Failure::new(error, None))?;
+    let text_of = |path: &str| catalogues.iter().find_map(|(_, catalogue)| catalogue.text(path));
+    diagnostics::write_text(&mut bytes, found, text_of, colour).map_err(|error| Failure::new(error, None))?;
     let mut text = String::from_utf8_lossy(&bytes).into_owned();
     if form == Form::Markdown && !text.is_empty() {
         let fence = output::fence_for(&text);
@@ -115,19 +155,56 @@ fn text(catalogue: &Catalogue, found: &[Diagnostic], cluster: &str, form: Form) 
     Ok(text + &summary + "\n")
 }
 
+fn contents(catalogues: &Catalogues) -> RepositoryContents {
+    catalogues.iter().fold(RepositoryContents::default(), |all, (_, catalogue)| all.with(catalogue.contents()))
+}
+
+/// Totals over all clusters. A file that several of them read counts once.
+fn tally(catalogues: &Catalogues, found: &[Diagnostic]) -> DiagnosticCounts {
+    let mut of_all = DiagnosticCounts::default();
+    let mut files: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, catalogue) in catalogues {
+        files.extend(catalogue.documents());
+    }
+    of_all.documents = files.values().sum();
+    let errors = found.iter().filter(|one| one.severity == Severity::Error).count();
+    (of_all.errors, of_all.warnings) = (errors, found.len() - errors);
+    let touched = |one: &Diagnostic| {
+        let place = catalogues.iter().find_map(|(_, catalogue)| catalogue.document_of(one));
+        (one.file.clone(), place.unwrap_or(1))
+    };
+    of_all.touched = found.iter().map(touched).collect::<BTreeSet<_>>().len();
+    of_all.documents = of_all.documents.max(of_all.touched);
+    of_all
+}
+
 /// What was found, for programs.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ValidationJson<'d> {
-    cluster: &'d str,
+    clusters: Vec<&'d str>,
     documents: usize,
     errors: usize,
     warnings: usize,
+    policies: usize,
+    node_labels: usize,
+    files: usize,
+    foreign_files: BTreeSet<String>,
     diagnostics: Vec<DiagnosticJson<'d>>,
 }
 
-fn json(tally: &DiagnosticCounts, found: &[Diagnostic], cluster: &str) -> String {
-    let DiagnosticCounts { errors, warnings, documents, .. } = *tally;
-    let diagnostics = found.iter().map(DiagnosticJson::from).collect();
-    json::text(ValidationJson { cluster, documents, errors, warnings, diagnostics })
+fn json(catalogues: &Catalogues, found: &[Diagnostic]) -> String {
+    let DiagnosticCounts { errors, warnings, documents, .. } = tally(catalogues, found);
+    let RepositoryContents { policies, node_labels, files, foreign, .. } = contents(catalogues);
+    json::text(ValidationJson {
+        clusters: catalogues.iter().map(|(name, _)| name.as_str()).collect(),
+        documents,
+        errors,
+        warnings,
+        policies: policies.len(),
+        node_labels: node_labels.len(),
+        files: files.len(),
+        foreign_files: foreign,
+        diagnostics: found.iter().map(DiagnosticJson::from).collect(),
+    })
 }

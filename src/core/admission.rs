@@ -3,6 +3,7 @@
 //! Only new commits wait. The active one is reconciled all the time: drift, pods, labels, failover. Not here:
 //! checking signatures (see `git::signature`), reading Git, and waiting.
 
+mod removals;
 mod windows;
 
 use std::fmt;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::text::short_commit;
 
+pub use self::removals::{CONFIRMATION, Removals, Share};
 pub use self::windows::{ChangeWindows, Window, by_the_clock};
 
 /// A pending commit, and the reason. The last active commit stays active.
@@ -60,6 +62,9 @@ pub enum PendingReason {
         /// What is wrong with its signature.
         what: String,
     },
+    /// It removes more policies, or members, than egret.yaml lets go unconfirmed.
+    #[serde(rename = "RemovalsUnconfirmed")]
+    Removals(Removals),
 }
 
 impl PendingReason {
@@ -69,6 +74,7 @@ impl PendingReason {
             Self::Window { .. } => "ChangeWindowClosed",
             Self::Suspended { .. } => "Suspended",
             Self::Unsigned { .. } => "SignatureRefused",
+            Self::Removals(_) => "RemovalsUnconfirmed",
         }
     }
 
@@ -77,7 +83,7 @@ impl PendingReason {
         match self {
             Self::Window { opens, .. } => *opens,
             Self::Suspended { until, .. } => *until,
-            Self::Unsigned { .. } => None,
+            Self::Unsigned { .. } | Self::Removals(_) => None,
         }
     }
 }
@@ -99,6 +105,9 @@ impl fmt::Display for PendingReason {
                 write!(f, "({reason})")
             }
             Self::Unsigned { commit, what } => write!(f, "{} is not signed as demanded: {what}", short_commit(commit)),
+            Self::Removals(removals) => {
+                write!(f, "{removals}, without the trailer {CONFIRMATION} and a reason")
+            }
         }
     }
 }
@@ -165,6 +174,8 @@ pub struct AdmissionRules<'a> {
     pub windows: &'a ChangeWindows,
     /// The suspension in the commit's own egret.yaml: it takes effect at once and can be lifted at once.
     pub suspension: Option<&'a Suspension>,
+    /// What the commit removes.
+    pub removals: Removals,
     /// Trailers of the commit's own message, in their order.
     pub trailers: &'a [(String, String)],
 }
@@ -187,7 +198,7 @@ pub enum AdmissionDecision {
 
 impl AdmissionRules<'_> {
     /// Decides about a commit. Signatures are checked first, then a suspension: no trailer passes it, only the commit
-    /// that removes it from egret.yaml.
+    /// that removes it from egret.yaml. What a user has to do about a commit comes before what ends by itself.
     pub fn judge(&self, now: Timestamp) -> AdmissionDecision {
         if let Some(unsigned) = &self.unsigned {
             return AdmissionDecision::Pending(unsigned.clone());
@@ -201,6 +212,9 @@ impl AdmissionRules<'_> {
                 owner: owner.clone(),
                 reason: reason.clone(),
             });
+        }
+        if self.removals.exceed() && self.trailer(CONFIRMATION).is_none() {
+            return AdmissionDecision::Pending(PendingReason::Removals(self.removals));
         }
         if self.windows.is_open(now) {
             return AdmissionDecision::Admitted;
@@ -217,13 +231,16 @@ impl AdmissionRules<'_> {
         })
     }
 
-    /// The emergency trailer of egret.yaml, if the commit has it with a reason. Git compares trailer names without
-    /// regard to case.
+    /// The emergency trailer of egret.yaml, if the commit has it with a reason.
     pub fn emergency(&self) -> Option<(&str, &str)> {
         let name = self.windows.emergency_trailer.as_deref()?;
-        let found =
-            self.trailers.iter().find(|(key, value)| key.eq_ignore_ascii_case(name) && !value.trim().is_empty());
-        found.map(|(_, reason)| (name, reason.trim()))
+        Some((name, self.trailer(name)?))
+    }
+
+    /// The reason that a trailer of the commit gives. Git compares the names of trailers without regard to case.
+    fn trailer(&self, name: &str) -> Option<&str> {
+        let mut values = self.trailers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        values.find_map(|(_, value)| Some(value.trim()).filter(|value| !value.is_empty()))
     }
 }
 

@@ -81,6 +81,13 @@ impl RangeSet {
         behind > 0 && self.ranges[behind - 1].contains(address)
     }
 
+    /// Whether it has an address of a network. O(log n).
+    pub fn meets(&self, net: IpNet) -> bool {
+        let other = AddressRange::from(net);
+        let first = self.ranges.partition_point(|range| range.last < other.first);
+        self.ranges.get(first).is_some_and(|range| range.first <= other.last)
+    }
+
     /// The union. O(n log n).
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
@@ -276,6 +283,18 @@ mod tests {
 
     fn lines<T: std::fmt::Display>(map: &RangeMap<T>) -> Vec<String> {
         map.iter().map(|(range, value)| format!("{range} {value}")).collect()
+    }
+
+    #[test]
+    fn a_set_meets_every_network_that_has_one_of_its_addresses() {
+        let set = set(&["10.0.4.0/24", "10.0.9.7/32", "2001:db8::/32"]);
+        for meets in ["10.0.4.0/24", "10.0.4.255/32", "10.0.0.0/8", "10.0.9.7/32", "10.0.8.0/23", "0.0.0.0/0", "::/0"] {
+            assert!(set.meets(net(meets)), "{meets}");
+        }
+        for apart in ["10.0.5.0/24", "10.0.3.0/24", "10.0.9.8/32", "255.255.255.255/32", "2001:db9::/32", "::/16"] {
+            assert!(!set.meets(net(apart)), "{apart}");
+        }
+        assert!(!RangeSet::default().meets(net("0.0.0.0/0")));
     }
 
     #[test]

@@ -3,17 +3,18 @@
 //! The repository's thread and `egret plan` ask here, and a preview asks the rules alone ([`AdmissionRules`]). Reading commits is absent, and so
 //! is checking signatures (`git::signature`).
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::admission::{
-    AdmissionDecision, AdmissionRules, ChangeWindows, Emergency, PendingCommit, PendingReason, Suspension,
+    AdmissionDecision, AdmissionRules, ChangeWindows, Emergency, PendingCommit, PendingReason, Removals, Suspension,
 };
 use super::diagnostic::{Diagnostic, Severity};
-use super::policy::catalogue::{Catalogue, FileUpdate, LastGoodDocuments};
+use super::facts::Facts;
+use super::policy::catalogue::{Catalogue, LastGoodDocuments};
+use super::policy::config::Config;
 use super::policy::document::CONFIG_FILE;
+use super::removals::removals;
 use super::signature::Signatures;
 
 /// The commit that is active, and what has to be known of it where Git cannot be asked.
@@ -51,6 +52,8 @@ pub struct Candidate {
     pub signatures: Option<Signatures>,
     /// When its egret.yaml lets commits in; none if it cannot be read. It counts where no other is known.
     pub windows: Option<ChangeWindows>,
+    /// What it removes.
+    pub removals: Removals,
 }
 
 /// What a commit meets that comes to a cluster.
@@ -72,17 +75,21 @@ pub struct Gate<'a> {
 }
 
 impl Gate<'_> {
-    /// What decides about a commit with these changes.
-    pub fn candidate(&self, changes: &BTreeMap<String, FileUpdate>, trailers: Vec<(String, String)>) -> Candidate {
-        match self.catalogue.config_after(changes) {
-            Some(config) => Candidate {
-                trailers,
-                suspension: config.suspend,
-                signatures: config.signatures,
-                windows: Some(config.change_windows),
-            },
+    /// What decides about a commit, after which the documents are these. `facts`: the cluster, if it is known.
+    pub fn candidate(
+        &self,
+        commit: &str,
+        after: &Catalogue,
+        trailers: Vec<(String, String)>,
+        facts: Option<&Facts>,
+    ) -> Candidate {
+        let candidate = Candidate { trailers, removals: self.removals(commit, after, facts), ..Candidate::default() };
+        match after.config_as_written().cloned() {
+            Some(Config { suspend, signatures, change_windows, .. }) => {
+                Candidate { suspension: suspend, signatures, windows: Some(change_windows), ..candidate }
+            }
             // An egret.yaml that cannot be read lifts nothing.
-            None => Candidate { trailers, suspension: self.last_suspension(), signatures: None, windows: None },
+            None => Candidate { suspension: self.last_suspension(), ..candidate },
         }
     }
 
@@ -112,9 +119,32 @@ impl Gate<'_> {
             let closed = || PendingReason::Window { opens: None, time_zone: "UTC".to_owned(), window: String::new() };
             return AdmissionDecision::Pending(unsigned.unwrap_or_else(closed));
         };
-        let Candidate { trailers, suspension, .. } = candidate;
-        let suspension = suspension.as_ref();
-        AdmissionRules { unsigned, first_start: self.first_start, windows: &windows, suspension, trailers }.judge(now)
+        let rules = AdmissionRules {
+            unsigned,
+            first_start: self.first_start,
+            windows: &windows,
+            suspension: candidate.suspension.as_ref(),
+            removals: candidate.removals,
+            trailers: &candidate.trailers,
+        };
+        rules.judge(now)
+    }
+
+    /// What a commit removes. Where the active commit is out of reach, it is not known what it has.
+    fn removals(&self, commit: &str, after: &Catalogue, facts: Option<&Facts>) -> Removals {
+        if !self.reached {
+            return Removals::default();
+        }
+        let found = removals(self.catalogue.policies(), after.policies(), facts);
+        match self.active.pending.as_ref() {
+            // A restart, after which the pods are not known yet, lets in nothing that waited before it.
+            Some(PendingCommit { commit: waiting, why: PendingReason::Removals(before), .. })
+                if waiting == commit && facts.is_none() =>
+            {
+                Removals { members: before.members, ..found }
+            }
+            _ => found,
+        }
     }
 
     /// The suspension that was last known to hold.

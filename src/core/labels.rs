@@ -51,11 +51,18 @@ impl Selector {
 impl Requirement {
     /// Whether a label with this value (or none) satisfies it.
     pub fn matches(&self, value: Option<&str>) -> bool {
-        match &self.operator {
-            Operator::In(values) => value.is_some_and(|value| values.contains(value)),
-            Operator::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
-            Operator::Exists => value.is_some(),
-            Operator::DoesNotExist => value.is_none(),
+        self.operator.matches(value)
+    }
+}
+
+impl Operator {
+    /// Whether a label with this value (or none) satisfies it.
+    pub fn matches(&self, value: Option<&str>) -> bool {
+        match self {
+            Self::In(values) => value.is_some_and(|value| values.contains(value)),
+            Self::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+            Self::Exists => value.is_some(),
+            Self::DoesNotExist => value.is_none(),
         }
     }
 }

@@ -34,6 +34,7 @@ pub mod policy;
 pub mod pools;
 pub mod prefixes;
 pub mod preview;
+pub mod removals;
 pub mod report;
 pub mod signature;
 pub mod snapshot;

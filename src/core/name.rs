@@ -45,7 +45,8 @@ name!(
     subdomain
 );
 name!(
-    /// A network interface: 1 to 15 bytes without `/` and white space (`dev_valid_name` in the kernel's net/core/dev.c).
+    /// A network interface: 1 to 15 bytes without `/`, `:` and white space (`dev_valid_name` in the kernel's net/core/dev.c).
+    /// Lists and patterns are refused as well: the kernel would take such a name, and nobody gives it.
     Interface,
     interface
 );
@@ -70,11 +71,11 @@ fn interface(text: &str) -> Result<(), NameError> {
     let valid = (1..=15).contains(&text.len())
         && text != "."
         && text != ".."
-        && !text.bytes().any(|b| b == b'/' || b == b':' || b.is_ascii_whitespace() || b == 0);
+        && !text.bytes().any(|b| b"/:,;*?%$\"'".contains(&b) || b.is_ascii_whitespace() || b == 0);
     if valid {
         Ok(())
     } else {
-        Err(NameError("an interface's name has 1 to 15 bytes, none of them `/`, `:` or white space"))
+        Err(NameError("one interface's name: 1 to 15 bytes, none of them white space or one of /:,;*?%$ or a quote"))
     }
 }
 
@@ -91,7 +92,22 @@ mod tests {
             assert!(NodeName::parse(bad).is_err(), "{bad:?}");
         }
         assert!(Interface::parse("enp0s31f6.100").is_ok());
-        for bad in ["", "sixteen-bytes-xx", "a b", "a/b", "..", "a:b"] {
+        for bad in [
+            "",
+            "sixteen-bytes-xx",
+            "a b",
+            "a/b",
+            "..",
+            "a:b",
+            "eth0,eth1",
+            "*",
+            "eth*",
+            "eth?",
+            "eth%d",
+            "${IFACE}",
+            "\"eth0\"",
+            "eth0;",
+        ] {
             assert!(Interface::parse(bad).is_err(), "{bad:?}");
         }
     }

@@ -10,6 +10,8 @@ use super::commit::{CommitId, CommitInfo};
 use super::error::{Error, Result};
 use super::mirror::Mirror;
 use super::object_limits::LARGEST_FOLDER;
+use crate::core::policy::document::{is_config_name, is_read};
+use crate::core::policy::foreign::{bytes_may_be_ours, may_be_ours};
 
 /// A larger file is refused: no policy is that long, and every file that is read is parsed.
 pub const LARGEST_FILE: usize = 1 << 20;
@@ -29,6 +31,9 @@ pub const MOST_NAMES_KEPT: usize = 400_000;
 /// [`Mirror::last_change`] reads this many commits at most.
 pub const FURTHEST: usize = 10_000;
 
+/// The mode of a symbolic link in a tree.
+const LINK: i32 = 0o120_000;
+
 /// The change of one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileChange {
@@ -47,11 +52,14 @@ pub enum Refusal {
     Symlink,
     /// A submodule: another repository, with other permissions.
     Submodule,
-    /// Its bytes are not UTF-8.
+    /// Its bytes are not UTF-8, and words of Egret's are among them.
     NotUtf8,
+    /// Its bytes are not UTF-8, or no file may have its name; nothing of it is Egret's.
+    Binary,
     /// More than [`LARGEST_FILE`]; its size in bytes.
     TooLarge(usize),
-    /// Its name is `.` or `..`, or has a `/`, a control character, or bytes that are not UTF-8.
+    /// It may have a document of Egret's, and its name is `.` or `..`, or has a `/`, a control character, or bytes that are
+    /// not UTF-8.
     Name,
 }
 
@@ -60,7 +68,7 @@ impl fmt::Display for Refusal {
         match self {
             Self::Symlink => f.write_str("is a symbolic link; put the file itself there"),
             Self::Submodule => f.write_str("is a submodule; put the files themselves there"),
-            Self::NotUtf8 => f.write_str("is not UTF-8 text"),
+            Self::NotUtf8 | Self::Binary => f.write_str("is not UTF-8 text"),
             Self::TooLarge(size) => write!(f, "has {size} bytes; the limit is {LARGEST_FILE}"),
             Self::Name => f.write_str("has a name that no file may have: `..`, a control character, or not UTF-8"),
         }
@@ -261,10 +269,11 @@ impl<'a> Comparison<'a> {
         let shown = String::from_utf8_lossy(name);
         let path = format!("{prefix}{}", shown.escape_debug());
         let good = is_good_name(name);
-        if good && (name.starts_with(b".") || !self.is_relevant(&path, kind)) {
+        let link = new.or(old).is_some_and(|entry| entry.filemode_raw() == LINK);
+        if good && (is_hidden(&path, &shown) || !self.is_relevant(&path, kind, link)) {
             return Ok(());
         }
-        if !good && kind == Some(ObjectType::Blob) && !is_document(&shown) {
+        if !good && kind == Some(ObjectType::Blob) && !is_read(&shown) {
             return Ok(());
         }
         self.seen += 1;
@@ -272,7 +281,11 @@ impl<'a> Comparison<'a> {
             return Err(Stop::TooLarge("more than 100000 of its files are below the paths of this cluster"));
         }
         match (kind, new) {
-            (_, Some(_)) if !good => self.note(path, FileChange::Refused(Refusal::Name)),
+            (Some(ObjectType::Blob), Some(entry)) if !good => {
+                let refusal = if self.may_be_ours(entry)? { Refusal::Name } else { Refusal::Binary };
+                self.note(path, FileChange::Refused(refusal));
+            }
+            (_, Some(_)) if !good => self.note(path, FileChange::Refused(Refusal::Binary)),
             (_, None) if !good => self.note(path, FileChange::Removed),
             (Some(ObjectType::Tree), _) => {
                 let (old, new) = (self.tree(old.map(TreeEntry::id))?, self.tree(new.map(TreeEntry::id))?);
@@ -302,18 +315,28 @@ impl<'a> Comparison<'a> {
     }
 
     /// Whether a path is below a configured one, or, if it is a folder, above one.
-    fn is_relevant(&self, path: &str, kind: Option<ObjectType>) -> bool {
+    fn is_relevant(&self, path: &str, kind: Option<ObjectType>, link: bool) -> bool {
         let below = |outer: &str, inner: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'));
         let is_below = |wanted: &String| wanted.is_empty() || wanted == path || below(wanted, path);
         match kind {
             Some(ObjectType::Tree) => self.paths.iter().any(|wanted| is_below(wanted) || below(path, wanted)),
+            // They may stand in the place of a folder with documents.
             Some(ObjectType::Commit) => self.paths.iter().any(is_below),
-            _ => is_document(path) && self.paths.iter().any(is_below),
+            _ if link => self.paths.iter().any(is_below),
+            _ => is_read(path) && self.paths.iter().any(is_below),
         }
     }
 
+    /// Whether a file may have a document of Egret's, so that its name is worth a word.
+    fn may_be_ours(&mut self, entry: &TreeEntry<'_>) -> std::result::Result<bool, Stop> {
+        Ok(match self.read(entry)? {
+            FileChange::Text(text) => may_be_ours(&text),
+            FileChange::Refused(refusal) => refusal == Refusal::NotUtf8,
+            FileChange::Removed => false,
+        })
+    }
+
     fn read(&mut self, entry: &TreeEntry<'_>) -> std::result::Result<FileChange, Stop> {
-        const LINK: i32 = 0o120_000;
         if entry.kind() == Some(ObjectType::Commit) {
             return Ok(FileChange::Refused(Refusal::Submodule));
         }
@@ -328,7 +351,11 @@ impl<'a> Comparison<'a> {
         }
         self.room = self.room.checked_sub(size).ok_or(Stop::TooLarge("there is too much text in what differs"))?;
         let bytes = objects.read(entry.id())?.data().to_vec();
-        Ok(String::from_utf8(bytes).map_or(FileChange::Refused(Refusal::NotUtf8), FileChange::Text))
+        Ok(match String::from_utf8(bytes) {
+            Ok(text) => FileChange::Text(text),
+            Err(error) if bytes_may_be_ours(error.as_bytes()) => FileChange::Refused(Refusal::NotUtf8),
+            Err(_) => FileChange::Refused(Refusal::Binary),
+        })
     }
 }
 
@@ -339,6 +366,7 @@ fn is_good_name(name: &[u8]) -> bool {
         && text.is_ok_and(|text| !text.chars().any(|letter| letter == '/' || letter.is_control()))
 }
 
-fn is_document(path: &str) -> bool {
-    path.rsplit_once('.').is_some_and(|(_, extension)| matches!(extension, "yaml" | "yml" | "json"))
+/// Whether a name is hidden. A hidden egret.yaml is read, to be reported.
+fn is_hidden(path: &str, name: &str) -> bool {
+    name.starts_with('.') && (path != name || !is_config_name(path))
 }

@@ -18,7 +18,7 @@ use crate::core::report::drift::DriftClass;
 const BUCKETS: [f64; 13] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
 /// What a pending commit waits for ([`PendingReason::word`](crate::core::admission::PendingReason::word)).
-const REASONS: [&str; 3] = ["ChangeWindowClosed", "SignatureRefused", "Suspended"];
+const REASONS: [&str; 4] = ["ChangeWindowClosed", "RemovalsUnconfirmed", "SignatureRefused", "Suspended"];
 
 /// What a process counts and measures. A clone is another handle on the same values.
 #[derive(Debug, Clone)]

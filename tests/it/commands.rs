@@ -63,13 +63,17 @@ fn validate(folder: &Path, more: &[&str]) -> Said {
     egret(words.into_iter().chain(more.iter().copied()))
 }
 
+/// What is said of the template as it is.
+const FINE: &str = "3 documents are fine\n1 policy, 1 node label in 2 files\n";
+
 #[test]
 fn what_people_start_from_is_fine() {
     let folder = template();
-    assert_eq!(validate(folder.path(), &[]), Said::fine("3 documents are fine\n"));
-    assert_eq!(validate(folder.path(), &["--output=markdown"]), Said::fine("3 documents are fine\n"));
-    assert_eq!(validate(folder.path(), &["--output=github"]), Said::fine("3 documents are fine\n"));
-    let json = "{\n  \"formatVersion\": 1,\n  \"cluster\": \"default\",\n  \"documents\": 3,\n  \"errors\": 0,\n  \"warnings\": 0,\n  \
+    assert_eq!(validate(folder.path(), &[]), Said::fine(FINE));
+    assert_eq!(validate(folder.path(), &["--output=markdown"]), Said::fine(FINE));
+    assert_eq!(validate(folder.path(), &["--output=github"]), Said::fine(FINE));
+    let json = "{\n  \"formatVersion\": 1,\n  \"clusters\": [\n    \"default\"\n  ],\n  \"documents\": 3,\n  \"errors\": 0,\n  \"warnings\": 0,\n  \
+                \"policies\": 1,\n  \"nodeLabels\": 1,\n  \"files\": 2,\n  \"foreignFiles\": [],\n  \
                 \"diagnostics\": []\n}\n";
     assert_eq!(validate(folder.path(), &["-ojson"]), Said::fine(json));
 }
@@ -89,11 +93,34 @@ fn the_hook_before_a_commit_lets_good_documents_pass_and_no_mistake() {
 #[test]
 fn a_cluster_without_documents_in_its_paths_is_reported() {
     let folder = template();
-    let config = "apiVersion: egret.dev/v1alpha1\nkind: Config\nclusters: {moon: {paths: [moon]}}\n";
+    let config = "apiVersion: egret.dev/v1alpha1\nkind: Config\nclusters: {moon: {paths: [moon]}, earth: }\n";
     fs::write(folder.path().join("egret.yaml"), config).unwrap();
-    let said = "nothing for the cluster moon: its paths have no document\n1 document is fine\n";
+    fs::create_dir(folder.path().join("moon")).unwrap();
+    fs::write(folder.path().join("moon/values.yaml"), "image: x\n").unwrap();
+    let said = "nothing for the cluster moon: its paths have no document\n1 document is fine\n\
+                0 policies, 0 node labels in 0 files; 1 file is none of Egret's\n";
     assert_eq!(validate(folder.path(), &["--cluster-name=moon"]), Said::fine(said));
-    assert_eq!(validate(folder.path(), &["--cluster-name=earth"]), Said::fine("3 documents are fine\n"));
+    let foreign = "1 policy, 1 node label in 2 files; 1 file is none of Egret's\n";
+    let earth = format!("3 documents are fine\n{foreign}");
+    assert_eq!(validate(folder.path(), &["--cluster-name=earth"]), Said::fine(&earth));
+    let both = format!(
+        "nothing for the cluster moon: its paths have no document\n3 documents are fine, in the clusters earth, moon\n{foreign}"
+    );
+    assert_eq!(validate(folder.path(), &[]), Said::fine(&both));
+    let unknown = validate(folder.path(), &["--cluster-name=mooon"]);
+    assert_eq!(unknown.code, Some(1));
+    assert!(
+        unknown.stdout.contains("egret.yaml has no cluster `mooon`") && unknown.stdout.contains("did you mean `moon`?")
+    );
+    // What is wrong for one cluster only is found with the others.
+    fs::remove_dir_all(folder.path().join("moon")).unwrap();
+    let dead = validate(folder.path(), &[]);
+    assert_eq!(
+        (dead.code, dead.stdout.matches("no file is at or below `moon`").count()),
+        (Some(1), 1),
+        "{}",
+        dead.stdout
+    );
 }
 
 #[test]
@@ -133,7 +160,7 @@ error: a destination has host bits set
    │
    ╰ hint: 10.0.4.0/24 for the network, 10.0.4.7/32 for the host
 ";
-    let summary = "1 error in 1 of 3 documents; the other 2 are fine\n";
+    let summary = "1 error in 1 of 3 documents; the other 2 are fine\n1 policy, 1 node label in 2 files\n";
     assert_eq!(validate(folder.path(), &[]), bad(format!("{excerpt}\n{summary}")));
     assert_eq!(validate(folder.path(), &["--output=markdown"]), bad(format!("```text\n{excerpt}```\n\n{summary}")));
     let annotation = "::error file=policies/outpost.yaml,line=13,endLine=13,col=5,endColumn=15,title=host-bits::a destination \
@@ -141,7 +168,8 @@ error: a destination has host bits set
                       10.0.4.7/32 for the host";
     assert_eq!(validate(folder.path(), &["--output=github"]), bad(format!("{annotation}\n{summary}")));
     let json: serde_json::Value = serde_json::from_str(&validate(folder.path(), &["--output=json"]).stdout).unwrap();
-    let expected = serde_json::json!({"formatVersion": 1, "cluster": "default", "documents": 3, "errors": 1, "warnings": 0, "diagnostics": [{
+    let expected = serde_json::json!({"formatVersion": 1, "clusters": ["default"], "documents": 3, "errors": 1, "warnings": 0,
+        "policies": 1, "nodeLabels": 1, "files": 2, "foreignFiles": [], "diagnostics": [{
         "file": "policies/outpost.yaml", "line": 13, "column": 5, "endLine": 13, "endColumn": 16, "severity": "error",
         "code": "host-bits", "message": "a destination has host bits set",
         "label": "/24 leaves no room for the .7", "hint": "10.0.4.0/24 for the network, 10.0.4.7/32 for the host",

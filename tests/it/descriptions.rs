@@ -19,7 +19,7 @@ const CONFIGS: &str = include_str!("../../charts/egret/crds/egressconfigs.yaml")
 const NODES: &str = include_str!("../../charts/egret/crds/egressnodes.yaml");
 
 /// Fields of a document that are not published, each with the reason, and fields of what is published that no document has.
-const ONE_SIDED: [(&str, &str); 18] = [
+const ONE_SIDED: [(&str, &str); 19] = [
     ("policy.egressGateway", "published as egressGateways"),
     ("policy.egressGateways.*.nextHop", "published as nextHops"),
     ("policy.source", "where the document stands"),
@@ -31,6 +31,7 @@ const ONE_SIDED: [(&str, &str); 18] = [
     ("config.onNoGateway", "written out in each policy"),
     ("config.existingConnections", "written out in each policy"),
     ("config.onLabelDrift", "the controller writes labels"),
+    ("config.maxRemovals", "the controller admits commits"),
     ("config.nodeLabels", "the controller writes labels"),
     ("config.requireNamespace", "checked before publishing"),
     ("config.gateways.labelled", "what Git gives of labels that gateways are chosen by"),

@@ -24,6 +24,7 @@ mod signatures;
 mod sizes;
 pub(crate) mod ssh;
 mod ssh_keys;
+mod vanishing;
 mod watching;
 mod ways_in;
 
@@ -204,20 +205,30 @@ fn links_submodules_and_what_is_no_text_are_refused_by_name() {
     fs::create_dir_all(&origin.work).expect("a work tree");
     std::os::unix::fs::symlink("/etc/passwd", origin.work.join("link.yaml")).expect("a link");
     fs::write(origin.work.join("latin1.yaml"), b"a: \xe4\n").expect("a file");
+    let utf16: Vec<u8> = "kind: EgressPolicy\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(origin.work.join("utf16.yaml"), [&[0xff, 0xfe][..], &utf16].concat()).expect("a file");
+    std::os::unix::fs::symlink("elsewhere", origin.work.join("policies")).expect("a link in the place of a folder");
+    fs::write(origin.work.join(".egret.yaml"), "a: 1\n").expect("a file");
+    fs::write(origin.work.join(".hidden.yaml"), "a: 1\n").expect("a file");
     fs::write(origin.work.join("huge.yaml"), "#".repeat((1 << 20) + 1)).expect("a file");
-    fs::write(origin.work.join("bell\x07.yaml"), "a: 1\n").expect("a file");
+    fs::write(origin.work.join("bell\x07.yaml"), "kind: EgressPolicy\n").expect("a file");
+    fs::write(origin.work.join("belt\x07.yaml"), "a: 1\n").expect("a file");
     origin.git(&["update-index", "--add", "--cacheinfo", "160000,0123456789012345678901234567890123456789,module"]);
     let commit = origin.push(&[("good.yaml", "a: 1\n")], "all kinds");
     let mut mirror = origin.mirror();
     mirror.head(None).expect("a look");
     let refused = FileChange::Refused;
     let expected = changes([
+        (".egret.yaml", text("a: 1\n")),
         ("bell\\u{7}.yaml", refused(Refusal::Name)),
+        ("belt\\u{7}.yaml", refused(Refusal::Binary)),
         ("good.yaml", text("a: 1\n")),
         ("huge.yaml", refused(Refusal::TooLarge((1 << 20) + 1))),
-        ("latin1.yaml", refused(Refusal::NotUtf8)),
+        ("latin1.yaml", refused(Refusal::Binary)),
         ("link.yaml", refused(Refusal::Symlink)),
         ("module", refused(Refusal::Submodule)),
+        ("policies", refused(Refusal::Symlink)),
+        ("utf16.yaml", refused(Refusal::NotUtf8)),
     ]);
     assert_eq!(mirror.files(commit, &all()).expect("the files"), expected);
 }
@@ -234,7 +245,7 @@ fn a_tree_made_by_hand_leads_nowhere() {
     origin.in_bare(&["update-ref", "refs/heads/main", &commit.to_string()]);
     let mut mirror = origin.mirror();
     mirror.head(None).expect("a look");
-    let refused = || FileChange::Refused(Refusal::Name);
+    let refused = || FileChange::Refused(Refusal::Binary);
     let expected = changes([("..", refused()), ("a.yaml", text("a: 1\n")), ("x/y.yaml", refused())]);
     assert_eq!(mirror.files(commit, &all()).expect("the files"), expected);
 }

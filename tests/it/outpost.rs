@@ -21,6 +21,7 @@ mod neighbours;
 mod oracle;
 mod plans;
 mod pods;
+mod removals;
 mod reports;
 mod settings;
 mod signatures;

@@ -89,7 +89,7 @@ fn every_field_in_its_good_form_is_read_without_a_word() {
 #[test]
 fn reports_are_kept_as_long_as_egret_yaml_says_and_a_cluster_may_differ() {
     let text = "apiVersion: egret.dev/v1alpha1\nkind: Config\nreports: {keep: 52w, snapshot: {every: 10m}}\nclusters:\n  \
-                prod: {reports: {snapshot: {enabled: false}}}\n  test: {reports: {keep: 2d, snapshot: {every: 1d}}}\n";
+                prod: {reports: {snapshot: {enabled: false}}}\n  test: {reports: {keep: 2d, snapshot: {every: 1d}}}\n  other:\n";
     let of = |cluster: &str| {
         let mut catalogue = Catalogue::new(cluster);
         catalogue.update(BTreeMap::from([("egret.yaml".to_owned(), FileUpdate::Text(text.to_owned()))]));
@@ -104,7 +104,7 @@ fn reports_are_kept_as_long_as_egret_yaml_says_and_a_cluster_may_differ() {
 fn nodes_choose_their_mark_bits_unless_egret_yaml_says_which_and_agents_hear_the_same() {
     let of = |datapath: &str| {
         let text = format!(
-            "apiVersion: egret.dev/v1alpha1\nkind: Config\n{datapath}\nclusters: {{prod: {{datapath: {{markMask: auto}}}}}}\n"
+            "apiVersion: egret.dev/v1alpha1\nkind: Config\n{datapath}\nclusters: {{prod: {{datapath: {{markMask: auto}}}}, test: }}\n"
         );
         ["prod", "test"].map(|cluster| {
             let mut catalogue = Catalogue::new(cluster);
@@ -276,6 +276,7 @@ fn lint_says_what_a_policy_would_cut_off_and_what_reaches_nothing() {
         ("careful.yaml", &policy("careful", "empire", "10.0.0.0/8", "10.1.0.0/16", "true")),
         ("nobody.yaml", &policy("nobody", "alliance", "10.9.0.0/16", "", "gone")),
         ("labels.yaml", labels),
+        ("egret.yaml", "apiVersion: egret.dev/v1alpha1\nkind: Config\nserviceCIDRs: [198.18.0.0/16]\n"),
     ]);
     assert_eq!(catalogue.diagnostics(), []);
     let found = lint(catalogue.policies(), Some(&facts()), catalogue.spans());
@@ -292,7 +293,8 @@ fn lint_says_what_a_policy_would_cut_off_and_what_reaches_nothing() {
             "labels.yaml:5:19 warning unknown-node: the cluster has no node n9",
             "labels.yaml:6:16 error labels-disagree: by-name and by-zone give n1 different values of gw",
             "labels.yaml:13:16 error labels-disagree: by-zone and by-name give n1 different values of gw",
-            "nobody.yaml:5:3 warning no-member: the policy nobody selects no pod that is there now",
+            "nobody.yaml:5:3 warning no-member: the policy nobody selects no pod that is there now: no \
+         pod has org=alliance",
             "nobody.yaml:9:19 warning no-gateway: no node has the labels gw=gone",
             "wide.yaml:7:22 warning covers-everything: 0.0.0.0/0 is everything outside of the cluster: registries, DNS, \
          the cloud's own interfaces too",

@@ -59,7 +59,7 @@ fn on_gitlab_and_gitea_it_is_the_same() {
         let first = stand.open(1, &[("policies/alliance.yaml", &policy("alliance", "alliance"))]);
         stand.await_comment(1, &first[..12]);
         assert_eq!(stand.forge.status(&first).expect("a status").0, "success", "{kind:?}");
-        let second = stand.open(1, &[("policies/alliance.yaml", "no YAML: [")]);
+        let second = stand.open(1, &[("policies/alliance.yaml", "kind: EgressPolicy\nspec: [")]);
         stand.await_comment(1, &second[..12]);
         assert_eq!(stand.forge.status(&second).expect("a status").0, bad, "{kind:?}");
         stand.await_that("a word that all is well", || stand.condition("PreviewsPosted").0 == "True");

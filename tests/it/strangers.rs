@@ -209,7 +209,7 @@ fn with_labels_from_git_alone_a_node_that_labels_itself_is_passed_over() {
     assert_eq!(gateway(catalogue.policies(), &facts), (Some("beta".to_owned()), vec![]));
     assert_eq!(
         linted(&catalogue, Some(&facts)),
-        ["p.yaml:5:3 warning no-member: the policy p selects no pod that is there now | \
+        ["p.yaml:5:3 warning no-member: the policy p selects no pod that is there now: there is no namespace batuu | \
         compare with `kubectl get pods --show-labels`"]
     );
     let own = config("clusters: {prod: {gateways: {onlyLabelledFromGit: true}}, test: {}}");

@@ -16,6 +16,9 @@ pub(crate) struct Repository {
     home: PathBuf,
 }
 
+/// The trailer of a commit that may remove any number of policies.
+const CONFIRMED: &str = "Egret-Confirm-Removals: the test wants it";
+
 impl Repository {
     /// Makes both in a folder, with an empty branch `main`.
     pub(crate) fn create(folder: &Path) -> Result<Self, LabError> {
@@ -51,8 +54,24 @@ impl Repository {
         fs::remove_file(&path).map_err(LabError::doing(format!("remove {}", path.display())))
     }
 
-    /// Commits everything in the clone and pushes it to `main`. Gives the commit's id.
+    /// Commits everything in the clone and pushes it to `main`. The commit confirms what it removes: `git::admission` has
+    /// those that do not. Gives the commit's id.
     pub(crate) fn push(&self, message: &str) -> Result<String, LabError> {
+        self.in_clone(["add", "--all"])?;
+        self.in_clone(["commit", "--quiet", "--message", message, "--trailer", CONFIRMED])?;
+        self.in_clone(["push", "--quiet", "origin", "HEAD:main"])?;
+        self.in_clone(["rev-parse", "HEAD"]).map(|id| id.trim_end().to_owned())
+    }
+
+    /// Pushes a commit without a change to `main` that confirms what those before it removed. Gives the commit's id.
+    pub(crate) fn push_empty(&self, message: &str) -> Result<String, LabError> {
+        self.in_clone(["commit", "--quiet", "--allow-empty", "--message", message, "--trailer", CONFIRMED])?;
+        self.in_clone(["push", "--quiet", "origin", "HEAD:main"])?;
+        self.in_clone(["rev-parse", "HEAD"]).map(|id| id.trim_end().to_owned())
+    }
+
+    /// Pushes everything in the clone to `main`, without any trailer. Gives the commit's id.
+    pub(crate) fn push_unconfirmed(&self, message: &str) -> Result<String, LabError> {
         self.in_clone(["add", "--all"])?;
         self.in_clone(["commit", "--quiet", "--message", message])?;
         self.in_clone(["push", "--quiet", "origin", "HEAD:main"])?;

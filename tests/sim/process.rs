@@ -16,7 +16,7 @@ use egret::reconcile::agent::{self, AgentEdges, AgentOptions};
 use egret::reconcile::controller::{self, ControllerEdges, ControllerOptions};
 use egret::reconcile::gitops::publisher::{Publisher, PublisherOptions};
 use egret::reconcile::gitops::pulls::PullPreviews;
-use egret::reconcile::gitops::repository::{Repository, RepositoryOptions};
+use egret::reconcile::gitops::repository::{KnownFacts, Repository, RepositoryOptions};
 use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 use egret::reconcile::gitops::webhook::Webhook;
 use egret::reconcile::leadership::Leadership;
@@ -122,7 +122,12 @@ pub(crate) fn controller(surroundings: &Surroundings, name: &str, incarnation: u
     let task = spawn_local(async move {
         let memory = StateStore::open(&disk);
         let (sender, news) = mpsc::unbounded_channel();
-        let reading = RepositoryOptions { following: options.following.clone(), mirror: disk.join("policy.git"), seed };
+        let reading = RepositoryOptions {
+            following: options.following.clone(),
+            mirror: disk.join("policy.git"),
+            seed,
+            facts: KnownFacts::default(),
+        };
         let (git, by, line) = (surroundings.git.clone(), identity.clone(), Arc::clone(&to_line));
         let open = move |_: &RepositoryOptions| Ok(git.mirror(&by, Arc::clone(&line)));
         let (repository, work) = Repository::reading(reading, open, sender, surroundings.clock.clone());

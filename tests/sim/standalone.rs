@@ -13,7 +13,7 @@ use egret::clock::Clock;
 use egret::cluster::Cluster;
 use egret::core::name::NodeName;
 use egret::reconcile::gitops::publisher::{Publisher, PublisherOptions};
-use egret::reconcile::gitops::repository::{Repository, RepositoryOptions};
+use egret::reconcile::gitops::repository::{KnownFacts, Repository, RepositoryOptions};
 use egret::reconcile::gitops::webhook::Webhook;
 use egret::reconcile::node::metrics_recorder::MetricsRecorder;
 use egret::reconcile::node::round::Reconciler;
@@ -184,7 +184,12 @@ impl Standalone {
             let memory = StateStore::open(&disk);
             let following = tracked(Duration::from_secs(2));
             let (sender, news) = mpsc::unbounded_channel();
-            let reading = RepositoryOptions { following: following.clone(), mirror: disk.join("policy.git"), seed };
+            let reading = RepositoryOptions {
+                following: following.clone(),
+                mirror: disk.join("policy.git"),
+                seed,
+                facts: KnownFacts::default(),
+            };
             let (by, to_line) = (name.clone(), Arc::clone(&life));
             let open = move |_: &RepositoryOptions| Ok(git.mirror(&by, Arc::clone(&to_line)));
             let (repository, work) = Repository::reading(reading, open, sender, clock.clone());

@@ -3,8 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    AdmissionDecision, AdmissionRules, ChangeWindows, Emergency, PendingCommit, PendingReason, Suspension, Window,
-    by_the_clock,
+    AdmissionDecision, AdmissionRules, ChangeWindows, Emergency, PendingCommit, PendingReason, Removals, Share,
+    Suspension, Window, by_the_clock,
 };
 
 fn at(time: &str) -> Timestamp {
@@ -120,7 +120,15 @@ fn a_trailer_passes_a_closed_window_only_if_it_is_named_and_has_a_reason() {
     let strict = ChangeWindows { emergency_trailer: None, ..nightly.clone() };
     let judge = |windows: &ChangeWindows, key: &str, value: &str, now| {
         let trailers = [("Signed-off-by".to_owned(), "Leia".to_owned()), (key.to_owned(), value.to_owned())];
-        AdmissionRules { unsigned: None, first_start: false, windows, suspension: None, trailers: &trailers }.judge(now)
+        AdmissionRules {
+            unsigned: None,
+            first_start: false,
+            windows,
+            suspension: None,
+            removals: Removals::default(),
+            trailers: &trailers,
+        }
+        .judge(now)
     };
     let waits = AdmissionDecision::Pending(PendingReason::Window {
         opens: Some(at("2026-11-24T21:00:00Z")),
@@ -155,6 +163,7 @@ fn a_suspension_ends_by_itself_and_no_trailer_passes_it() {
         first_start: false,
         windows: &windows,
         suspension: Some(&suspension),
+        removals: Removals::default(),
         trailers: &trailers,
     };
     let waits = AdmissionDecision::Pending(PendingReason::Suspended {
@@ -164,6 +173,43 @@ fn a_suspension_ends_by_itself_and_no_trailer_passes_it() {
     });
     assert_eq!(rules.judge(at("2026-11-24T11:59:59Z")), waits);
     assert_eq!(rules.judge(at("2026-11-24T12:00:00Z")), AdmissionDecision::Admitted);
+}
+
+#[test]
+fn a_commit_that_removes_more_than_its_share_waits_until_one_confirms_it() {
+    let closed = windows(&[window("0 22 * * 1-5", "Europe/Berlin", 4)]);
+    let judge = |removed, of, max, trailer: Option<&str>, first_start, windows: &ChangeWindows| {
+        let trailers: Vec<(String, String)> =
+            trailer.map(|value| ("egret-confirm-removals".to_owned(), value.to_owned())).into_iter().collect();
+        let removals = Removals { policies: Share { removed, of }, members: Share::default(), max };
+        let rules =
+            AdmissionRules { unsigned: None, first_start, windows, suspension: None, removals, trailers: &trailers };
+        rules.judge(at("2026-11-24T12:00:00Z"))
+    };
+    let always = ChangeWindows::default();
+    let waits = |removed, of, max| {
+        let removals = Removals { policies: Share { removed, of }, members: Share::default(), max };
+        AdmissionDecision::Pending(PendingReason::Removals(removals))
+    };
+    for (removed, of, max, admitted) in [
+        (0, 0, 50, true),
+        (0, 0, 0, true),
+        (1, 2, 50, true),
+        (2, 3, 50, false),
+        (1, 1, 50, false),
+        (1, 9, 0, false),
+        (9, 9, 100, true),
+    ] {
+        let expected = if admitted { AdmissionDecision::Admitted } else { waits(removed, of, max) };
+        assert_eq!(judge(removed, of, max, None, false, &always), expected, "{removed} of {of}, {max}");
+        assert_eq!(judge(removed, of, max, Some("we move"), false, &always), AdmissionDecision::Admitted);
+        assert_eq!(judge(removed, of, max, None, true, &always), AdmissionDecision::Admitted, "a first start");
+    }
+    assert_eq!(judge(3, 3, 50, Some(" "), false, &always), waits(3, 3, 50), "a trailer without a reason");
+    // It is told first what a user has to do; a confirmation opens no window.
+    assert_eq!(judge(3, 3, 50, None, false, &closed), waits(3, 3, 50));
+    let confirmed = judge(3, 3, 50, Some("we move"), false, &closed);
+    assert!(matches!(confirmed, AdmissionDecision::Pending(PendingReason::Window { .. })), "{confirmed:?}");
 }
 
 #[test]
@@ -195,6 +241,16 @@ fn what_waits_says_for_what() {
     let expected = "a41c9e2a41c9 \"let batuu through\" of Leia <leia@alderaan> waits: bbbbbbbbbbbb is not signed as \
                     demanded: it has no signature";
     assert_eq!(message(unsigned), expected);
+    let (policies, members) = (Share { removed: 3, of: 4 }, Share { removed: 1, of: 4 });
+    let removals = PendingReason::Removals(Removals { policies, members, max: 50 });
+    let expected = "a41c9e2a41c9 \"let batuu through\" of Leia <leia@alderaan> waits: it removes 3 of 4 policies, more than \
+                    50 %, without the trailer Egret-Confirm-Removals and a reason";
+    assert_eq!(message(removals), expected);
+    let both = Removals { policies, members: Share { removed: 10, of: 12 }, max: 50 };
+    assert_eq!(both.to_string(), "it removes 3 of 4 policies and 10 of 12 members, more than 50 %");
+    let members = Removals { policies: Share::default(), ..both };
+    assert!(members.exceed());
+    assert_eq!(members.to_string(), "it removes 10 of 12 members, more than 50 %");
     let emergency = Emergency {
         commit: "c".repeat(40),
         author: "Leia <leia@alderaan>".to_owned(),

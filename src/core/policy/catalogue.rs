@@ -2,7 +2,8 @@
 //!
 //! One rule decides everything: while a document is bad, for whatever reason, its last good version stays active. A
 //! document is identified by kind and name, not by file, so it may move. It ends when no file mentions it any more and
-//! the file it was in has no error: while that file has one, it is unknown whether the document is still wanted.
+//! the file it was in has no error and no new text that is no object: with one, it is unknown whether the document is
+//! still wanted.
 //!
 //! Only changed files are parsed again. The texts of all files with a fitting name are kept, also of those outside of
 //! `paths`: when `paths` changes, the catalogue selects again and needs no files from Git. For a repository of 10,000
@@ -12,9 +13,13 @@
 //! [`Catalogue::export_good`] returns what has to be persisted, [`Catalogue::import_good`] restores it.
 
 mod conflicts;
+mod contents;
 mod effective;
+mod kustomize;
 mod last_good;
+mod layout;
 mod publishable;
+mod refusal;
 mod requirements;
 #[cfg(test)]
 mod tests;
@@ -23,19 +28,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::PolicySet;
-use super::check::{Checked, ConfigDocument, DocumentIdentity};
+use super::check::{Checked, DocumentIdentity};
 use super::config::Config;
-use super::diagnostic_sink::{Span, diagnostic};
-use super::document::CONFIG_FILE;
+use super::document::{CONFIG_FILE, is_config_name, is_read};
 use super::file::{ParsedFile, parse_with};
 use super::limits;
+use super::paths::selects;
 use super::spans::Spans;
 use super::yaml::MAX_BYTES;
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::labels::keys::KeyPattern;
 
 pub use self::conflicts::{LabelConflict, disagreements};
+pub use self::contents::RepositoryContents;
+use self::kustomize::Kustomized;
 pub use self::last_good::{LastGoodDocuments, LastGoodText};
+pub use self::refusal::FileRefusal;
 pub(super) use self::requirements::{NAME_ONE, NO_NAMESPACE};
 
 /// A change of a file between two commits.
@@ -47,48 +55,6 @@ pub enum FileUpdate {
     Removed,
     /// It exists and must not or cannot be read.
     Refused(FileRefusal),
-}
-
-/// Why a file is not read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileRefusal {
-    /// It is a symbolic link: its target is not reviewed with the repository.
-    Symlink,
-    /// It is larger than [`MAX_BYTES`].
-    TooLarge,
-    /// It is not UTF-8.
-    NotUtf8,
-    /// Its path is absolute or contains `..`.
-    Outside,
-}
-
-impl FileRefusal {
-    fn code(self) -> &'static str {
-        match self {
-            Self::Symlink => "symlink",
-            Self::TooLarge => "too-large",
-            Self::NotUtf8 => "not-utf8",
-            Self::Outside => "outside",
-        }
-    }
-
-    fn message(self) -> &'static str {
-        match self {
-            Self::Symlink => "the file is a symbolic link",
-            Self::TooLarge => "the file is too large to be read",
-            Self::NotUtf8 => "the file is no UTF-8 text",
-            Self::Outside => "the file's path leaves the repository",
-        }
-    }
-
-    fn hint(self) -> String {
-        match self {
-            Self::Symlink => "commit the file itself".to_owned(),
-            Self::TooLarge => format!("split it into files of {MAX_BYTES} bytes at most"),
-            Self::NotUtf8 => "save it as UTF-8".to_owned(),
-            Self::Outside => "a path has names between `/`, none of them `..`".to_owned(),
-        }
-    }
 }
 
 /// A document whose last good version is active because the one in the repository is bad.
@@ -116,11 +82,13 @@ pub struct DiagnosticCounts {
 }
 
 /// All files and the active documents; see the module's documentation.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Catalogue {
     cluster: String,
     /// The node labels that the operator allows, if configured.
     label_keys: Option<Vec<KeyPattern>>,
+    /// Whether what is read was active before.
+    recalling: bool,
     files: BTreeMap<String, File>,
     /// Good documents of the current files: by identity, the paths and positions where each is found.
     candidates: BTreeMap<DocumentIdentity, BTreeSet<(String, usize)>>,
@@ -130,12 +98,15 @@ pub struct Catalogue {
     standing: BTreeMap<DocumentIdentity, Standing>,
     /// Diagnostics about several documents.
     between: BTreeMap<DocumentIdentity, Vec<Diagnostic>>,
+    kustomized: Kustomized,
+    /// Files that hold a Config and are not egret.yaml, with what is wrong with them.
+    misplaced: BTreeMap<String, Vec<Diagnostic>>,
     set: PolicySet,
     spans: Spans,
 }
 
 /// A file's current content.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct File {
     text: Arc<str>,
     refused: Option<FileRefusal>,
@@ -161,11 +132,14 @@ impl Catalogue {
         let mut catalogue = Self {
             cluster: cluster.to_owned(),
             label_keys: None,
+            recalling: false,
             files: BTreeMap::new(),
             candidates: BTreeMap::new(),
             wanted: BTreeMap::new(),
             standing: BTreeMap::new(),
             between: BTreeMap::new(),
+            kustomized: Kustomized::default(),
+            misplaced: BTreeMap::new(),
             set: PolicySet::default(),
             spans: Spans::default(),
         };
@@ -181,24 +155,35 @@ impl Catalogue {
         self
     }
 
+    /// Takes in the files of the commit that is active already. An egret.yaml that would be refused now counts as it is
+    /// written: what is in force stays in force.
+    pub fn recall(&mut self, changes: BTreeMap<String, FileUpdate>) {
+        self.recalling = true;
+        self.update(changes);
+        self.recalling = false;
+    }
+
     /// Applies changes by path. Files with other names are ignored, so the whole list of a commit can be passed.
-    pub fn update(&mut self, mut changes: BTreeMap<String, FileUpdate>) {
+    pub fn update(&mut self, changes: BTreeMap<String, FileUpdate>) {
         // Held documents are always reconsidered, as no file may mention them any more. There are few.
         let mut touched = self.held_identities();
-        // The configuration comes first, as it decides which other files count.
-        if let Some(change) = changes.remove(CONFIG_FILE) {
-            self.change(CONFIG_FILE, change, &mut touched);
-            touched.insert(DocumentIdentity::Config);
-        }
-        if touched.remove(&DocumentIdentity::Config) {
-            self.update_config(&mut touched);
-        }
+        let mut changed = Vec::new();
         for (path, change) in changes {
-            if fits(&path) {
+            if fits(&path, &change) {
                 self.change(&path, change, &mut touched);
+                changed.push(path);
+            }
+        }
+        // The configuration comes first, as it decides which other files count.
+        touched.extend(self.learn(CONFIG_FILE));
+        self.update_config(&mut touched);
+        for path in &changed {
+            if self.selected(path) {
+                touched.extend(self.learn(path));
             }
         }
         self.settle_all(&touched);
+        self.kustomized = self.kustomized();
     }
 
     fn held_identities(&self) -> BTreeSet<DocumentIdentity> {
@@ -218,7 +203,6 @@ impl Catalogue {
         }
         // Policies with defaults from the configuration follow it, and its requirements apply to all documents.
         touched.extend(self.standing.keys().chain(self.candidates.keys()).cloned());
-        touched.remove(&DocumentIdentity::Config);
     }
 
     fn change(&mut self, path: &str, change: FileUpdate, touched: &mut BTreeSet<DocumentIdentity>) {
@@ -229,10 +213,19 @@ impl Catalogue {
             other => other,
         };
         touched.extend(self.forget(path));
+        self.misplaced.remove(path);
+        if let FileUpdate::Text(text) = &change
+            && path != CONFIG_FILE
+            && is_config_name(path)
+        {
+            let parsed = parse(path, text);
+            if parsed.bad.contains(&DocumentIdentity::Config) {
+                self.misplaced.insert(path.to_owned(), parsed.diagnostics);
+            }
+        }
         match change {
             FileUpdate::Removed => {
                 self.files.remove(path);
-                return;
             }
             FileUpdate::Refused(refusal) => {
                 self.files.insert(path.to_owned(), File { refused: Some(refusal), ..File::default() });
@@ -240,9 +233,6 @@ impl Catalogue {
             FileUpdate::Text(text) => {
                 self.files.insert(path.to_owned(), File { text: text.into(), ..File::default() });
             }
-        }
-        if self.selected(path) {
-            touched.extend(self.learn(path));
         }
     }
 
@@ -272,7 +262,8 @@ impl Catalogue {
 
     /// Parses a file and adds its documents to the indexes; returns their identities.
     fn learn(&mut self, path: &str) -> BTreeSet<DocumentIdentity> {
-        let Some(file) = self.files.get_mut(path).filter(|file| file.refused.is_none()) else { return BTreeSet::new() };
+        let unread = |file: &&mut File| file.refused.is_none() && file.parsed.is_none();
+        let Some(file) = self.files.get_mut(path).filter(unread) else { return BTreeSet::new() };
         let parsed = parse(path, &file.text);
         let mut new: BTreeSet<DocumentIdentity> = parsed.bad.clone();
         for identity in &parsed.bad {
@@ -301,16 +292,15 @@ impl Catalogue {
 
     /// Whether a file is selected by `paths`.
     fn selected(&self, path: &str) -> bool {
-        path == CONFIG_FILE || self.set.config.paths.iter().any(|folder| is_below(path, folder))
+        path == CONFIG_FILE
+            || (!path.starts_with('.') || path.starts_with("../"))
+                && self.set.config.paths.iter().any(|entry| selects(entry, path))
     }
 
     /// Whether a file is selected and could not be parsed as a whole.
     fn unclean(&self, path: &str) -> bool {
-        self.selected(path)
-            && self.files.get(path).is_some_and(|file| match &file.parsed {
-                Some(parsed) => !parsed.clean,
-                None => file.refused.is_some(),
-            })
+        let parsed = self.files.get(path).filter(|_| self.selected(path)).and_then(|file| file.parsed.as_ref());
+        parsed.is_some_and(|parsed| !parsed.clean)
     }
 
     /// Whether any of these changes concerns a selected file. Files outside of `paths` are irrelevant: only egret.yaml
@@ -321,24 +311,31 @@ impl Catalogue {
             (FileUpdate::Removed, None) => false,
             _ => true,
         };
-        changes.iter().any(|(path, change)| fits(path) && self.selected(path) && differs(path, change))
+        let counts = |path: &str| self.selected(path) || is_config_name(path);
+        changes.iter().any(|(path, change)| fits(path, change) && counts(path) && differs(path, change))
     }
 
-    /// The configuration of this cluster after these changes; none if egret.yaml cannot be read.
-    pub fn config_after(&self, changes: &BTreeMap<String, FileUpdate>) -> Option<Config> {
-        let text = match changes.get(CONFIG_FILE) {
-            None => return Some(self.set.config.clone()),
-            Some(FileUpdate::Removed) => return Some(ConfigDocument::default().of(&self.cluster)),
-            Some(FileUpdate::Refused(_)) => return None,
-            Some(FileUpdate::Text(text)) => text,
+    /// What stands in the place of an egret.yaml that is not there.
+    fn in_the_place_of_config(&self) -> &BTreeMap<String, Vec<Diagnostic>> {
+        static NONE: BTreeMap<String, Vec<Diagnostic>> = BTreeMap::new();
+        if self.files.contains_key(CONFIG_FILE) { &NONE } else { &self.misplaced }
+    }
+
+    /// The catalogue as it would be after these changes.
+    #[must_use]
+    pub fn after(&self, changes: BTreeMap<String, FileUpdate>) -> Self {
+        let mut after = self.clone();
+        after.update(changes);
+        after
+    }
+
+    /// The configuration as the repository has it; none if egret.yaml cannot be read or is not where it belongs.
+    pub fn config_as_written(&self) -> Option<&Config> {
+        let as_written = match self.standing.get(&DocumentIdentity::Config) {
+            Some(standing) => standing.held.is_none(),
+            None => !self.files.contains_key(CONFIG_FILE) && self.misplaced.is_empty(),
         };
-        let parsed = parse(CONFIG_FILE, text);
-        let config = parsed.good.iter().find_map(|(_, document)| document.config());
-        match config {
-            Some(document) => Some(document.of(&self.cluster)),
-            None if parsed.clean => Some(ConfigDocument::default().of(&self.cluster)),
-            None => None,
-        }
+        as_written.then_some(&self.set.config)
     }
 
     /// The active documents.
@@ -358,12 +355,18 @@ impl Catalogue {
 
     /// All diagnostics of the current files, sorted by file and location. `lint` adds to them.
     pub fn diagnostics(&self) -> Vec<Diagnostic> {
-        let selected = || self.files.iter().filter(|(path, _)| self.selected(path));
-        let parsed = selected().filter_map(|(_, file)| file.parsed.as_ref()).flat_map(|parsed| &parsed.diagnostics);
-        let refused = selected().filter_map(|(path, file)| Some(refusal_of(path, file.refused?)));
+        let counted = || self.files.iter().filter(|(path, _)| self.selected(path));
+        let parsed = counted().filter(|(path, _)| !self.kustomized.patches.contains(*path));
+        let parsed = parsed.filter_map(|(_, file)| file.parsed.as_ref()).flat_map(|parsed| &parsed.diagnostics);
+        let meant =
+            |refusal: &FileRefusal| matches!(refusal, FileRefusal::NotUtf8 | FileRefusal::Name | FileRefusal::Outside);
+        let refused = counted().filter_map(|(path, file)| Some((path, file.refused.filter(meant)?)));
+        let refused = refused.map(|(path, refusal)| refusal.diagnostic(path));
         let more = refused.chain(publishable::mistakes(&self.set, &self.spans));
+        let parsed = parsed.chain(&self.kustomized.mistakes).chain(self.in_the_place_of_config().values().flatten());
         let mut all: Vec<Diagnostic> = parsed.chain(self.between.values().flatten()).cloned().chain(more).collect();
         all.sort();
+        all.dedup();
         all
     }
 
@@ -378,25 +381,26 @@ impl Catalogue {
         held
     }
 
-    /// Counts documents, and those with diagnostics. A file that is not read counts as one.
+    /// Counts documents, and those with diagnostics.
     pub fn tally(&self, diagnostics: &[Diagnostic]) -> DiagnosticCounts {
         let errors = diagnostics.iter().filter(|one| one.severity == Severity::Error).count();
-        let touched: BTreeSet<(&str, usize)> = diagnostics
-            .iter()
-            .map(|one| {
-                let parsed = self.files.get(&one.file).and_then(|file| file.parsed.as_ref());
-                // The last document that begins before the location; what precedes the first one belongs to it.
-                let index =
-                    parsed.map_or(0, |parsed| parsed.starts.partition_point(|start| *start <= one.start.offset));
-                (one.file.as_str(), index.max(1))
-            })
-            .collect();
-        let documents = self.files.iter().filter(|(path, _)| self.selected(path)).map(|(_, file)| match &file.parsed {
-            Some(parsed) => parsed.starts.len(),
-            None => 1,
-        });
-        let documents = documents.sum::<usize>().max(touched.len());
+        let touched: BTreeSet<(&str, usize)> =
+            diagnostics.iter().map(|one| (one.file.as_str(), self.document_of(one).unwrap_or(1))).collect();
+        let documents = self.documents().map(|(_, count)| count).sum::<usize>().max(touched.len());
         DiagnosticCounts { errors, warnings: diagnostics.len() - errors, touched: touched.len(), documents }
+    }
+
+    /// The files with documents of Egret's, and how many each has.
+    pub fn documents(&self) -> impl Iterator<Item = (&str, usize)> {
+        let counted = self.files.iter().filter(|(path, _)| self.selected(path));
+        counted.filter_map(|(path, file)| Some((path.as_str(), file.parsed.as_ref()?.starts.len())))
+    }
+
+    /// The number of the document that a diagnostic is about: the last one that begins before it; what precedes the first
+    /// one belongs to it. None: nothing was read from the file.
+    pub fn document_of(&self, diagnostic: &Diagnostic) -> Option<usize> {
+        let parsed = self.files.get(&diagnostic.file)?.parsed.as_ref()?;
+        Some(parsed.starts.partition_point(|start| *start <= diagnostic.start.offset).max(1))
     }
 }
 
@@ -405,19 +409,10 @@ fn parse(path: &str, text: &str) -> ParsedFile {
     parse_with(path, text, limits::check)
 }
 
-fn refusal_of(path: &str, refusal: FileRefusal) -> Diagnostic {
-    let message = refusal.message().to_owned();
-    let found = diagnostic(path, Severity::Error, Span::default(), refusal.code(), message);
-    Diagnostic { hint: Some(refusal.hint()), ..found }
-}
-
-/// Whether a path may hold documents: YAML or JSON, and not in a hidden folder, where other tools keep their files.
-fn fits(path: &str) -> bool {
-    let suffix = path.rsplit_once('.').map_or("", |(_, suffix)| suffix);
+/// Whether a path may hold documents: YAML or JSON, and not in a hidden folder, where other tools keep their files. What
+/// cannot be read may stand in the place of a folder, under any name.
+fn fits(path: &str, change: &FileUpdate) -> bool {
     let hidden = path.split('/').any(|part| part.starts_with('.') && part != "..");
-    matches!(suffix, "yaml" | "yml" | "json") && !hidden
-}
-
-fn is_below(path: &str, folder: &str) -> bool {
-    folder.is_empty() || path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+    let document = is_read(path) || matches!(change, FileUpdate::Refused(_) | FileUpdate::Removed);
+    (document && !hidden) || (is_config_name(path) && !path.contains('/'))
 }

@@ -24,6 +24,7 @@ use super::{NodeLabels, ObjectName, Policy, PolicyId, PolicyKind};
 pub use self::admission::windows_file;
 pub use self::config::{ConfigDocument, ConfigFields};
 pub(super) use self::policy::{EXISTING_CONNECTIONS, ON_NO_GATEWAY};
+pub(super) use self::selector::NAMESPACE_NAME;
 pub(super) use self::signatures::REQUIRE;
 
 /// The identity of a document.

@@ -47,6 +47,8 @@ pub struct Config {
     pub only_labelled_from_git: bool,
     /// The node labels that Egret may write.
     pub label_keys: LabelKeys,
+    /// The percentage of policies that a commit may remove without confirming it.
+    pub max_removals: u8,
     /// Whether a policy's selectors must name their members' namespaces.
     pub require_namespace: bool,
     /// Pod networks of the cluster, where they are not in Node objects.
@@ -96,6 +98,7 @@ impl Default for Config {
             on_label_drift: OnLabelDrift::default(),
             only_labelled_from_git: false,
             label_keys: LabelKeys::default(),
+            max_removals: 50,
             require_namespace: false,
             pod_cidrs: Vec::new(),
             service_cidrs: Vec::new(),

@@ -84,6 +84,17 @@ impl<'f> DiagnosticSink<'f> {
         self.errors
     }
 
+    /// How many there are so far.
+    pub fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Takes back those warnings that were added after the first `kept` diagnostics and have such codes.
+    pub fn drop_warnings(&mut self, kept: usize, takes: impl Fn(&str) -> bool) {
+        let added = self.list.split_off(kept.min(self.list.len()));
+        self.list.extend(added.into_iter().filter(|one| one.severity != Severity::Warning || !takes(one.code)));
+    }
+
     /// Adds an error: the document is not applied.
     pub fn error(&mut self, span: Span, code: &'static str, message: impl Into<String>) -> DiagnosticBuilder<'_> {
         self.errors += 1;
@@ -93,6 +104,14 @@ impl<'f> DiagnosticSink<'f> {
     /// Adds a warning: the document is applied, but should be reviewed.
     pub fn warning(&mut self, span: Span, code: &'static str, message: impl Into<String>) -> DiagnosticBuilder<'_> {
         self.push(Severity::Warning, span, code, message.into())
+    }
+
+    /// Takes over what was found in a part of the file.
+    pub fn absorb(&mut self, part: DiagnosticSink<'_>) {
+        let room = MAX_FINDINGS.saturating_sub(self.list.len()).min(part.list.len());
+        self.errors += part.errors;
+        self.dropped += part.dropped + part.list.len() - room;
+        self.list.extend(part.list.into_iter().take(room));
     }
 
     fn push(&mut self, severity: Severity, span: Span, code: &'static str, message: String) -> DiagnosticBuilder<'_> {
@@ -148,6 +167,11 @@ pub fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) ->
         .filter(|(distance, candidate)| *distance <= candidate.len().div_ceil(4).max(1))
         .min()
         .map(|(_, candidate)| candidate)
+}
+
+/// Whether a word is another one with a slip of a finger at most: a letter too many, too few or wrong, or two exchanged.
+pub fn is_slip(word: &str, meant: &str) -> bool {
+    word.len() <= meant.len() + 1 && strsim::osa_distance(&word.to_lowercase(), &meant.to_lowercase()) <= 1
 }
 
 #[cfg(test)]

@@ -6,13 +6,34 @@
 //! The Cilium document is the CRD `ciliumegressgatewaypolicies.cilium.io`, version v2, as of Cilium 1.18
 //! (`pkg/k8s/apis/cilium.io/v2/cegp_types.go`).
 
-use super::diagnostic_sink::{DiagnosticSink, Span, nearest, quoted};
+use super::acknowledged::{ACKNOWLEDGE, Acknowledged, CODES};
+use super::diagnostic_sink::{DiagnosticSink, Span, is_slip, nearest, quoted};
 use super::mapping_reader::{MappingReader, list, mapping, text};
 use super::yaml::{MappingEntry, YamlNode, YamlValue};
 use super::{ObjectName, Origin};
 
 /// The path of the configuration. A document of kind Config is allowed only here.
 pub const CONFIG_FILE: &str = "egret.yaml";
+
+/// Whether a file's name was meant to be `egret.yaml`: `Egret.yml`, `.egret.yaml`, `egret.json`, `egert.yaml`.
+pub fn is_config_name(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path).trim_start_matches('.');
+    let Some((stem, extension)) = name.rsplit_once('.') else { return false };
+    let (expected, _) = CONFIG_FILE.rsplit_once('.').unwrap_or((CONFIG_FILE, ""));
+    ["yaml", "yml", "json"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+        // `egress.yaml` is another name.
+        && is_slip(stem, expected)
+}
+
+/// The names that Kustomize reads, of which a folder has one.
+pub const KUSTOMIZATIONS: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
+
+/// Whether a file of this name is read: YAML or JSON, what was meant to be egret.yaml, and kustomizations.
+pub fn is_read(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let suffix = name.rsplit_once('.').map_or("", |(_, suffix)| suffix);
+    matches!(suffix, "yaml" | "yml" | "json") || is_config_name(name) || KUSTOMIZATIONS.contains(&name)
+}
 
 /// The kinds that Egret reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -111,6 +132,7 @@ pub const CONFIG_VALUES: &[&str] = &[
     "onLabelDrift",
     "gateways",
     "nodeLabels",
+    "maxRemovals",
     "requireNamespace",
     "podCIDRs",
     "serviceCIDRs",
@@ -118,7 +140,7 @@ pub const CONFIG_VALUES: &[&str] = &[
     "datapath",
 ];
 /// Fields of a Config.
-pub const CONFIG: &[&str] = &joined::<20>(&[&["apiVersion", "kind", "metadata"], CONFIG_VALUES, &["clusters"]]);
+pub const CONFIG: &[&str] = &joined::<21>(&[&["apiVersion", "kind", "metadata"], CONFIG_VALUES, &["clusters"]]);
 /// Fields of `reports`.
 pub const REPORTS: &[&str] = &["branch", "enabled", "keep", "snapshot"];
 /// Fields of `reports.snapshot`.
@@ -175,6 +197,8 @@ pub struct Document<'n> {
     pub name_span: Span,
     /// Annotations that start with `egret.dev/`.
     pub annotations: Vec<&'n MappingEntry>,
+    /// The warnings that annotations acknowledge.
+    pub acknowledged: Acknowledged,
     /// The whole document.
     pub root: &'n YamlNode,
     /// Where it is.
@@ -188,8 +212,8 @@ pub enum Recognised<'n> {
     Ours(DocumentKind),
     /// Kubernetes' `v1 List`, with its items.
     List(&'n [YamlNode]),
-    /// An object of another API: its kind.
-    Foreign(&'n str),
+    /// An object of another API.
+    Foreign,
     /// Not a Kubernetes object.
     Nothing,
     /// Meant to be one of Egret's; the mistake was reported.
@@ -211,6 +235,13 @@ fn word(entry: Option<&MappingEntry>) -> Option<&str> {
     }
 }
 
+/// How the kind that Cilium had before is written.
+const OF_NAT_POLICY: &str = "write a CiliumEgressGatewayPolicy (cilium.io/v2): each entry of `egress` becomes one of `selectors`, \
+                             `egressSourceIP` becomes `egressGateway.egressIP`, and `egressGateway.nodeSelector` names its nodes";
+/// How the kind of Cilium's enterprise edition is written.
+const OF_ISOVALENT: &str = "to have Egret carry it out, write an EgressPolicy (egret.dev/v1alpha1): each entry of `egressGroups` \
+                            becomes one of `egressGateways`, with its nodeSelector, interface or egressIP";
+
 /// Classifies a document by `apiVersion` and `kind`.
 pub fn recognise<'n>(root: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Recognised<'n> {
     let (version_entry, kind_entry) = (field(root, "apiVersion"), field(root, "kind"));
@@ -224,9 +255,15 @@ pub fn recognise<'n>(root: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Recogn
                 .hint(format!("apiVersion: {}", known.api_version()));
             Recognised::Mistaken
         }
-        (None, Some(entry), Some(known)) => {
+        // Many programs' settings are a Config.
+        (None, Some(entry), Some(known)) if known != DocumentKind::Config || is_config_name(out.file()) => {
             out.error(entry.key_span, "missing-field", "the document has no `apiVersion`")
                 .hint(format!("apiVersion: {}", known.api_version()));
+            Recognised::Mistaken
+        }
+        (Some(entry), Some(_), None) if group == "isovalent.com" && kind == Some("IsovalentEgressGatewayPolicy") => {
+            out.warning(entry.value.span, "other-kind", "an IsovalentEgressGatewayPolicy is none of Egret's kinds")
+                .hint(OF_ISOVALENT);
             Recognised::Mistaken
         }
         (Some(_), Some(entry), None) if group == "egret.dev" || near_cilium(group, kind) => {
@@ -236,6 +273,7 @@ pub fn recognise<'n>(root: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Recogn
                     "the controller writes that kind into the cluster; in Git it is an EgressPolicy, without `source` and `fence`"
                         .to_owned(),
                 ),
+                Some("CiliumEgressNATPolicy") => Some(OF_NAT_POLICY.to_owned()),
                 _ => nearest(kind.unwrap_or(""), names).map(|name| format!("did you mean `{name}`?")),
             };
             let message = format!("{group} has no kind {}", quoted(kind.unwrap_or("")));
@@ -251,10 +289,7 @@ pub fn recognise<'n>(root: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Recogn
             Some(entry) => Recognised::List(list(&entry.value, "`items`", out).unwrap_or(&[])),
             None => Recognised::List(&[]),
         },
-        (Some(_), Some(_), _) => match kind {
-            Some(kind) if version.is_some() => Recognised::Foreign(kind),
-            _ => Recognised::Nothing,
-        },
+        (Some(_), Some(_), _) if version.is_some() && kind.is_some() => Recognised::Foreign,
         _ => Recognised::Nothing,
     }
 }
@@ -274,7 +309,8 @@ fn near_cilium(group: &str, kind: Option<&str>) -> bool {
 pub fn head<'n>(kind: DocumentKind, root: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Document<'n> {
     let at = root.span.head();
     let origin = Origin { file: out.file().to_owned(), line: root.span.start.line };
-    let mut document = Document { kind, name: None, name_span: at, annotations: Vec::new(), root, origin };
+    let (annotations, acknowledged) = (Vec::new(), Acknowledged::default());
+    let mut document = Document { kind, name: None, name_span: at, annotations, acknowledged, root, origin };
     let Some(entry) = field(root, "metadata").filter(|entry| !entry.value.is_null()) else {
         if kind != DocumentKind::Config {
             let place = field(root, "kind").map_or(at, |entry| entry.key_span);
@@ -301,7 +337,10 @@ pub fn head<'n>(kind: DocumentKind, root: &'n YamlNode, out: &mut DiagnosticSink
     }
     if let Some(entry) = metadata.get("annotations") {
         let ours = text_map(&entry.value, "`annotations`", out).into_iter();
-        document.annotations = ours.filter(|entry| entry.key.starts_with(ANNOTATION_PREFIX)).collect();
+        let ours = ours.filter(|entry| entry.key.starts_with(ANNOTATION_PREFIX));
+        let (acknowledging, others) = ours.partition(|entry| code_of(entry).is_some() && kind != DocumentKind::Config);
+        document.acknowledged = acknowledged_by(acknowledging, out);
+        document.annotations = others;
         check_annotations(kind, &document.annotations, out);
     }
     document
@@ -333,6 +372,33 @@ fn text_map<'n>(node: &'n YamlNode, what: &str, out: &mut DiagnosticSink<'_>) ->
     entries.iter().filter(|entry| text(&entry.value, &quoted(&entry.key), out).is_some()).collect()
 }
 
+/// The code of the warning that an annotation acknowledges.
+fn code_of(entry: &MappingEntry) -> Option<&str> {
+    entry.key.strip_prefix(ANNOTATION_PREFIX)?.strip_prefix(ACKNOWLEDGE)
+}
+
+/// The warnings that annotations acknowledge. A mistake in one is no error: it changes nothing but what is said.
+fn acknowledged_by(annotations: Vec<&MappingEntry>, out: &mut DiagnosticSink<'_>) -> Acknowledged {
+    let mut acknowledged = Acknowledged::default();
+    for (entry, code) in annotations.into_iter().filter_map(|entry| Some((entry, code_of(entry)?))) {
+        let Some(known) = CODES.into_iter().find(|known| *known == code) else {
+            let hint = match nearest(code, CODES) {
+                Some(near) => format!("did you mean `{ANNOTATION_PREFIX}{ACKNOWLEDGE}{near}`?"),
+                None => format!("there are {}", CODES.join(", ")),
+            };
+            out.warning(entry.key_span, "unknown-warning", format!("no warning is called {}", quoted(code))).hint(hint);
+            continue;
+        };
+        if word(Some(entry)).is_none_or(|reason| reason.trim().is_empty()) {
+            let message = format!("{} gives no reason", quoted(&entry.key));
+            out.warning(entry.key_span, "no-reason", message).hint("its value says why that is meant");
+            continue;
+        }
+        acknowledged.insert(known);
+    }
+    acknowledged
+}
+
 fn check_annotations(kind: DocumentKind, annotations: &[&MappingEntry], out: &mut DiagnosticSink<'_>) {
     for entry in annotations {
         let word = entry.key.strip_prefix(ANNOTATION_PREFIX).unwrap_or("");
@@ -346,6 +412,31 @@ fn check_annotations(kind: DocumentKind, annotations: &[&MappingEntry], out: &mu
             };
             out.error(entry.key_span, "unknown-field", format!("{} is no annotation of Egret", quoted(&entry.key)))
                 .hint(hint);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_were_meant_to_be_egret_yaml() {
+        for name in
+            ["egret.yaml", "egret.yml", "Egret.yaml", "EGRET.YML", ".egret.yaml", "deploy/egret.json", "egert.yaml"]
+        {
+            assert!(is_config_name(name), "{name}");
+        }
+        for name in [
+            "egret",
+            "egret.yaml.bak",
+            "egret-values.yaml",
+            "egress.yaml",
+            "secret.yaml",
+            "policies/outpost.yaml",
+            "kustomization.yaml",
+        ] {
+            assert!(!is_config_name(name), "{name}");
         }
     }
 }

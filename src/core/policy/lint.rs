@@ -6,6 +6,8 @@
 
 mod coverage;
 mod open_selectors;
+mod reach;
+mod selection;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,12 +15,13 @@ use std::net::IpAddr;
 use jiff::{SignedDuration, Timestamp};
 
 use self::open_selectors::Gifts;
+use self::selection::KnownLabels;
 use super::diagnostic_sink::{Span, diagnostic};
 use super::document::CONFIG_FILE;
 use super::members::Members;
 use super::node_index::{NodeIndex, NodeLabelsIndex};
 use super::spans::{NodeLabelsSpans, Spans};
-use super::{NodeLabels, ObjectName, Policy, PolicyId, PolicySet};
+use super::{NodeLabels, ObjectName, PolicyId, PolicySet};
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::facts::{AddressOwner, Facts};
 use crate::core::labels::{Labels, Selector};
@@ -29,17 +32,21 @@ const FAR: SignedDuration = SignedDuration::from_hours(90 * 24);
 
 /// Checks all active documents; without facts only against the configuration. Sorted by file and location.
 pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagnostic> {
-    let mut found = Vec::new();
+    let mut all = Vec::new();
     let (inside, gifts) = (coverage::Inside::of(set, facts), Gifts::of(set));
     let labels = facts.map(|facts| labels_by_node(set, facts)).unwrap_or_default();
     let cluster = facts.map(|facts| KnownCluster::new(set, facts, &labels));
+    let known = cluster.as_ref().map(|cluster| &cluster.labels);
     for policy in set.policies.values() {
         let Some(places) = spans.policies.get(&policy.id) else { continue };
         let file = policy.origin.file.as_str();
-        found.extend(inside.check(policy, file, places));
+        let mut found = inside.check(policy, file, places);
         found.extend(open_selectors::any_namespace(set, policy, file, &places.members));
-        found.extend(cluster.iter().filter_map(|cluster| cluster.selects_nothing(policy, file, places.selectors)));
+        found.extend(reach::check(set, policy, file, places));
+        let selects = cluster.as_ref().is_some_and(|cluster| cluster.selecting.contains(&policy.id));
+        found.extend(selection::check(policy, known, selects, file, places));
         for (gateway, span) in policy.gateways.iter().zip(&places.gateways) {
+            found.extend(selection::of_gateway(&gateway.node, file, *span));
             if let Some(lack) = gifts.lack(&gateway.node) {
                 found.push(open_selectors::unlabelled(&lack, file, *span));
             } else if let Some(cluster) = &cluster {
@@ -47,17 +54,19 @@ pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagno
                 found.extend(cluster.shared_address(&gateway.node, file, *span));
             }
         }
+        all.extend(found.into_iter().filter(|one| !places.acknowledged.has(one.code)));
     }
     for labels in set.node_labels.values() {
         let Some(places) = spans.node_labels.get(&labels.name) else { continue };
-        found.extend(open_selectors::own_word(set, labels, places));
-        found.extend(facts.into_iter().flat_map(|facts| unknown_nodes(labels, places, facts)));
+        all.extend(open_selectors::own_word(set, labels, places));
+        let unknown = facts.into_iter().flat_map(|facts| unknown_nodes(labels, places, facts));
+        all.extend(unknown.filter(|one| !places.acknowledged.has(one.code)));
     }
     if let Some(facts) = facts {
-        found.extend(disagreements(set, facts).iter().flat_map(|one| one.diagnostics(set, spans)));
+        all.extend(disagreements(set, facts).iter().flat_map(|one| one.diagnostics(set, spans)));
     }
-    found.sort();
-    found
+    all.sort();
+    all
 }
 
 /// Checks suspensions: those that have ended, and those that end too far ahead. Sorted.
@@ -100,6 +109,7 @@ struct KnownCluster<'a> {
     sharing: NodeIndex<'a>,
     /// Policies that select a pod.
     selecting: BTreeSet<&'a PolicyId>,
+    labels: KnownLabels<'a>,
 }
 
 impl<'a> KnownCluster<'a> {
@@ -111,20 +121,18 @@ impl<'a> KnownCluster<'a> {
         let members = Members::new(set.policies.values(), facts);
         let selecting = facts.pods.iter().flat_map(|(name, pod)| members.selecting(name, pod, facts));
         let selecting = selecting.map(|policy| &policy.id).collect();
-        Self { nodes: NodeIndex::new(set, labels.iter()), shared, sharing, selecting }
-    }
-
-    fn selects_nothing(&self, policy: &Policy, file: &str, span: Span) -> Option<Diagnostic> {
-        let message = format!("the policy {} selects no pod that is there now", policy.id);
-        let found = || warning(file, span, "no-member", message, "compare with `kubectl get pods --show-labels`");
-        (!self.selecting.contains(&policy.id)).then(found)
+        let (nodes, labels) = (NodeIndex::new(set, labels.iter()), KnownLabels::new(facts, labels));
+        Self { nodes, shared, sharing, selecting, labels }
     }
 
     fn no_gateway(&self, selector: &Selector, file: &str, span: Span) -> Option<Diagnostic> {
         let message = format!("no node has the labels {selector}");
+        if self.nodes.answering(selector).next().is_some() {
+            return None;
+        }
+        let near = self.labels.near_of_nodes(selector);
         let hint = "the policy's packets are dropped, or pass through if it says so, until a node has them";
-        let found = || warning(file, span, "no-gateway", message, hint);
-        self.nodes.answering(selector).next().is_none().then(found)
+        Some(warning(file, span, "no-gateway", message, near.as_deref().unwrap_or(hint)))
     }
 
     /// A node that matches and shares an InternalIP with another: neither can be a gateway.

@@ -11,6 +11,8 @@ use super::yaml::{MappingEntry, Scalar, ScalarKind, YamlNode, YamlValue};
 #[derive(Debug, Clone, Copy)]
 pub struct MappingReader<'n> {
     entries: &'n [MappingEntry],
+    /// The fields it may have.
+    fields: &'static [&'static str],
     /// Its name in messages: `spec`.
     what: &'static str,
     /// Where to point if a field is missing: its own key, or its beginning.
@@ -23,7 +25,7 @@ impl<'n> MappingReader<'n> {
         node: &'n YamlNode,
         what: &'static str,
         at: Span,
-        fields: &[&str],
+        fields: &'static [&'static str],
         out: &mut DiagnosticSink<'_>,
     ) -> Option<Self> {
         Self::read_with(node, what, at, fields, |_| None, out)
@@ -34,7 +36,7 @@ impl<'n> MappingReader<'n> {
         node: &'n YamlNode,
         what: &'static str,
         at: Span,
-        fields: &[&str],
+        fields: &'static [&'static str],
         hint: impl Fn(&str) -> Option<String>,
         out: &mut DiagnosticSink<'_>,
     ) -> Option<Self> {
@@ -43,7 +45,7 @@ impl<'n> MappingReader<'n> {
             out.error(entry.key_span, "unknown-field", format!("{} is no field of {what}", quoted(&entry.key)))
                 .hint(hint(&entry.key).unwrap_or_else(|| did_you_mean(&entry.key, fields)));
         }
-        Some(Self { entries, what, at })
+        Some(Self { entries, fields, what, at })
     }
 
     /// A field with a value.
@@ -60,8 +62,12 @@ impl<'n> MappingReader<'n> {
         found
     }
 
-    /// Reports a missing field.
+    /// Reports a missing field, unless a field that was reported as unknown was meant to be it.
     pub fn missing(&self, name: &str, out: &mut DiagnosticSink<'_>) {
+        let unknown = self.entries.iter().map(|entry| entry.key.as_str()).filter(|key| !self.fields.contains(key));
+        if unknown.into_iter().any(|key| nearest(key, self.fields.iter().copied()) == Some(name)) {
+            return;
+        }
         let place = self.entries.iter().find(|entry| entry.key == name).map_or(self.at, |entry| entry.key_span);
         out.error(place, "missing-field", format!("{} has no `{name}`", self.what)).hint(format!("add `{name}`"));
     }

@@ -2,18 +2,21 @@
 //!
 //! Not here: the choice of gateways (`placement`), and Git.
 
+pub mod acknowledged;
 pub mod catalogue;
 pub mod check;
 pub mod config;
 pub mod diagnostic_sink;
 pub mod document;
 pub mod file;
+pub mod foreign;
 pub mod grants;
 pub mod limits;
 pub mod lint;
 pub mod mapping_reader;
 pub mod members;
 pub mod node_index;
+pub mod paths;
 pub mod published;
 pub mod schema;
 pub mod spans;
@@ -124,7 +127,7 @@ pub struct MemberSelector {
 }
 
 /// One entry of `egressGateway(s)`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GatewaySpec {
     /// Candidate nodes; the first fit one by name is the gateway.
     pub node: Selector,

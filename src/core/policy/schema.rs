@@ -8,6 +8,7 @@
 
 use serde_json::{Value, json};
 
+use super::acknowledged::{ACKNOWLEDGE, CODES};
 use super::document::ANNOTATIONS;
 use super::limits::max_gateways;
 
@@ -56,7 +57,7 @@ fn existing_connections() -> Value {
 /// `egret.yaml`.
 fn config() -> Value {
     let values = json!({
-        "paths": list("Folders with documents; everything if left out.", &json!({"type": "string"})),
+        "paths": list("Folders and files with documents, or patterns with * and **; everything if left out.", &json!({"type": "string"})),
         "reports": reports(),
         "schedule": object("When to compare everything even though nothing changed.", &[], &json!({
             "cron": text("Five fields of crontab: minute, hour, day of the month, month, day of the week."),
@@ -77,6 +78,8 @@ fn config() -> Value {
         ),
         "gateways": gateways(),
         "nodeLabels": node_labels(),
+        "maxRemovals": {"type": "string", "pattern": "^([0-9]{1,2}|100)%$", "description":
+            "The share of policies, and of their members, that a commit may remove without the trailer Egret-Confirm-Removals; 50% if left out."},
         "requireNamespace": {"type": "boolean", "description":
             "true: a policy's selectors must say which namespaces its members are in; false if left out."},
         "podCIDRs": list("Pod networks, where Node objects do not have them.", &cidr()),
@@ -228,8 +231,12 @@ fn document() -> Value {
 }
 
 fn metadata() -> Value {
-    let annotations: serde_json::Map<String, Value> =
-        ANNOTATIONS.iter().map(|word| (format!("egret.dev/{word}"), json!({"type": "string"}))).collect();
+    let own = ANNOTATIONS.iter().map(|word| (format!("egret.dev/{word}"), json!({"type": "string"})));
+    let acknowledged = CODES.iter().map(|code| {
+        let why = json!({"type": "string", "description": "Why this warning is meant; it is not reported."});
+        (format!("egret.dev/{ACKNOWLEDGE}{code}"), why)
+    });
+    let annotations: serde_json::Map<String, Value> = own.chain(acknowledged).collect();
     json!({
         "type": "object",
         "required": ["name"],

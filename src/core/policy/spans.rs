@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::acknowledged::Acknowledged;
 use super::diagnostic_sink::Span;
 use super::{ObjectName, PolicyId};
 
@@ -17,12 +18,31 @@ pub struct PolicySpans {
     pub selectors: Span,
     /// Its entries, in the order of [`super::Policy::selectors`].
     pub members: Vec<Span>,
+    /// Keys in them that look like what selects a namespace there, and do not.
+    pub lookalikes: Vec<Lookalike>,
     /// Destinations, in the order of [`super::Policy::destinations`].
     pub destinations: Vec<Span>,
+    /// Exclusions, in the order of [`super::Policy::excluded`].
+    pub excluded: Vec<Span>,
     /// Gateway entries' `nodeSelector`, in the order of [`super::Policy::gateways`].
     pub gateways: Vec<Span>,
     /// The suspension.
     pub suspend: Option<Span>,
+    /// The warnings that it acknowledges.
+    pub acknowledged: Acknowledged,
+}
+
+/// A key of a selector that was likely meant for another one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lookalike {
+    /// The key.
+    pub key: String,
+    /// What was likely meant.
+    pub meant: String,
+    /// Whether it is in a podSelector; else it is in a namespaceSelector.
+    pub of_pods: bool,
+    /// Its location.
+    pub span: Span,
 }
 
 /// Locations in one NodeLabels document.
@@ -36,6 +56,8 @@ pub struct NodeLabelsSpans {
     pub node_selector: Option<Span>,
     /// Each label.
     pub labels: BTreeMap<String, Span>,
+    /// The warnings that it acknowledges.
+    pub acknowledged: Acknowledged,
 }
 
 /// Locations in all documents whose active version is the repository's. Held documents are left out: their locations

@@ -3,8 +3,8 @@
 //! serde stops at the first mistake, whereas reading a tree can continue; so this builds [`YamlNode`]s directly from the
 //! parser's events. Not here: the meaning of fields (`document`, `check`).
 //!
-//! The parser finds where the documents of a stream begin (a `---` inside a block scalar is text) and continues at the
-//! next one after a syntax error, so that one broken document never hides the others. JSON is YAML (YAML 1.2, §1.2).
+//! A stream is split at its `---` lines first, so that one broken document never hides the others. No content can have such
+//! a line, neither a quoted scalar nor a block scalar (YAML 1.2.2, §9.1.2 `c-forbidden`). JSON is YAML (§1.2).
 
 #[cfg(test)]
 mod tests;
@@ -144,6 +144,65 @@ pub struct YamlTree {
     pub broken: bool,
 }
 
+/// A part of a stream that begins with a line `---`, or where the stream begins. It has one document, or several that
+/// `...` separates.
+#[derive(Debug, Clone, Copy)]
+pub struct YamlPart<'t> {
+    /// Its text.
+    pub text: &'t str,
+    /// Where it begins in the file.
+    start: SpanPoint,
+}
+
+/// Splits a stream at its `---` lines.
+pub fn parts(text: &str) -> Vec<YamlPart<'_>> {
+    let mut parts = Vec::new();
+    let mut start = SpanPoint { offset: 0, line: 1, column: 1 };
+    // Directives (`%YAML 1.2`) stand before the `---` of their document.
+    let mut only_prefix = true;
+    let mut at = SpanPoint { offset: 0, line: 0, column: 1 };
+    for line in lines(text) {
+        at.line += 1;
+        if is_document_start(line) && !only_prefix {
+            parts.push(YamlPart { text: &text[start.offset..at.offset], start });
+            start = at;
+        }
+        let content = line.trim_start_matches('\u{feff}').trim_start();
+        only_prefix = match content.bytes().next() {
+            _ if is_document_start(line) => false,
+            _ if is_document_end(line) => true,
+            None | Some(b'#' | b'%') => only_prefix,
+            Some(_) => false,
+        };
+        at.offset += line.len();
+    }
+    parts.push(YamlPart { text: &text[start.offset..], start });
+    parts
+}
+
+/// The lines of a text with their ends: `\n`, `\r\n`, or `\r`.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let end = match rest.find(['\n', '\r']) {
+            Some(at) if rest[at..].starts_with("\r\n") => at + 2,
+            Some(at) => at + 1,
+            None => rest.len(),
+        };
+        let (line, after) = rest.split_at(end);
+        rest = after;
+        (!line.is_empty()).then_some(line)
+    })
+}
+
+fn is_document_start(line: &str) -> bool {
+    line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\n', '\r']))
+}
+
+fn is_document_end(line: &str) -> bool {
+    line.strip_prefix("...").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\n', '\r']))
+}
+
 /// Parses all documents of a text. Never fails: mistakes go to `findings`.
 pub fn read(text: &str, findings: &mut DiagnosticSink<'_>) -> Vec<YamlTree> {
     if text.len() > MAX_BYTES {
@@ -151,20 +210,35 @@ pub fn read(text: &str, findings: &mut DiagnosticSink<'_>) -> Vec<YamlTree> {
         findings.error(Span::default(), "too-large", message).hint("split it into several files");
         return vec![YamlTree { root: None, start: SpanPoint::default(), broken: true }];
     }
-    let mut options = Options::default();
-    options.flow_nesting_limit = MAX_DEPTH;
-    options.block_nesting_limit = MAX_DEPTH;
-    // The parser would emit comments as events between values if another package enabled that feature for the whole
-    // build.
-    options.emit_comments = false;
-    let mut composer = Composer {
-        parser: Parser::new_from_str_with_options(text, options),
-        findings,
-        anchors: BTreeMap::new(),
-        nodes: 0,
-        last: Span::default(),
-    };
-    composer.stream()
+    let mut nodes = 0;
+    parts(text).iter().flat_map(|part| part.read(&mut nodes, findings)).collect()
+}
+
+impl YamlPart<'_> {
+    /// The place of one of its bytes in the file, whose text is given.
+    pub fn place(&self, file: &str, offset: usize) -> Span {
+        let at = SpanPoint::at(file, self.start.offset + offset);
+        Span { start: at, end: at }
+    }
+
+    /// Parses its documents. `nodes`: how many values of the file there are so far.
+    pub fn read(&self, nodes: &mut usize, findings: &mut DiagnosticSink<'_>) -> Vec<YamlTree> {
+        let mut options = Options::default();
+        options.flow_nesting_limit = MAX_DEPTH;
+        options.block_nesting_limit = MAX_DEPTH;
+        // The parser would emit comments as events between values if another package enabled that feature for the
+        // whole build.
+        options.emit_comments = false;
+        let mut composer = Composer {
+            parser: Parser::new_from_str_with_options(self.text, options),
+            start: self.start,
+            findings,
+            anchors: BTreeMap::new(),
+            nodes,
+            last: Span::default(),
+        };
+        composer.stream()
+    }
 }
 
 /// Why a document was abandoned.
@@ -177,11 +251,13 @@ enum Stop {
 
 struct Composer<'t, 'c, 'f> {
     parser: Parser<'t, StrInput<'t>>,
+    /// Where the part begins in the file.
+    start: SpanPoint,
     findings: &'c mut DiagnosticSink<'f>,
     /// The value of each anchor of this document, and its number of nodes.
     anchors: BTreeMap<usize, (YamlNode, usize)>,
     /// Nodes created so far, over all documents of the file.
-    nodes: usize,
+    nodes: &'c mut usize,
     /// The last event's location.
     last: Span,
 }
@@ -205,7 +281,7 @@ impl<'t> Composer<'t, '_, '_> {
             let start = self.give_up(stop);
             trees.push(YamlTree { root: None, start, broken: true });
             // Nothing is read beyond a limit: the next document could not add a node either.
-            if self.nodes > MAX_NODES || !matches!(self.parser.proceed_next_document(), Ok(true)) {
+            if *self.nodes > MAX_NODES || !matches!(self.parser.proceed_next_document(), Ok(true)) {
                 return trees;
             }
         }
@@ -216,7 +292,7 @@ impl<'t> Composer<'t, '_, '_> {
         match stop {
             Stop::Limit => self.last.start,
             Stop::Syntax(error) => {
-                let at = point(error.marker());
+                let at = self.point(error.marker());
                 let message = format!("the document is not YAML: {}", error.info());
                 self.findings.error(Span { start: at, end: at }, "yaml-syntax", message);
                 at
@@ -241,7 +317,7 @@ impl<'t> Composer<'t, '_, '_> {
             None => Ok(None),
             Some(Err(error)) => Err(Stop::Syntax(error)),
             Some(Ok((event, place))) => {
-                self.last = Span { start: point(&place.start), end: point(&place.end) };
+                self.last = Span { start: self.point(&place.start), end: self.point(&place.end) };
                 Ok(Some((event, self.last)))
             }
         }
@@ -277,8 +353,8 @@ impl<'t> Composer<'t, '_, '_> {
     }
 
     fn count(&mut self, more: usize, span: Span) -> Result<(), Stop> {
-        self.nodes = self.nodes.saturating_add(more);
-        if self.nodes <= MAX_NODES {
+        *self.nodes = self.nodes.saturating_add(more);
+        if *self.nodes <= MAX_NODES {
             return Ok(());
         }
         let message = format!("the file has more than {MAX_NODES} values, counting what its aliases stand for");
@@ -399,9 +475,13 @@ impl<'t> Composer<'t, '_, '_> {
         };
         Span { start: start.start, end }
     }
-}
 
-/// The parser counts columns from 0; its lines from 1, as Egret's.
-fn point(marker: &Marker) -> SpanPoint {
-    SpanPoint { offset: marker.byte_offset().unwrap_or(0), line: marker.line(), column: marker.col() + 1 }
+    /// A place in the file. The parser counts columns from 0; its lines from 1, as Egret's.
+    fn point(&self, marker: &Marker) -> SpanPoint {
+        SpanPoint {
+            offset: self.start.offset + marker.byte_offset().unwrap_or(0),
+            line: self.start.line + marker.line().saturating_sub(1),
+            column: marker.col() + 1,
+        }
+    }
 }

@@ -4,8 +4,9 @@
 //! signature of its own.
 
 use super::{PreviewInput, Risk, RiskLevel};
-use crate::core::admission::{AdmissionDecision, AdmissionRules, PendingReason, by_the_clock};
+use crate::core::admission::{AdmissionDecision, AdmissionRules, CONFIRMATION, PendingReason, by_the_clock};
 use crate::core::escape::EscapedText;
+use crate::core::removals::removals;
 use crate::core::text::short_commit;
 
 /// The admission decision for the head once it is merged: its signature, the windows of the revision before, the
@@ -19,6 +20,7 @@ pub(super) fn verdict(input: &PreviewInput<'_>) -> AdmissionDecision {
         first_start: false,
         windows: &input.before.config.change_windows,
         suspension: input.after.config.suspend.as_ref(),
+        removals: removals(input.before, input.after, Some(input.facts)),
         trailers: input.trailers,
     };
     rules.judge(input.now)
@@ -65,6 +67,13 @@ pub(super) fn risks(input: &PreviewInput<'_>, verdict: AdmissionDecision) -> Vec
             let text = EscapedText::new().name(short_commit(&commit)).words(" would be refused: ").quote(what);
             let text = text.words(". The active commit stays until one comes that is signed as demanded; the forge's merge button makes one of its own");
             vec![Risk { level: RiskLevel::Danger, ..danger("unsigned", "Signature", text) }]
+        }
+        AdmissionDecision::Pending(PendingReason::Removals(removals)) => {
+            let text = format!(
+                "{removals}. It takes effect only if the commit on the branch, which may be the merge commit, has the trailer "
+            );
+            let text = EscapedText::new().words(text).name(CONFIRMATION).words(" with a reason");
+            vec![danger("removals-unconfirmed", "Removals", text)]
         }
         AdmissionDecision::Admitted => Vec::new(),
     }

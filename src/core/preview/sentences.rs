@@ -86,6 +86,7 @@ impl Sentences<'_> {
             Some(PendingReason::Window { opens: None, .. }) => "never, as no change window opens: ".to_owned(),
             Some(PendingReason::Suspended { .. }) if suspends => "suspends the cluster; after that ".to_owned(),
             Some(PendingReason::Suspended { .. }) => "after the suspension: ".to_owned(),
+            Some(PendingReason::Removals(_)) => "once its removals are confirmed: ".to_owned(),
             Some(PendingReason::Unsigned { .. }) => "would be refused, not signed as demanded; else ".to_owned(),
         }
     }

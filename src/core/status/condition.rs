@@ -120,6 +120,8 @@ words! {
         ChangeWindowClosed,
         /// The newest commit is not signed as demanded.
         SignatureRefused,
+        /// The newest commit removes many policies and does not confirm it.
+        RemovalsUnconfirmed,
         /// Some node is not Ready.
         NodesNotReady,
         /// The agent of a node has not been heard for a while; the node's kernel keeps what it has.
@@ -165,6 +167,7 @@ impl From<&PendingReason> for Reason {
             PendingReason::Window { .. } => Self::ChangeWindowClosed,
             PendingReason::Suspended { .. } => Self::Suspended,
             PendingReason::Unsigned { .. } => Self::SignatureRefused,
+            PendingReason::Removals(_) => Self::RemovalsUnconfirmed,
         }
     }
 }

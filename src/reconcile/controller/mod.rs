@@ -421,8 +421,12 @@ impl Controller {
         let admission = admission_news(&intent.active, &self.memory.kept().active);
         self.memory.keep(|kept| kept.active.clone_from(&intent.active));
         self.reports.clone_from(&reports);
-        let mut snapshots =
-            ViewSnapshots { snapshotter: &mut self.snapshotter, live: &self.live, view: self.watching.view() };
+        let mut snapshots = ViewSnapshots {
+            snapshotter: &mut self.snapshotter,
+            live: &self.live,
+            view: self.watching.view(),
+            repository: &self.repository,
+        };
         self.sender.send(reports, &intent, &mut snapshots);
         self.record(admission, &label_events, &publication, &transitions).await;
         // As the view has them: one that was just written is there once the watch has sent it.

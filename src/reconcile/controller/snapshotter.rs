@@ -18,6 +18,7 @@ use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
 use crate::reconcile::gitops::publisher::ClusterSnapshot;
 use crate::reconcile::gitops::report_sender::SnapshotSource;
+use crate::reconcile::gitops::repository::Repository;
 use crate::telemetry::chain;
 
 /// The wait after a snapshot that failed.
@@ -96,6 +97,8 @@ pub(super) struct ViewSnapshots<'a> {
     pub(super) snapshotter: &'a mut Snapshotter,
     pub(super) live: &'a ApiClient,
     pub(super) view: &'a View,
+    /// It judges commits by the pods of the latest snapshot.
+    pub(super) repository: &'a Repository,
 }
 
 impl SnapshotSource for ViewSnapshots<'_> {
@@ -108,7 +111,9 @@ impl SnapshotSource for ViewSnapshots<'_> {
     }
 
     fn take(&mut self) -> Option<ClusterSnapshot> {
-        self.snapshotter.taken(self.view)
+        let taken = self.snapshotter.taken(self.view)?;
+        self.repository.know(&taken.facts);
+        Some(taken)
     }
 
     fn reset(&mut self) {

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use publisher::{Publisher, PublisherOptions};
-use repository::{Repository, RepositoryEvent, RepositoryOptions};
+use repository::{KnownFacts, Repository, RepositoryEvent, RepositoryOptions};
 use tracked_repository::TrackedRepository;
 
 use crate::reconcile::leadership::IsLeader;
@@ -30,8 +30,11 @@ impl TrackedRepository {
     ) -> Result<(Repository, UnboundedReceiver<RepositoryEvent>), StartError> {
         let (sender, news) = unbounded_channel();
         let mirror = folder.join("policy.git");
-        let repository = Repository::start(RepositoryOptions { following: self.clone(), mirror, seed }, sender)
-            .map_err(StartError::of("the repository's thread"))?;
+        let repository = Repository::start(
+            RepositoryOptions { following: self.clone(), mirror, seed, facts: KnownFacts::default() },
+            sender,
+        )
+        .map_err(StartError::of("the repository's thread"))?;
         Ok((repository, news))
     }
 

@@ -119,6 +119,7 @@ impl ProposedChange {
         let mut before = catalogue.policies().clone();
         before.config.change_windows = surroundings.windows.cloned().unwrap_or(decides.change_windows);
         before.config.signatures = decides.signatures;
+        before.config.max_removals = decides.max_removals;
         let demanded = before.config.signatures.as_ref();
         let unsigned = surroundings.signatures.judge(mirror, demanded, Some(commit), head)?.err();
         let found_before = found(&catalogue, surroundings);

@@ -9,7 +9,7 @@ mod reader;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use jiff::Timestamp;
@@ -20,6 +20,7 @@ use self::reader::RepositoryReader;
 use crate::clock::Clock;
 use crate::core::admission::{PendingCommit, PendingReason};
 use crate::core::diagnostic::{Diagnostic, Severity};
+use crate::core::facts::Facts;
 use crate::core::gate::ActiveRevision;
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::{Catalogue, FileRefusal, FileUpdate};
@@ -38,6 +39,24 @@ pub struct RepositoryOptions {
     pub mirror: PathBuf,
     /// The seed for jitter: it differs between nodes.
     pub seed: u64,
+    /// The cluster's pods, as the loop knows them.
+    pub facts: KnownFacts,
+}
+
+/// What the loop knows of the cluster, for whoever judges commits: what it was told last.
+#[derive(Debug, Clone, Default)]
+pub struct KnownFacts(Arc<Mutex<Option<Arc<Facts>>>>);
+
+impl KnownFacts {
+    /// Tells it.
+    pub fn set(&self, facts: Facts) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(facts));
+    }
+
+    /// What was told last; none at the start.
+    pub fn get(&self) -> Option<Arc<Facts>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// The revision that the repository asks for.
@@ -132,6 +151,7 @@ enum Command {
 #[derive(Debug)]
 pub struct Repository {
     commands: UnboundedSender<Command>,
+    facts: KnownFacts,
 }
 
 impl Repository {
@@ -152,6 +172,7 @@ impl Repository {
         clock: Clock,
     ) -> (Self, impl Future<Output = ()>) {
         let (commands, mut received) = unbounded_channel();
+        let facts = options.facts.clone();
         let work = async move {
             loop {
                 match received.recv().await {
@@ -164,7 +185,12 @@ impl Repository {
                 }
             }
         };
-        (Self { commands }, work)
+        (Self { commands, facts }, work)
+    }
+
+    /// Tells which pods there are: a commit that takes their egress address from most of them has to be confirmed.
+    pub fn know(&self, facts: &Facts) {
+        self.facts.set(facts.clone());
     }
 
     /// Starts polling from the active revision.
@@ -196,7 +222,9 @@ pub fn changes(files: BTreeMap<String, FileChange>) -> BTreeMap<String, FileUpda
             Refusal::Symlink => FileRefusal::Symlink,
             Refusal::TooLarge { .. } => FileRefusal::TooLarge,
             Refusal::NotUtf8 => FileRefusal::NotUtf8,
-            _ => FileRefusal::Outside,
+            Refusal::Submodule => FileRefusal::Submodule,
+            Refusal::Name => FileRefusal::Name,
+            Refusal::Binary => FileRefusal::Binary,
         }),
     };
     files.into_iter().map(|(path, file)| (path, change(file))).collect()

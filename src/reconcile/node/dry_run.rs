@@ -19,7 +19,7 @@ use crate::core::policy::catalogue::{Catalogue, FileUpdate};
 use crate::core::report::history::Rejected;
 use crate::git;
 use crate::kernel::{Kernel, KernelError};
-use crate::reconcile::gitops::repository::{self, DesiredRevision, RepositoryOptions, read_once};
+use crate::reconcile::gitops::repository::{self, DesiredRevision, KnownFacts, RepositoryOptions, read_once};
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::node::round::{NodePlan, Reconciler, RoundError};
 use crate::reconcile::persistence::state_store::StateStore;
@@ -126,10 +126,14 @@ pub fn dry_run(options: DryRunOptions, runtime: &tokio::runtime::Runtime) -> Res
     let memory = StateStore::open(&state_folder.join(node.as_str()));
     let mut kernel = runtime.block_on(Kernel::open(memory.kept().range().unwrap_or_default()))?;
     kernel.read_only();
+    let pods = KnownFacts::default();
+    pods.set(facts.clone());
     let mut reconciler = Reconciler::new(kernel, Cluster::Fixed(facts), node, memory, Clock::system());
     let known = runtime.block_on(reconciler.known())?;
     let documents = match source {
-        DocumentSource::Git { rev, mirror } => of_git(following, mirror, rev.as_deref(), known)?,
+        DocumentSource::Git { rev, mirror } => {
+            of_git(RepositoryOptions { following, mirror, seed: 0, facts: pods }, rev.as_deref(), known)?
+        }
         DocumentSource::Files(files) => of_files(&following, files, &known),
     };
     runtime.block_on(async {
@@ -145,13 +149,8 @@ pub fn dry_run(options: DryRunOptions, runtime: &tokio::runtime::Runtime) -> Res
     })
 }
 
-fn of_git(
-    following: TrackedRepository,
-    mirror: PathBuf,
-    rev: Option<&str>,
-    known: ActiveRevision,
-) -> Result<Documents, DryRunError> {
-    let read = read_once(RepositoryOptions { following, mirror, seed: 0 }, known, rev)?;
+fn of_git(options: RepositoryOptions, rev: Option<&str>, known: ActiveRevision) -> Result<Documents, DryRunError> {
+    let read = read_once(options, known, rev)?;
     let shown = read.pending.as_ref().map(|(_, revision)| revision).or(read.active.as_ref());
     Ok(Documents {
         revision: read.head.short(),

@@ -192,6 +192,7 @@ async fn begin<K: NodeKernel>(reconciler: &mut Reconciler<K>, repository: &Repos
             "no state is left of an earlier process, whose rules are in the kernel; they stay until a commit is admitted"
         );
     }
+    repository.know(reconciler.cluster.facts());
     repository.begin(known);
     Ok(())
 }
@@ -383,6 +384,9 @@ impl<K: NodeKernel> Node<K> {
                     tracing::warn!("{fault}");
                 }
                 self.driver.facts_read(refresh.again);
+                if refresh.changed {
+                    self.repository.know(self.driver.reconciler.cluster.facts());
+                }
                 refresh.changed
             }
             Err(error) => {

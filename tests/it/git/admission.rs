@@ -3,9 +3,11 @@
 //! The repository's thread of a node, on real repositories. Deliberately absent: packets (`outpost`), and the rules' own cases
 //! (`core::admission`).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use egret::core::admission::{ChangeWindows, PendingCommit, PendingReason};
+use egret::core::admission::{ChangeWindows, PendingCommit, PendingReason, Removals, Share};
+use egret::core::facts::{Facts, Pod, PodName};
 use egret::core::gate::ActiveRevision;
 use egret::core::policy::catalogue::LastGoodDocuments;
 use egret::core::policy::check::windows_file;
@@ -309,7 +311,9 @@ fn a_file_of_windows_is_refused_where_its_mistake_is() {
 fn a_commit_that_touches_nothing_of_a_clusters_is_passed_over() {
     let origin = Origin::new();
     let paths = config("clusters: {prod: {paths: [prod]}, test: {paths: [test]}}\n");
-    let files = [("egret.yaml", paths.as_str()), ("prod/a.yaml", &policy("10.1.0.0/16")), ("test/a.yaml", "")];
+    let own = policy("10.1.0.0/16");
+    let files =
+        [("egret.yaml", paths.as_str()), ("prod/a.yaml", &own), ("prod/values.yaml", "a: b\n"), ("test/a.yaml", "")];
     let first = origin.push(&files, "first");
     let mut prod = reading(&origin, "prod", ActiveRevision::default(), None);
     assert_eq!(active(&prod.intent()).0, first);
@@ -322,7 +326,7 @@ fn a_commit_that_touches_nothing_of_a_clusters_is_passed_over() {
     assert_eq!(active(&prod.intent()), (first, vec!["10.1.0.0/16".to_owned()], None));
     // A file that moves out of its folder is gone from it.
     origin.git(&["mv", "prod/a.yaml", "test/b.yaml"]);
-    let moved = origin.push(&[], "it moves");
+    let moved = origin.push(&[], "it moves\n\nEgret-Confirm-Removals: to the other cluster");
     assert_eq!(active(&prod.poll()), (moved, vec![], None));
     origin.remove("test/b.yaml");
     origin.push(&[], "a file outside goes");
@@ -388,4 +392,73 @@ fn what_another_leader_let_in_is_not_taken_back() {
     // What is published was replaced here, and this thread says so.
     let intent = stand.intent();
     assert!(intent.predecessors.contains(&first) && active(&intent).0 == second);
+}
+
+#[test]
+fn an_emptied_repository_waits_until_a_commit_confirms_it() {
+    let origin = Origin::new();
+    let named = |name: &str| policy("10.1.0.0/16").replace("{name: a}", &format!("{{name: {name}}}"));
+    let files = [("p/a.yaml", named("a")), ("p/b.yaml", named("b")), ("p/c.yaml", named("c"))];
+    let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
+    origin.push(&files, "three");
+    let mut stand = reading(&origin, "prod", ActiveRevision::default(), None);
+    assert_eq!(stand.intent().set.policies.len(), 3);
+    // One of three goes as it is, and one that is only renamed does not go.
+    origin.remove("p/a.yaml");
+    let second = origin.push(&[("p/b.yaml", &named("other"))], "two");
+    let intent = stand.poll();
+    assert_eq!((intent.commit.id, intent.set.policies.len()), (second, 2));
+    origin.remove("p/b.yaml");
+    origin.remove("p/c.yaml");
+    let emptied = origin.push(&[], "nothing is left");
+    let intent = stand.poll();
+    let pending = intent.active.pending.clone().expect("it waits");
+    assert_eq!((intent.commit.id, intent.set.policies.len(), pending.commit), (second, 2, emptied.to_string()));
+    assert_eq!(
+        pending.why,
+        PendingReason::Removals(Removals { policies: Share { removed: 2, of: 2 }, members: Share::default(), max: 50 })
+    );
+    // A restart does not let it in, nor a trailer without a reason, nor an egret.yaml that asks for less.
+    drop(stand);
+    let mut stand = reading(&origin, "prod", known(&intent), None);
+    assert_eq!(active(&stand.intent()).0, second);
+    origin.push(&[("egret.yaml", &config("maxRemovals: 100%\n"))], "no question asked");
+    assert_eq!(active(&stand.poll()).0, second);
+    let confirmed = origin.push(&[], "as was meant\n\nEgret-Confirm-Removals: the site is closed");
+    let intent = stand.poll();
+    assert_eq!((intent.commit.id, intent.set.policies.len(), intent.active.pending), (confirmed, 0, None));
+}
+
+#[test]
+fn a_commit_that_takes_its_members_from_a_policy_waits_over_a_restart_that_knows_no_pods() {
+    let origin = Origin::new();
+    let of = |app: &str| {
+        policy("10.1.0.0/16").replace("podSelector: {}", &format!("podSelector: {{matchLabels: {{app: {app}}}}}"))
+    };
+    let pods = (1..=4).map(|last: u8| {
+        let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
+        let pod = Pod { labels, addresses: vec![[10, 1, 1, last].into()], ..Pod::default() };
+        (PodName { namespace: "shop".to_owned(), name: format!("web-{last}") }, pod)
+    });
+    let facts = Facts { pods: pods.collect(), ..Facts::default() };
+    let first = origin.push(&[("p.yaml", &of("web"))], "first");
+    let mut stand = reading(&origin, "prod", ActiveRevision::default(), None);
+    assert_eq!(active(&stand.intent()).0, first);
+    stand.know(&facts);
+    origin.push(&[("p.yaml", &of("wbe"))], "a typo");
+    let intent = stand.poll();
+    let (policies, members) = (Share { removed: 0, of: 1 }, Share { removed: 4, of: 4 });
+    let why = PendingReason::Removals(Removals { policies, members, max: 50 });
+    let waits = |intent: &DesiredRevision| {
+        assert_eq!(intent.commit.id, first);
+        assert_eq!(intent.active.pending.as_ref().map(|pending| &pending.why), Some(&why));
+    };
+    waits(&intent);
+    drop(stand);
+    let mut stand = reading(&origin, "prod", known(&intent), None);
+    waits(&stand.intent());
+    stand.know(&facts);
+    let mended = origin.push(&[("p.yaml", &of("web").replace("10.1.0.0", "10.2.0.0"))], "what was meant");
+    let intent = stand.poll();
+    assert_eq!((intent.commit.id, intent.active.pending), (mended, None));
 }

@@ -5,11 +5,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use egret::core::facts::Facts;
 use egret::core::gate::ActiveRevision;
 use egret::git::access::Access;
 use egret::git::signature::SignatureFlags;
 use egret::git::source::{Insecure, Source};
-use egret::reconcile::gitops::repository::{DesiredRevision, Repository, RepositoryEvent, RepositoryOptions};
+use egret::reconcile::gitops::repository::{
+    DesiredRevision, KnownFacts, Repository, RepositoryEvent, RepositoryOptions,
+};
 use egret::reconcile::gitops::tracked_repository::TrackedRepository;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -37,7 +40,9 @@ pub(super) struct Reading {
 impl Reading {
     pub(super) fn start(following: TrackedRepository, mirror: PathBuf, known: ActiveRevision) -> Self {
         let (sender, news) = unbounded_channel();
-        let thread = Repository::start(RepositoryOptions { following, mirror, seed: 1 }, sender).expect("a thread");
+        let thread =
+            Repository::start(RepositoryOptions { following, mirror, seed: 1, facts: KnownFacts::default() }, sender)
+                .expect("a thread");
         thread.begin(known);
         Self { thread, news }
     }
@@ -70,6 +75,11 @@ impl Reading {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    /// Tells it which pods there are.
+    pub(super) fn know(&self, facts: &Facts) {
+        self.thread.know(facts);
     }
 
     /// What it says when it is asked to look, which must be an intent.

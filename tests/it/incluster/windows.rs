@@ -70,6 +70,29 @@ fn a_push_outside_the_window_is_reported_and_waits_whoever_leads() -> Outcome {
 }
 
 #[test]
+fn an_emptied_repository_is_a_condition_until_it_is_confirmed_whoever_leads() -> Outcome {
+    let mut stand = Stand::applied(Options::default())?;
+    stand.await_that("a head that is up to date", || up_to_date(&stand) == says("True", "Published"))?;
+    let active = revision(&stand);
+    let repository = stand.lab.repository();
+    repository.remove("policies/outpost.yaml")?;
+    repository.push_unconfirmed("by mistake")?;
+    stand.await_that("a head that waits", || up_to_date(&stand) == says("False", "RemovalsUnconfirmed"))?;
+    stand.await_that("an event", || events(&stand, "RemovalsUnconfirmed") == 1)?;
+    let head = stand.object("egressconfigs", "default")["status"]["conditions"].to_string();
+    assert!(head.contains("it removes 1 of 1 policies") && head.contains("Egret-Confirm-Removals"), "{head}");
+    stand.terminate("controller-one")?;
+    stand.controller("two")?;
+    stand
+        .await_that("the other as leader", || stand.object("egressconfigs", "default")["status"]["leader"] == "two")?;
+    assert_eq!((revision(&stand), up_to_date(&stand)), (active, says("False", "RemovalsUnconfirmed")));
+    stand.await_granted("tiefighter")?;
+    let confirmed = stand.lab.repository().push_empty("it is closed")?;
+    stand.await_that("the confirmed commit", || revision(&stand) == confirmed)?;
+    stand.await_that("a head that is up to date", || up_to_date(&stand) == says("True", "Published"))
+}
+
+#[test]
 fn what_waits_for_the_end_of_a_suspension_is_published_when_it_ends() -> Outcome {
     let stand = Stand::applied(Options { gateways: 2, ..Options::default() })?;
     let until = Timestamp::now() + SignedDuration::from_secs(6);

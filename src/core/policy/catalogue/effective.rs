@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::super::check::{Checked, CheckedNodeLabels, CheckedPolicy, ConfigDocument, DocumentIdentity};
 use super::super::diagnostic_sink::{Span, diagnostic};
 use super::super::{ObjectName, Policy};
+use super::layout::UNKNOWN_CLUSTER;
 use super::{Catalogue, LabelConflict, Standing, disagreements, requirements};
 use crate::core::diagnostic::{Diagnostic, Severity};
 
@@ -80,6 +81,10 @@ impl Catalogue {
             Some(document) => document.of(&self.cluster),
             None => ConfigDocument::default().of(&self.cluster),
         };
+        // One that does not know this cluster does not say which folders are its own.
+        if document.is_none() && self.candidates.contains_key(&DocumentIdentity::Config) {
+            self.set.config.paths.clear();
+        }
         self.set.config.label_keys.operator.clone_from(&self.label_keys);
     }
 
@@ -98,9 +103,12 @@ impl Catalogue {
         match places.as_slice() {
             [place] => self.candidate_as_demanded(identity, place),
             [] => {
-                let last = self.standing.get(identity)?;
-                let why = self.why_held(identity, &last.path)?;
-                Some(Standing { held: Some(why), ..last.clone() })
+                let last = self.standing.get(identity)?.clone();
+                let (why, mistake) = self.why_held(identity, &last)?;
+                if let Some(mistake) = mistake {
+                    self.between.insert(identity.clone(), vec![mistake]);
+                }
+                Some(Standing { held: Some(why), ..last })
             }
             [..] => {
                 let found = self.duplicates(identity, &places);
@@ -115,34 +123,37 @@ impl Catalogue {
     /// The version in the repository if it meets egret.yaml's requirements; otherwise the last active one.
     fn candidate_as_demanded(&mut self, identity: &DocumentIdentity, place: &(String, usize)) -> Option<Standing> {
         let candidate = self.candidate(place)?;
-        let found = requirements::of(&candidate.document, &candidate.path, &self.set.config);
+        let found = match candidate.document.config() {
+            Some(config) => self.layout_mistakes(config),
+            None => requirements::of(&candidate.document, &candidate.path, &self.set.config),
+        };
         if found.is_empty() {
             return Some(candidate);
         }
         let why = format!("it has errors in {}", candidate.path);
+        let counts = self.counts_all_the_same(&candidate, &found);
         self.between.insert(identity.clone(), found);
+        if counts {
+            return Some(candidate);
+        }
         Some(Standing { held: Some(why), ..self.standing.get(identity)?.clone() })
+    }
+
+    /// Whether a version with mistakes is active all the same: it is the one that is, or an egret.yaml without which there
+    /// would be none. One without this cluster counts only if it did before: the clusters' folders are not known by it.
+    fn counts_all_the_same(&self, candidate: &Standing, found: &[Diagnostic]) -> bool {
+        let is_config = candidate.document.config().is_some();
+        is_config
+            && match self.standing.get(&DocumentIdentity::Config) {
+                Some(last) => last.document == candidate.document,
+                None => self.recalling || found.iter().all(|one| one.code != UNKNOWN_CLUSTER),
+            }
     }
 
     fn candidate(&self, (path, place): &(String, usize)) -> Option<Standing> {
         let file = self.files.get(path)?;
         let (_, document) = file.parsed.as_ref()?.good.get(*place)?;
         Some(Standing { path: path.clone(), text: Arc::clone(&file.text), document: Arc::clone(document), held: None })
-    }
-
-    /// Why a document without a good version stays active; `None` if it is no longer wanted.
-    fn why_held(&self, identity: &DocumentIdentity, path: &str) -> Option<String> {
-        if let Some(paths) = self.wanted.get(identity) {
-            return Some(format!("it has errors in {}", join(paths.iter().map(String::as_str))));
-        }
-        if !self.unclean(path) {
-            return None;
-        }
-        let refused = self.files.get(path).and_then(|file| file.refused);
-        Some(match refused {
-            Some(refusal) => format!("{path}: {}", refusal.message()),
-            None => format!("{path} has errors, so it is unknown whether the document is still wanted"),
-        })
     }
 
     fn duplicates(&self, identity: &DocumentIdentity, places: &[(String, usize)]) -> Vec<Diagnostic> {
@@ -261,6 +272,6 @@ fn name_span(document: &Checked) -> Span {
     }
 }
 
-fn join<'p>(paths: impl IntoIterator<Item = &'p str>) -> String {
+pub(super) fn join<'p>(paths: impl IntoIterator<Item = &'p str>) -> String {
     paths.into_iter().collect::<Vec<_>>().join(", ")
 }

@@ -53,12 +53,14 @@ pub struct ConfigDocument {
     pub common: ConfigFields,
     /// Overrides by cluster.
     pub clusters: BTreeMap<String, ConfigFields>,
+    /// The location of `clusters`.
+    pub clusters_at: Span,
 }
 
 /// The values a Config, or a cluster in it, may set. `None`: not set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConfigFields {
-    paths: Option<Vec<String>>,
+    paths: Option<Vec<(String, Span)>>,
     reports_branch: Option<String>,
     reports: Option<bool>,
     reports_keep: Option<Duration>,
@@ -74,6 +76,7 @@ pub struct ConfigFields {
     on_label_drift: Option<OnLabelDrift>,
     only_labelled_from_git: Option<(bool, Span)>,
     allowed_keys: Option<Vec<KeyPattern>>,
+    max_removals: Option<u8>,
     require_namespace: Option<bool>,
     pod_cidrs: Option<Vec<IpNet>>,
     service_cidrs: Option<Vec<IpNet>>,
@@ -114,6 +117,12 @@ impl ConfigDocument {
         own.or(self.common.only_labelled_from_git)
     }
 
+    /// The cluster's `paths` and their locations, if they are set.
+    pub fn paths_of(&self, cluster: &str) -> &[(String, Span)] {
+        let own = self.clusters.get(cluster).and_then(|own| own.paths.as_ref());
+        own.or(self.common.paths.as_ref()).map_or(&[], Vec::as_slice)
+    }
+
     /// The configuration of one cluster.
     pub fn of(&self, cluster: &str) -> Config {
         fn pick<T: Clone>(own: Option<&T>, common: Option<&T>) -> Option<T> {
@@ -131,7 +140,10 @@ impl ConfigDocument {
             Some(Mask::Auto) | None => None,
         };
         Config {
-            paths: pick(own.paths.as_ref(), common.paths.as_ref()).unwrap_or(defaults.paths),
+            paths: match own.paths.as_ref().or(common.paths.as_ref()) {
+                Some(_) => self.paths_of(cluster).iter().map(|(entry, _)| entry.clone()).collect(),
+                None => defaults.paths,
+            },
             reports_branch: branch.unwrap_or_else(|| REPORTS_BRANCH.to_owned()).replace(CLUSTER, cluster),
             reports: own.reports.or(common.reports).unwrap_or(defaults.reports),
             reports_keep: own.reports_keep.or(common.reports_keep).unwrap_or(defaults.reports_keep),
@@ -154,6 +166,7 @@ impl ConfigDocument {
                 operator: None,
                 git: pick(own.allowed_keys.as_ref(), common.allowed_keys.as_ref()),
             },
+            max_removals: own.max_removals.or(common.max_removals).unwrap_or(defaults.max_removals),
             require_namespace: own.require_namespace.or(common.require_namespace).unwrap_or_default(),
             pod_cidrs: pick(own.pod_cidrs.as_ref(), common.pod_cidrs.as_ref()).unwrap_or_default(),
             service_cidrs: pick(own.service_cidrs.as_ref(), common.service_cidrs.as_ref()).unwrap_or_default(),
@@ -172,8 +185,9 @@ impl ConfigDocument {
 pub(super) fn read(document: &Document<'_>, out: &mut DiagnosticSink<'_>) -> Option<ConfigDocument> {
     let at = document.root.span.head();
     let root = MappingReader::read(document.root, "a Config", at, CONFIG, out)?;
-    let mut found = ConfigDocument { common: settings(&root, true, out), clusters: BTreeMap::new() };
+    let mut found = ConfigDocument { common: settings(&root, true, out), ..ConfigDocument::default() };
     if let Some(entry) = root.get("clusters") {
+        found.clusters_at = entry.key_span;
         for cluster in mapping(&entry.value, "`clusters`", out).unwrap_or(&[]) {
             // `prod:` without a value is a cluster without overrides.
             let own = if cluster.value.is_null() {
@@ -233,6 +247,7 @@ fn settings(object: &MappingReader<'_>, top: bool, out: &mut DiagnosticSink<'_>)
         object.get("onLabelDrift").and_then(|entry| choice(&entry.value, "`onLabelDrift`", &ON_LABEL_DRIFT, out));
     found.require_namespace =
         object.get("requireNamespace").and_then(|entry| boolean(&entry.value, "`requireNamespace`", out));
+    found.max_removals = object.get("maxRemovals").and_then(|entry| percentage(&entry.value, "`maxRemovals`", out));
     found.change_windows = object.get("changeWindows").and_then(|entry| change_windows(entry, out));
     found.suspend = object.get("suspend").and_then(|entry| Some((suspension(entry, out)?, entry.key_span)));
     found.signatures = object.get("signatures").and_then(|entry| signatures(entry, out));
@@ -243,7 +258,7 @@ fn settings(object: &MappingReader<'_>, top: bool, out: &mut DiagnosticSink<'_>)
     found
 }
 
-fn paths(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Vec<String> {
+fn paths(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Vec<(String, Span)> {
     let items = list(&entry.value, "`paths`", out);
     if items.is_some_and(<[YamlNode]>::is_empty) {
         out.error(entry.key_span, "no-path", "`paths` is empty: no document would be read")
@@ -256,7 +271,7 @@ fn paths(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Vec<String> {
         if parts.contains(&"..") {
             out.error(node.span, "bad-path", format!("{} leaves the repository", quoted(written)));
         }
-        found.push(parts.join("/"));
+        found.push((parts.join("/"), node.span));
     }
     found
 }
@@ -352,6 +367,17 @@ fn read_datapath(object: &MappingReader<'_>, found: &mut ConfigFields, out: &mut
         out.warning(entry.value.span, "foreign-port", format!("other tunnels use the UDP port {port}"))
             .hint("4790 is Egret's own choice");
     }
+}
+
+/// A share as Kubernetes writes it: `25%`.
+fn percentage(node: &YamlNode, what: &str, out: &mut DiagnosticSink<'_>) -> Option<u8> {
+    let written = text(node, what, out)?;
+    let digits = written.strip_suffix('%').filter(|digits| digits.bytes().all(|digit| digit.is_ascii_digit()));
+    let found = digits.and_then(|digits| digits.parse().ok()).filter(|share| *share <= 100);
+    if found.is_none() {
+        out.error(node.span, "out-of-range", format!("{what} is {}", quoted(written))).hint("a share from 0% to 100%");
+    }
+    found
 }
 
 fn number(

@@ -20,6 +20,7 @@ pub(super) fn read(document: &Document<'_>, out: &mut DiagnosticSink<'_>) -> Opt
     let spec = root.required("spec", out)?;
     let spec = MappingReader::read(&spec.value, "spec", spec.key_span, NODE_LABELS_SPEC, out)?;
     let mut spans = NodeLabelsSpans { name: document.name_span, ..NodeLabelsSpans::default() };
+    spans.acknowledged = document.acknowledged.clone();
     let (by_name, by_selector) = (spec.get("nodes"), spec.get("nodeSelector"));
     match (by_name, by_selector) {
         (Some(_), Some(selector)) => {

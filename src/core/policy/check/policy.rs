@@ -55,21 +55,22 @@ pub(super) fn read(document: &Document<'_>, kind: PolicyKind, out: &mut Diagnost
     };
     let additions = Additions { published: document.origin.file == PUBLISHED, ..additions };
     spans.suspend = additions.suspend_at;
+    spans.acknowledged = document.acknowledged.clone();
     let selectors: Option<Vec<MemberSelector>> = spec.required("selectors", out).map(|entry| {
         spans.selectors = entry.key_span;
-        let (selectors, places) = members(entry, out).into_iter().unzip();
-        spans.members = places;
-        selectors
+        members(entry, &mut spans, out)
     });
     let destinations = spec.required("destinationCIDRs", out).map(|entry| destinations(entry, &mut spans, out));
     let excluded = spec.get("excludedCIDRs").map(|entry| cidrs(entry, "exclusion", out)).unwrap_or_default();
+    let (excluded, places) = excluded.into_iter().unzip();
+    spans.excluded = places;
     let destinations = destinations.unwrap_or_default();
     let gateways = gateways(&spec, kind, &additions, &destinations, &mut spans, out);
     let policy = Policy {
         id: PolicyId { name: document.name.clone()?, kind },
         selectors: selectors.unwrap_or_default(),
         destinations,
-        excluded: excluded.into_iter().map(|(net, _)| net).collect(),
+        excluded,
         gateways,
         priority: additions.priority,
         on_no_gateway: additions.on_no_gateway.unwrap_or_default(),
@@ -121,8 +122,11 @@ fn gateways(
     let listed: &[YamlNode] = many.and_then(|entry| list(&entry.value, "`egressGateways`", out)).unwrap_or(&[]);
     let entries: Vec<(&YamlNode, Span)> = match (one, listed.is_empty()) {
         (Some(entry), false) => {
-            out.warning(entry.key_span, "ignored-gateway", "`egressGateway` is ignored beside `egressGateways`")
-                .hint("take it out, or make it an entry of `egressGateways`");
+            // Cilium's definition demands it there.
+            if kind == PolicyKind::Egret {
+                out.warning(entry.key_span, "ignored-gateway", "`egressGateway` is ignored beside `egressGateways`")
+                    .hint("take it out, or make it an entry of `egressGateways`");
+            }
             listed.iter().map(|node| (node, first_line(node))).collect()
         }
         (None, false) => listed.iter().map(|node| (node, first_line(node))).collect(),

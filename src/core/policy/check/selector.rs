@@ -6,32 +6,47 @@ use std::collections::BTreeSet;
 
 use crate::core::labels::{Operator, Requirement, Selector, key_error, value_error};
 use crate::core::policy::MemberSelector;
-use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
+use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, nearest, quoted};
 use crate::core::policy::document::{EXPRESSION, LABEL_SELECTOR, MEMBER_SELECTOR};
 use crate::core::policy::mapping_reader::{MappingReader, choice, first_line, list, mapping, text};
+use crate::core::policy::spans::{Lookalike, PolicySpans};
 use crate::core::policy::yaml::{MappingEntry, YamlNode};
 
 /// In a podSelector: the name of the pod's namespace.
-const NAMESPACE_NAME: &str = "io.kubernetes.pod.namespace";
+pub(in crate::core::policy) const NAMESPACE_NAME: &str = "io.kubernetes.pod.namespace";
 /// Prefix of a podSelector key that refers to a label of the pod's namespace.
 const NAMESPACE_LABEL: &str = "io.cilium.k8s.namespace.labels.";
+/// The label that every namespace has, with its name.
+const METADATA_NAME: &str = "kubernetes.io/metadata.name";
 /// Labels that Cilium derives for its identities. No pod has them in the API.
 const IDENTITY_LABEL: &str = "io.cilium.k8s.policy.";
 
 /// A requirement with the location of its key.
 type Placed = (Requirement, Span);
 
-/// `selectors`: the member selectors with their locations. Empty if there was an error or no entry, which was reported.
-pub(super) fn members(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Vec<(MemberSelector, Span)> {
+/// `selectors`: the member selectors; `spans` gets their locations. Empty if there was an error or no entry, which was
+/// reported.
+pub(super) fn members(
+    entry: &MappingEntry,
+    spans: &mut PolicySpans,
+    out: &mut DiagnosticSink<'_>,
+) -> Vec<MemberSelector> {
     let items = list(&entry.value, "`selectors`", out);
     if items.is_some_and(<[YamlNode]>::is_empty) {
         out.error(entry.key_span, "no-selector", "`selectors` is empty: the policy selects no pod")
             .hint("`- podSelector: {}` selects every pod");
     }
-    items.unwrap_or(&[]).iter().filter_map(|node| Some((member(node, out)?, first_line(node)))).collect()
+    let mut found = Vec::new();
+    for node in items.unwrap_or(&[]) {
+        if let Some(member) = member(node, &mut spans.lookalikes, out) {
+            found.push(member);
+            spans.members.push(first_line(node));
+        }
+    }
+    found
 }
 
-fn member(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<MemberSelector> {
+fn member(node: &YamlNode, lookalikes: &mut Vec<Lookalike>, out: &mut DiagnosticSink<'_>) -> Option<MemberSelector> {
     let object = MappingReader::read(node, "an entry of selectors", first_line(node), MEMBER_SELECTOR, out)?;
     if object.get("podSelector").is_none() && object.get("namespaceSelector").is_none() {
         out.error(object.at(), "no-selector", "a selector has neither podSelector nor namespaceSelector")
@@ -39,11 +54,50 @@ fn member(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<MemberSelecto
     }
     let mut member = MemberSelector::default();
     for (requirement, at) in placed(&object, "podSelector", true, out) {
+        let meant = meant_by_pod_key(&requirement.key);
+        lookalikes.extend(meant.map(|meant| Lookalike {
+            key: requirement.key.clone(),
+            meant,
+            of_pods: true,
+            span: at,
+        }));
         sort_in(requirement, at, &mut member, out);
     }
-    member.namespace.requirements.extend(bare(placed(&object, "namespaceSelector", true, out)));
+    for (requirement, at) in placed(&object, "namespaceSelector", true, out) {
+        let meant = meant_by_namespace_key(&requirement.key);
+        let key = requirement.key.clone();
+        lookalikes.extend(meant.map(|meant| Lookalike { key, meant, of_pods: false, span: at }));
+        member.namespace.requirements.push(requirement);
+    }
     member.node.requirements = bare(placed(&object, "nodeSelector", false, out));
     Some(member)
+}
+
+/// The key that a podSelector's key was likely meant to be, if it looks like one of a namespace.
+fn meant_by_pod_key(key: &str) -> Option<String> {
+    if key == NAMESPACE_NAME || key.starts_with(NAMESPACE_LABEL) {
+        return None;
+    }
+    let name = key.rsplit('/').next().unwrap_or(key);
+    if name == "namespace"
+        || name.ends_with(".namespace")
+        || key == METADATA_NAME
+        || nearest(key, [NAMESPACE_NAME]).is_some()
+    {
+        return Some(NAMESPACE_NAME.to_owned());
+    }
+    // `io.cilium.k8s.namespace.label.team`
+    let (prefix, label) = key.rsplit_once('.')?;
+    let near = nearest(&format!("{prefix}."), [NAMESPACE_LABEL])?;
+    Some(format!("{near}{label}"))
+}
+
+/// The key that a namespaceSelector's key was likely meant to be: these two stand for a namespace in a podSelector alone.
+fn meant_by_namespace_key(key: &str) -> Option<String> {
+    match key.strip_prefix(NAMESPACE_LABEL) {
+        Some(label) => Some(label.to_owned()),
+        None => (key == NAMESPACE_NAME).then(|| METADATA_NAME.to_owned()),
+    }
 }
 
 fn bare(placed: Vec<Placed>) -> Vec<Requirement> {

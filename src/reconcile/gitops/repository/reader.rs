@@ -75,7 +75,10 @@ pub(super) struct RepositoryReader<H, O> {
 /// The branch's tip, and what it would change.
 struct Pending {
     info: CommitInfo,
-    changes: BTreeMap<String, FileUpdate>,
+    /// The paths that are read with it.
+    paths: BTreeSet<String>,
+    /// The documents after it.
+    after: Catalogue,
     candidate: Candidate,
 }
 
@@ -314,7 +317,8 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
     fn recall(&mut self, mirror: &H) -> git::Result<()> {
         let Some(known) = self.known.filter(|known| mirror.has(*known)) else { return Ok(()) };
         let (info, changes) = (mirror.commit_info(known)?, self.changes(mirror, known)?);
-        self.take_in(changes);
+        self.paths = self.paths_after(&changes);
+        self.catalogue.recall(changes);
         self.set_current(info);
         self.known = None;
         self.active.emergency.take_if(|emergency| emergency.commit != known.to_string());
@@ -346,8 +350,11 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
             tracing::info!(commit = info.id.short(), "nothing of this cluster's has changed");
             return Ok(());
         }
-        let candidate = self.gate().candidate(&changes, trailers);
-        self.pending = Some(Pending { info, changes, candidate });
+        let paths = self.paths_after(&changes);
+        let after = self.catalogue.after(changes);
+        let facts = self.options.facts.get();
+        let candidate = self.gate().candidate(&info.id.to_string(), &after, trailers, facts.as_deref());
+        self.pending = Some(Pending { info, paths, after, candidate });
         Ok(())
     }
 
@@ -433,7 +440,7 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
     }
 
     fn admit(&mut self, pending: Pending, verdict: AdmissionDecision) -> RepositoryEvent {
-        let Pending { info, changes, .. } = pending;
+        let Pending { info, paths, after, .. } = pending;
         self.active.pending = None;
         self.active.emergency = match verdict {
             AdmissionDecision::Emergency { trailer, reason } => {
@@ -443,7 +450,7 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
             }
             AdmissionDecision::Admitted | AdmissionDecision::Pending(_) => None,
         };
-        self.take_in(changes);
+        (self.paths, self.catalogue) = (paths, after);
         self.set_current(info);
         self.gone = None;
         self.desired_revision(true)
@@ -455,16 +462,16 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
         }
     }
 
-    /// Takes in the changed files.
-    fn take_in(&mut self, changes: BTreeMap<String, FileUpdate>) {
-        for (path, change) in &changes {
+    fn paths_after(&self, changes: &BTreeMap<String, FileUpdate>) -> BTreeSet<String> {
+        let mut paths = self.paths.clone();
+        for (path, change) in changes {
             if *change == FileUpdate::Removed {
-                self.paths.remove(path);
+                paths.remove(path);
             } else {
-                self.paths.insert(path.clone());
+                paths.insert(path.clone());
             }
         }
-        self.catalogue.update(changes);
+        paths
     }
 
     /// The last active revision, if the first poll failed and the mirror still has it.
