@@ -193,9 +193,7 @@ fn meet(shared: &Shared, asked: &Asked) -> Option<(FaultId, Fault)> {
 async fn wait_for_end(shared: &Shared, id: FaultId) {
     let mut changed = shared.changed.subscribe();
     while shared.world().faults.met(id).is_some() {
-        if changed.changed().await.is_err() {
-            return;
-        }
+        changed.changed().await;
     }
 }
 
@@ -377,7 +375,7 @@ fn events(shared: Arc<Shared>, watch: Box<Watch>) -> Response {
     let changed = shared.changed.subscribe();
     let stream = futures::stream::unfold((shared, watch, changed), |(shared, mut watch, mut changed)| async move {
         loop {
-            changed.mark_unchanged();
+            changed.mark_seen();
             let news = watch.news(&shared.world());
             match news {
                 News::Events(events) => {
@@ -388,7 +386,7 @@ fn events(shared: Arc<Shared>, watch: Box<Watch>) -> Response {
                 News::Nothing(until) => {
                     let left = until.saturating_duration_since(tokio::time::Instant::now());
                     let left = left.max(Duration::from_millis(1));
-                    // Both ways there may be news; the sender lives as long as the shared state here.
+                    // Both ways there may be news.
                     drop(tokio::time::timeout(left, changed.changed()).await);
                 }
                 News::Over => return None,

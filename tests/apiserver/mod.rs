@@ -25,6 +25,7 @@ mod schema;
 mod selectors;
 mod serve;
 mod shape;
+pub(crate) mod signal;
 mod status;
 mod store;
 mod validate;

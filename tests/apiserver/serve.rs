@@ -13,15 +13,15 @@ use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 
+use super::signal::{Changes, Signal};
 use super::world::{Simulated, World};
 
 /// What all tasks of a server and the test share.
 pub(crate) struct Shared {
     world: Mutex<World>,
     /// Counts everything that somebody may wait for.
-    pub(crate) changed: watch::Sender<u64>,
+    pub(crate) changed: Signal,
     lines: Mutex<Vec<Weak<Line>>>,
     /// Whether connections are to be refused.
     pub(crate) away: AtomicBool,
@@ -34,7 +34,7 @@ impl Shared {
     pub(crate) fn new(simulated: Option<Simulated>) -> Self {
         Self {
             world: Mutex::new(World::new(simulated)),
-            changed: watch::Sender::new(0),
+            changed: Signal::default(),
             lines: Mutex::default(),
             away: AtomicBool::new(false),
             listening: AtomicBool::new(true),
@@ -48,7 +48,7 @@ impl Shared {
 
     /// Wakes everybody who waits.
     pub(crate) fn notify(&self) {
-        self.changed.send_modify(|count| *count += 1);
+        self.changed.send();
     }
 
     /// Drops every connection.
@@ -133,7 +133,7 @@ pub(crate) struct Gate {
     shared: Arc<Shared>,
     address: SocketAddr,
     listener: Option<TcpListener>,
-    changed: watch::Receiver<u64>,
+    changed: Changes,
 }
 
 impl Gate {
@@ -163,12 +163,12 @@ impl Listener for Gate {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
-            self.changed.mark_unchanged();
+            self.changed.mark_seen();
             self.obey().await;
             let accepted = if let Some(listener) = &self.listener {
                 tokio::select! {
                     accepted = listener.accept() => accepted.ok(),
-                    _ = self.changed.changed() => None,
+                    () = self.changed.changed() => None,
                 }
             } else {
                 // An address that is still in use is tried again soon.

@@ -242,7 +242,7 @@ impl Lasting {
                 self.add(&mut random, (60, 100), kind, Undo::ClearFault(fault));
             }
             Kind::WatchSwallowed => {
-                world.lost_events = true;
+                world.found_late = true;
                 let process = any_process(world, &mut random);
                 let lost = *random.pick(&["pods", "nodes", "egressconfigs", "publishedegresspolicies"]);
                 world.process(process).line.set_weather(|weather| weather.swallowed.push(lost));
@@ -291,6 +291,7 @@ fn edit_by_hand(world: &mut World, random: &mut Random) {
         _ => {
             let node = node_name(draw(random, world.nodes()));
             if world.api.get("egressnodes.egret.dev", "", &node).is_some() {
+                world.found_late = true;
                 world.api.delete("egressnodes.egret.dev", "", &node);
             }
         }

@@ -19,11 +19,11 @@ use egret::kernel::nft::{Generation, NftError};
 use egret::kernel::watch::{Actor, EventSubject, KernelEvent};
 use egret::kernel::{KernelError, Observed};
 use egret::reconcile::node::kernel::{KernelEvents, NodeKernel};
-use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::network::Line;
 use super::random::Random;
+use crate::apiserver::signal::{Changes, Signal};
 
 struct State {
     egret: NodeState,
@@ -36,13 +36,13 @@ struct State {
 #[derive(Clone)]
 pub(crate) struct Machine {
     state: Arc<Mutex<State>>,
-    changed: watch::Sender<()>,
+    changed: Signal,
 }
 
 impl Machine {
     pub(crate) fn new(host: HostNetwork) -> Self {
         let state = State { egret: NodeState::default(), host, generation: 1, events: VecDeque::new() };
-        Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()) }
+        Self { state: Arc::new(Mutex::new(state)), changed: Signal::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -72,7 +72,7 @@ impl Machine {
         let actor = Actor::Process(4242, Some("ip".to_owned()));
         state.events.push_back(KernelEvent { subject: EventSubject::Everything, actor, generation: None });
         drop(state);
-        self.changed.send_replace(());
+        self.changed.send();
     }
 
     /// The agent's end of it.
@@ -149,7 +149,7 @@ impl NodeKernel for Sockets {
 /// The kernel's events as one agent hears them.
 pub(crate) struct Events {
     machine: Machine,
-    changed: watch::Receiver<()>,
+    changed: Changes,
 }
 
 impl KernelEvents for Events {
@@ -160,7 +160,7 @@ impl KernelEvents for Events {
                 return Ok(event);
             }
             // The sender lives as long as the machine.
-            let _ = self.changed.changed().await;
+            self.changed.changed().await;
         }
     }
 }

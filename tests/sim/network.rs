@@ -16,11 +16,11 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{Request, Response};
 use futures::{Stream, StreamExt as _};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tower::{BoxError, Service, ServiceExt as _};
 
 use super::random::Random;
+use crate::apiserver::signal::Signal;
 
 type Latency = (Duration, Duration);
 
@@ -84,13 +84,13 @@ struct State {
 pub(crate) struct Line {
     state: Mutex<State>,
     random: Mutex<Random>,
-    changed: watch::Sender<()>,
+    changed: Signal,
 }
 
 impl Line {
     pub(crate) fn new(random: Random, weather: Weather) -> Arc<Self> {
         let state = State { weather, ..State::default() };
-        Arc::new(Self { state: Mutex::new(state), random: Mutex::new(random), changed: watch::Sender::new(()) })
+        Arc::new(Self { state: Mutex::new(state), random: Mutex::new(random), changed: Signal::default() })
     }
 
     /// What answers the process's requests.
@@ -104,7 +104,7 @@ impl Line {
 
     fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state());
-        self.changed.send_replace(());
+        self.changed.send();
     }
 
     pub(crate) fn set_weather(&self, change: impl FnOnce(&mut Weather)) {
@@ -176,8 +176,7 @@ impl Line {
     async fn until(&self, holds: impl Fn(&State) -> bool) {
         let mut changed = self.changed.subscribe();
         while !holds(&self.state()) {
-            // The sender lives as long as the line.
-            let _ = changed.changed().await;
+            changed.changed().await;
         }
     }
 

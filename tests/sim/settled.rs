@@ -13,8 +13,9 @@ use super::world::World;
 /// Until when everything has to be as it should be, after the last thing that happened. The repository is polled every half a minute, failures
 /// back off to a minute, and the removal of a label waits half a minute for agents.
 const BOUND: Duration = Duration::from_mins(4);
-/// The same where events of a watch were lost: everything is listed again after a quarter of an hour.
-const BOUND_AFTER_LOSS: Duration = Duration::from_mins(25);
+/// The same where a watch lost events, which a list after a quarter of an hour shows, or a node's status was deleted, which the node reads
+/// back every ten minutes.
+const BOUND_LATE: Duration = Duration::from_mins(25);
 /// How long what is new in a policy may leave by its former gateway: nobody's packet shows that while no member is there.
 const HANDOVER: Duration = Duration::from_secs(6);
 
@@ -27,7 +28,7 @@ impl World {
     /// Waits until the world is settled.
     pub(crate) async fn settle(&self) -> Result<(), String> {
         let began = Instant::now();
-        let bound = if self.lost_events { BOUND_AFTER_LOSS } else { BOUND };
+        let bound = if self.found_late { BOUND_LATE } else { BOUND };
         let mut since: Option<Instant> = None;
         loop {
             self.check()?;
@@ -97,7 +98,7 @@ impl World {
     /// Nothing happens for a while, and nobody does anything but what has to be done.
     pub(crate) async fn idle(&self) -> Result<(), String> {
         // Exits that were left are kept for ten minutes, and pod counts may wait for five.
-        self.wait(if self.lost_events { BOUND_AFTER_LOSS } else { Duration::from_mins(12) }).await?;
+        self.wait(if self.found_late { BOUND_LATE } else { Duration::from_mins(12) }).await?;
         let since = Instant::now();
         self.wait(Duration::from_mins(2)).await?;
         for process in self.processes() {

@@ -51,8 +51,8 @@ pub(crate) struct World {
     pub(crate) weather: Weather,
     pub(crate) log: Log,
     pub(crate) offset: Arc<AtomicI64>,
-    /// Whether a watch lost events for good.
-    pub(crate) lost_events: bool,
+    /// Whether something happened that only a comparison from time to time finds.
+    pub(crate) found_late: bool,
     seen: Seen,
     surroundings: Surroundings,
     starts: u64,
@@ -108,7 +108,7 @@ impl World {
             weather: Weather::default(),
             log,
             offset,
-            lost_events: false,
+            found_late: false,
             seen: Seen::default(),
             surroundings,
             starts: 0,

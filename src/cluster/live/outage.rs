@@ -5,13 +5,14 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, broadcast};
 
 /// Shared by all reflectors of one process.
 #[derive(Debug, Clone)]
 pub(super) struct Outage {
-    /// Counts the ends of outages.
-    ends: watch::Sender<u64>,
+    /// The ends of outages. (Not a watch channel, which wakes its receivers in an order that it draws: a simulation
+    /// would not be repeatable.)
+    ends: broadcast::Sender<()>,
     probe: Arc<Mutex<()>>,
 }
 
@@ -20,7 +21,7 @@ pub(super) type Probe = OwnedMutexGuard<()>;
 
 impl Outage {
     pub(super) fn new() -> Self {
-        Self { ends: watch::Sender::new(0), probe: Arc::default() }
+        Self { ends: broadcast::Sender::new(1), probe: Arc::default() }
     }
 
     /// The right to ask often, unless another reflector has it.
@@ -30,11 +31,12 @@ impl Outage {
 
     /// The server answers again.
     pub(super) fn end(&self) {
-        self.ends.send_modify(|count| *count += 1);
+        // Without a receiver nobody waits.
+        drop(self.ends.send(()));
     }
 
-    /// Changes when the server answers again.
-    pub(super) fn ends(&self) -> watch::Receiver<u64> {
+    /// Receives when the server answers again.
+    pub(super) fn ends(&self) -> broadcast::Receiver<()> {
         self.ends.subscribe()
     }
 }

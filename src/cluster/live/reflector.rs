@@ -281,7 +281,7 @@ impl<W: Watched> Reflector<W> {
                 biased;
                 () = self.out.closed() => return false,
                 // The events of one kind are only useful together with those of the others.
-                _ = ends.changed(), if alone => {
+                _ = ends.recv(), if alone => {
                     until = until.min(least.max(Instant::now() + self.backoff.spread(SOON)));
                     alone = false;
                 }
