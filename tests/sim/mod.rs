@@ -126,3 +126,12 @@ fn no_world_lets_a_packet_out_with_a_wrong_address_or_does_not_settle() {
     let kinds = kinds();
     seeds(|seed| run(seed, &kinds));
 }
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    let kinds = Kind::ALL.to_vec();
+    let [one, other] = [(); 2].map(|()| run(3, &kinds).0.to_string());
+    let differs = one.lines().zip(other.lines()).find(|(one, other)| one != other);
+    assert_eq!(differs, None);
+    assert_eq!(one.len(), other.len());
+}
