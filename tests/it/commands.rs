@@ -73,7 +73,7 @@ fn what_people_start_from_is_fine() {
     assert_eq!(validate(folder.path(), &["--output=markdown"]), Said::fine(FINE));
     assert_eq!(validate(folder.path(), &["--output=github"]), Said::fine(FINE));
     let json = "{\n  \"formatVersion\": 1,\n  \"clusters\": [\n    \"default\"\n  ],\n  \"documents\": 3,\n  \"errors\": 0,\n  \"warnings\": 0,\n  \
-                \"policies\": 1,\n  \"nodeLabels\": 1,\n  \"files\": 2,\n  \"foreignFiles\": [],\n  \
+                \"policies\": 1,\n  \"nodeLabels\": 1,\n  \"assertions\": 0,\n  \"failedAssertions\": [],\n  \"files\": 2,\n  \"foreignFiles\": [],\n  \
                 \"diagnostics\": []\n}\n";
     assert_eq!(validate(folder.path(), &["-ojson"]), Said::fine(json));
 }
