@@ -6,6 +6,7 @@
 //! `signature` (what is wrong with one). What it lacks of `both` and `cluster` it takes from `a_gateway_moves`.
 //! Not here: Git (see `command`).
 
+mod asserted;
 mod burden;
 mod command;
 mod effects;
