@@ -256,6 +256,7 @@ fn gitlabs_job_validates_and_keeps_the_preview_with_and_without_a_token() {
         let own = job["variables"].as_object().expect("variables").iter();
         let own = own.map(|(name, value)| (name.clone(), value.as_str().expect("a text").to_owned()));
         let runner = [
+            ("GITLAB_CI", "true".to_owned()),
             ("CI_API_V4_URL", format!("{url}/api/v4")),
             ("CI_PROJECT_ID", "42".to_owned()),
             ("CI_MERGE_REQUEST_IID", "11".to_owned()),

@@ -51,10 +51,10 @@ fn is_empty_list(entry: &MappingEntry) -> bool {
 /// The one claim that an assertion makes.
 fn claim(spec: &MappingReader<'_>, spans: &mut AssertionSpans, out: &mut DiagnosticSink<'_>) -> Option<Claim> {
     let or_dropped = spec.get("orDropped").map(|entry| (entry, boolean(&entry.value, "`orDropped`", out)));
-    match (spec.get("leavesAs"), spec.get("neverSteered")) {
-        (Some(entry), None) => {
+    let leaves_as = spec.get("leavesAs").map(|entry| (entry, addresses(entry, out)));
+    match (leaves_as, spec.get("neverSteered")) {
+        (Some((entry, addresses)), None) => {
             spans.claim = entry.key_span;
-            let addresses = addresses(entry, out);
             let or_dropped = or_dropped.and_then(|(_, value)| value).unwrap_or_default();
             Some(Claim::LeavesAs { addresses, or_dropped })
         }
