@@ -17,7 +17,7 @@ pub(super) const USAGE: u8 = 64;
 pub(super) const CODES: &str = "\
 Exit codes:
   0   success; `plan` and `preview`: nothing would change; `validate` and `doctor`: no error was found
-  1   failure, or `validate`, `preview` and `doctor` found an error
+  1   failure, or `validate`, `preview` and `doctor` found an error, or `plan` a broken assertion
   2   `plan` and `preview`: there are changes
   64  the command line is wrong";
 

@@ -20,7 +20,9 @@ const TEMPLATE: &[(&str, &str)] = &[
     (".vscode/settings.json", include_str!("../../repo-template/.vscode/settings.json")),
     ("README.md", include_str!("../../repo-template/README.md")),
     ("egret.yaml", include_str!("../../repo-template/egret.yaml")),
+    ("hooks/pre-receive", include_str!("../../repo-template/hooks/pre-receive")),
     ("nodes/gateways.yaml", include_str!("../../repo-template/nodes/gateways.yaml")),
+    ("policies/assertions.yaml", include_str!("../../repo-template/policies/assertions.yaml")),
     ("policies/outpost.yaml", include_str!("../../repo-template/policies/outpost.yaml")),
     ("schemas/config.json", include_str!("../../repo-template/schemas/config.json")),
     ("schemas/document.json", include_str!("../../repo-template/schemas/document.json")),
@@ -109,7 +111,7 @@ mod tests {
         fs::write(folder.path().join("nodes/gateways.yaml"), "").unwrap();
         let output = write_missing(folder.path()).unwrap();
         let expected = format!(
-            "9 files written to {shown}. Left as they were: README.md, nodes/gateways.yaml. Next:\n\n    cd {shown} && git init -b main \
+            "11 files written to {shown}. Left as they were: README.md, nodes/gateways.yaml. Next:\n\n    cd {shown} && git init -b main \
              && git add -A && git commit -m 'egress'\n    egret validate\n"
         );
         assert_eq!(output, expected);

@@ -2,6 +2,7 @@
 
 mod agent;
 mod args;
+mod assertion_json;
 mod completion;
 mod controller;
 pub mod diagnostics;

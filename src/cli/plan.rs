@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::args::{AdmissionArgs, GitArgs, NodeArgs, OUTPUT, RepoArgs, Repository};
 use super::diagnostics::Colour;
-use super::exit::CHANGES;
+use super::exit::{CHANGES, FAILED};
 use super::json;
 use super::output::{self, Failure, Form, Manifests, painted_diff};
 use crate::clock::Clock;
@@ -21,6 +21,7 @@ use crate::core::plan::{Plan, Step, StepLine, summary, unified_diff};
 use crate::core::policy::catalogue::{FileRefusal, FileUpdate};
 use crate::core::policy::document::{is_config_name, is_read};
 use crate::core::policy::foreign::bytes_may_be_ours;
+use crate::core::preview::assertions::BROKEN;
 use crate::core::text::wrapped;
 use crate::git::mirror::{History, Mirror};
 use crate::reconcile::gitops::repository;
@@ -29,7 +30,7 @@ use crate::reconcile::node::dry_run::{DocumentSource, DryRun, DryRunOptions, dry
 use crate::reconcile::node::round::NodePlan;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 nothing would change, 2 there are changes, 1 failure.")]
+#[command(after_help = "Exit codes: 0 nothing would change, 2 there are changes, 1 failure, or an assertion fails.")]
 pub(super) struct PlanArgs {
     #[command(flatten)]
     repo: RepoArgs,
@@ -93,7 +94,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<ExitCode, Failure> {
     let shown = Shown::of(node, dry_run)?;
     let layout = Layout { colour: output::colour(), width: output::width(), diff: !args.output.no_diff };
     output::print(&shown.text(args.output.output, layout))?;
-    Ok(if shown.changes() { ExitCode::from(CHANGES) } else { ExitCode::SUCCESS })
+    Ok(ExitCode::from(shown.code()))
 }
 
 /// The repository as `egret run` would follow it.
@@ -155,6 +156,19 @@ impl Shown {
         !self.plan.plan.is_empty() || !self.now.is_empty()
     }
 
+    /// The assertions of the repository that fail, as far as this node can tell.
+    fn broken_assertions(&self) -> usize {
+        self.findings.iter().filter(|finding| finding.code == BROKEN).count()
+    }
+
+    fn code(&self) -> u8 {
+        match (self.broken_assertions(), self.changes()) {
+            (1.., _) => FAILED,
+            (0, true) => CHANGES,
+            (0, false) => 0,
+        }
+    }
+
     fn text(&self, form: Form, layout: Layout) -> String {
         let diff = || {
             let (now, after) = (format!("{} now", self.node), format!("{} after {}", self.node, self.revision));
@@ -198,15 +212,20 @@ impl Shown {
 
     /// The last line: what would change, how much of it, and the exit code.
     fn verdict(&self) -> String {
-        let (node, revision) = (&self.node, &self.revision);
+        let (node, revision, code) = (&self.node, &self.revision, self.code());
+        let fails = match self.broken_assertions() {
+            0 => String::new(),
+            1 => ", and 1 assertion fails".to_owned(),
+            many => format!(", and {many} assertions fail"),
+        };
         if !self.changes() {
-            return format!("{node}: nothing would change with {revision} (exit code 0)");
+            return format!("{node}: nothing would change with {revision}{fails} (exit code {code})");
         }
         let (steps, counts) = (self.plan.plan.steps.len(), summary::counts(&self.plan.plan.steps));
         let steps = if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
         let counts = if counts.is_empty() { counts } else { format!(": {counts}") };
         let waits = if self.waits.is_some() { ", not yet" } else { "" };
-        format!("{node}: {revision} would take {steps}{waits}{counts} (exit code {CHANGES})")
+        format!("{node}: {revision} would take {steps}{waits}{counts}{fails} (exit code {code})")
     }
 
     fn json(&self, diff: Option<String>) -> String {

@@ -27,7 +27,7 @@ use crate::reconcile::gitops::preview::{ClusterContext, MergeBase, ProposedChang
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit codes: 0 nothing would change, 2 there are changes, 1 failure, or a document has an error."
+    after_help = "Exit codes: 0 nothing would change, 2 there are changes, 1 failure, a document has an error, or an assertion fails."
 )]
 pub(super) struct PreviewArgs {
     #[command(flatten)]
@@ -118,7 +118,9 @@ pub(super) fn run(args: &PreviewArgs, verbosity: &Verbosity) -> Result<ExitCode,
     };
     let change = ProposedChange::read(&mirror, name, first, head, surroundings)?;
     let preview = change.preview(surroundings);
+    let [documents, _] = change.validation().errors();
     let (code, meaning) = match (change.validation().fails(), preview.changes()) {
+        (true, _) if documents.is_empty() => (exit::FAILED, "an assertion fails"),
         (true, _) => (exit::FAILED, "a document has an error"),
         (false, true) => (CHANGES, "there are changes"),
         (false, false) => (0, "nothing would change"),

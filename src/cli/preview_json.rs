@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::assertion_json::FailedAssertionJson;
 use crate::core::admission::PendingReason;
 use crate::core::compile::Disposition;
 use crate::core::diagnostic::{Diagnostic, Severity};
@@ -33,12 +34,14 @@ pub(super) struct PreviewJson<'p> {
 }
 
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct ValidationJson<'p> {
     errors: usize,
     warnings: usize,
     documents: usize,
     found: Vec<FoundJson<'p>>,
     held: Vec<String>,
+    failed_assertions: Vec<FailedAssertionJson<'p>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -134,6 +137,7 @@ impl<'p> PreviewJson<'p> {
                 documents: input.validation.tally.documents,
                 found: input.validation.found.iter().map(|(one, known)| found(one, *known)).collect(),
                 held: input.validation.held.iter().map(|held| held.identity.to_string()).collect(),
+                failed_assertions: input.validation.assertions.iter().map(FailedAssertionJson::from).collect(),
             },
             policies: PoliciesJson {
                 added: names(&preview.policies.added),

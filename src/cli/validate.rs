@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::args::{CLUSTER, GitArgs, LabelArgs, OUTPUT, RepoArgs, Repository};
+use super::assertion_json::FailedAssertionJson;
 use super::diagnostics::{self, Colour, DiagnosticJson};
 use super::output::{self, Failure, Manifests};
 use super::{json, plan};
@@ -17,6 +18,7 @@ use crate::core::policy::catalogue::{Catalogue, DiagnosticCounts, FileUpdate, Re
 use crate::core::policy::document::CONFIG_FILE;
 use crate::core::policy::file::parse;
 use crate::core::policy::lint::{lint, suspensions};
+use crate::core::preview::assertions::{AssertionInput, FailedAssertion, failed};
 
 /// The form of what was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -73,7 +75,7 @@ pub(super) fn run(args: &ValidateArgs) -> Result<ExitCode, Failure> {
     let cluster = args.cluster.as_deref().map(Manifests::read).transpose()?;
     let facts = cluster.as_ref().map(|cluster| &cluster.facts);
     let now = Clock::system().now();
-    let mut found = Vec::new();
+    let (mut found, mut assertions) = (Vec::new(), Vec::new());
     let mut catalogues = Vec::new();
     for name in clusters {
         let mut catalogue = Catalogue::new(&name).with_label_keys(args.labels.keys().as_deref());
@@ -81,11 +83,19 @@ pub(super) fn run(args: &ValidateArgs) -> Result<ExitCode, Failure> {
         found.extend(catalogue.diagnostics());
         found.extend(lint(catalogue.policies(), facts, catalogue.spans()));
         found.extend(suspensions(catalogue.policies(), catalogue.spans(), now));
+        let set = catalogue.policies();
+        let host_networks = facts.map(|facts| &facts.host_networks);
+        let asserted = facts
+            .zip(host_networks)
+            .map(|(facts, host_networks)| failed(&AssertionInput { set, before: set, facts, host_networks, now }));
+        let asserted = asserted.unwrap_or_default();
+        found.extend(asserted.iter().map(|one| one.diagnostic(catalogue.spans())));
+        assertions.extend(asserted);
         catalogues.push((name, catalogue));
     }
     found.sort();
     found.dedup();
-    output::print(&text(&catalogues, &found, args.output)?)?;
+    output::print(&text(&catalogues, (&found, &assertions), args.output)?)?;
     let bad = found.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
@@ -117,12 +127,16 @@ fn read(args: &ValidateArgs) -> Result<BTreeMap<String, FileUpdate>, Failure> {
 /// The clusters that were checked, and the files of each.
 type Catalogues = [(String, Catalogue)];
 
-fn text(catalogues: &Catalogues, found: &[Diagnostic], form: Form) -> Result<String, Failure> {
+fn text(
+    catalogues: &Catalogues,
+    (found, assertions): (&[Diagnostic], &[FailedAssertion]),
+    form: Form,
+) -> Result<String, Failure> {
     let contents = contents(catalogues);
     let mut summary = diagnostics::summary(tally(catalogues, found));
     let is_empty = |catalogue: &Catalogue| {
         let set = catalogue.policies();
-        set.policies.is_empty() && set.node_labels.is_empty()
+        set.policies.is_empty() && set.node_labels.is_empty() && set.assertions.is_empty()
     };
     if found.is_empty() {
         for (name, _) in catalogues.iter().filter(|(_, catalogue)| is_empty(catalogue)) {
@@ -135,7 +149,7 @@ fn text(catalogues: &Catalogues, found: &[Diagnostic], form: Form) -> Result<Str
     }
     let summary = format!("{summary}\n{contents}");
     match form {
-        Form::Json => return Ok(json(catalogues, found)),
+        Form::Json => return Ok(json(catalogues, found, assertions)),
         Form::Sarif => return Ok(diagnostics::sarif::to_sarif(found)),
         Form::Github => return Ok(format!("{}{summary}\n", diagnostics::to_github(found))),
         Form::Text | Form::Markdown => {}
@@ -188,14 +202,16 @@ struct ValidationJson<'d> {
     warnings: usize,
     policies: usize,
     node_labels: usize,
+    assertions: usize,
+    failed_assertions: Vec<FailedAssertionJson<'d>>,
     files: usize,
     foreign_files: BTreeSet<String>,
     diagnostics: Vec<DiagnosticJson<'d>>,
 }
 
-fn json(catalogues: &Catalogues, found: &[Diagnostic]) -> String {
+fn json(catalogues: &Catalogues, found: &[Diagnostic], failed: &[FailedAssertion]) -> String {
     let DiagnosticCounts { errors, warnings, documents, .. } = tally(catalogues, found);
-    let RepositoryContents { policies, node_labels, files, foreign, .. } = contents(catalogues);
+    let RepositoryContents { policies, node_labels, assertions, files, foreign, .. } = contents(catalogues);
     json::text(ValidationJson {
         clusters: catalogues.iter().map(|(name, _)| name.as_str()).collect(),
         documents,
@@ -203,6 +219,8 @@ fn json(catalogues: &Catalogues, found: &[Diagnostic]) -> String {
         warnings,
         policies: policies.len(),
         node_labels: node_labels.len(),
+        assertions: assertions.len(),
+        failed_assertions: failed.iter().map(FailedAssertionJson::from).collect(),
         files: files.len(),
         foreign_files: foreign,
         diagnostics: found.iter().map(DiagnosticJson::from).collect(),

@@ -88,6 +88,13 @@ impl RangeSet {
         self.ranges.get(first).is_some_and(|range| range.first <= other.last)
     }
 
+    /// Its lowest address within a range, if there is one. O(log n).
+    pub fn first_within(&self, range: AddressRange) -> Option<IpAddr> {
+        let begins = self.ranges.partition_point(|one| one.last < range.first);
+        let found = self.ranges.get(begins).filter(|one| one.first <= range.last)?;
+        Some(found.first.max(range.first))
+    }
+
     /// The union. O(n log n).
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
@@ -452,6 +459,10 @@ mod tests {
                 prop_assert_eq!(a.contains(address), in_a(&address));
                 prop_assert_eq!(a.union(&b).contains(address), in_a(&address) || in_b(&address));
                 prop_assert_eq!(a.subtract(&b).contains(address), in_a(&address) && !in_b(&address));
+            }
+            for range in b.ranges() {
+                let within = small_space().into_iter().filter(|address| range.contains(*address) && in_a(address));
+                prop_assert_eq!(a.first_within(*range), within.min());
             }
             for result in [a.union(&b), a.subtract(&b)] {
                 // The fewest ranges are a unique form: collecting them again changes nothing.

@@ -61,6 +61,18 @@ impl<'a> AddressOwners<'a> {
 }
 
 impl Facts {
+    /// What gateways are chosen from: everything but pods and namespaces.
+    #[must_use]
+    pub fn of_nodes(&self) -> Self {
+        Self {
+            nodes: self.nodes.clone(),
+            pod_networks: self.pod_networks.clone(),
+            held: self.held.clone(),
+            host_networks: self.host_networks.clone(),
+            ..Self::default()
+        }
+    }
+
     /// The nodes that have each InternalIP.
     pub fn owners(&self) -> AddressOwners<'_> {
         let mut owners: BTreeMap<IpAddr, Vec<(&NodeName, bool)>> = BTreeMap::new();

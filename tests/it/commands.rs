@@ -73,7 +73,7 @@ fn what_people_start_from_is_fine() {
     assert_eq!(validate(folder.path(), &["--output=markdown"]), Said::fine(FINE));
     assert_eq!(validate(folder.path(), &["--output=github"]), Said::fine(FINE));
     let json = "{\n  \"formatVersion\": 1,\n  \"clusters\": [\n    \"default\"\n  ],\n  \"documents\": 3,\n  \"errors\": 0,\n  \"warnings\": 0,\n  \
-                \"policies\": 1,\n  \"nodeLabels\": 1,\n  \"files\": 2,\n  \"foreignFiles\": [],\n  \
+                \"policies\": 1,\n  \"nodeLabels\": 1,\n  \"assertions\": 0,\n  \"failedAssertions\": [],\n  \"files\": 2,\n  \"foreignFiles\": [],\n  \
                 \"diagnostics\": []\n}\n";
     assert_eq!(validate(folder.path(), &["-ojson"]), Said::fine(json));
 }
@@ -169,7 +169,7 @@ error: a destination has host bits set
     assert_eq!(validate(folder.path(), &["--output=github"]), bad(format!("{annotation}\n{summary}")));
     let json: serde_json::Value = serde_json::from_str(&validate(folder.path(), &["--output=json"]).stdout).unwrap();
     let expected = serde_json::json!({"formatVersion": 1, "clusters": ["default"], "documents": 3, "errors": 1, "warnings": 0,
-        "policies": 1, "nodeLabels": 1, "files": 2, "foreignFiles": [], "diagnostics": [{
+        "policies": 1, "nodeLabels": 1, "assertions": 0, "failedAssertions": [], "files": 2, "foreignFiles": [], "diagnostics": [{
         "file": "policies/outpost.yaml", "line": 13, "column": 5, "endLine": 13, "endColumn": 16, "severity": "error",
         "code": "host-bits", "message": "a destination has host bits set",
         "label": "/24 leaves no room for the .7", "hint": "10.0.4.0/24 for the network, 10.0.4.7/32 for the host",

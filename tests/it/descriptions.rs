@@ -236,6 +236,7 @@ fn every_object_of_a_schema_has_the_fields_of_some_reader() {
         document::EXPRESSION,
         document::SUSPEND,
         document::NODE_LABELS_SPEC,
+        document::ASSERTION_SPEC,
         document::SIGNATURES,
         document::CONFIG_VALUES,
         document::CONFIG,
@@ -250,7 +251,7 @@ fn every_object_of_a_schema_has_the_fields_of_some_reader() {
     ];
     let readers: BTreeSet<BTreeSet<&str>> = readers.iter().map(|fields| fields.iter().copied().collect()).collect();
     let mut all = BTreeMap::from([(".egret.yaml".to_owned(), schema_file("config.json"))]);
-    for kind in ["CiliumEgressGatewayPolicy", "EgressPolicy", "NodeLabels"] {
+    for kind in ["CiliumEgressGatewayPolicy", "EgressPolicy", "NodeLabels", "EgressAssertion"] {
         let schema = document_schema(kind);
         all.extend(fields_of(&schema, kind));
         all.insert(kind.to_owned(), schema);

@@ -6,6 +6,7 @@ mod apiserver_alone;
 mod cluster;
 mod command_line;
 mod commands;
+mod consumers;
 mod descriptions;
 mod disk;
 mod doctor;

@@ -6,8 +6,10 @@
 //! `signature` (what is wrong with one). What it lacks of `both` and `cluster` it takes from `a_gateway_moves`.
 //! Not here: Git (see `command`).
 
+mod asserted;
 mod burden;
 mod command;
+mod effects;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -24,6 +26,7 @@ use egret::core::policy::PolicySet;
 use egret::core::policy::catalogue::{Catalogue, FileUpdate};
 use egret::core::policy::document::CONFIG_FILE;
 use egret::core::policy::lint::lint;
+use egret::core::preview::assertions::{AssertionInput, failed};
 use egret::core::preview::{DisplayLimits, Preview, PreviewInput, TextForm, Validation, lines, markdown, preview};
 use egret::core::report::files::read_node_file;
 use egret::core::report::history::NodeReport;
@@ -56,6 +59,7 @@ pub(crate) struct Case {
     pub(crate) host_networks: BTreeMap<NodeName, HostNetwork>,
     pub(crate) validation: Validation,
     pub(crate) config_diff: String,
+    pub(crate) settings_change: bool,
     pub(crate) concerned: bool,
     pub(crate) trailers: Vec<(String, String)>,
     pub(crate) unsigned: Option<(String, String)>,
@@ -67,9 +71,15 @@ impl Case {
         let mut catalogue = Catalogue::new("prod");
         catalogue.update(before.iter().map(|(path, text)| (path.clone(), FileUpdate::Text(text.clone()))).collect());
         let earlier = catalogue.policies().clone();
+        let failing = |catalogue: &Catalogue| {
+            let set = catalogue.policies();
+            let host_networks = &facts.host_networks;
+            failed(&AssertionInput { set, before: &earlier, facts: &facts, host_networks, now: now() })
+        };
         let found = |catalogue: &Catalogue| {
             let mut found = catalogue.diagnostics();
             found.extend(lint(catalogue.policies(), Some(&facts), catalogue.spans()));
+            found.extend(failing(catalogue).iter().map(|one| one.diagnostic(catalogue.spans())));
             found.sort();
             found.dedup();
             found
@@ -84,12 +94,13 @@ impl Case {
         catalogue.update(changes);
         let found_after = found(&catalogue);
         let tally = catalogue.tally(&found_after);
-        let validation = Validation::new(&found_before, found_after, tally, catalogue.held());
+        let validation = Validation::new(&found_before, found_after, tally, catalogue.held(), failing(&catalogue));
         let config = |files: &BTreeMap<String, String>| files.get(CONFIG_FILE).cloned().unwrap_or_default();
         let diff = text_diff(&config(before), &config(after), "", "");
         let config_diff = diff.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
         let after = catalogue.policies().clone();
         Self {
+            settings_change: !earlier.config.has_the_effect_of(&after.config),
             before: earlier,
             after,
             facts,
@@ -150,6 +161,7 @@ impl Case {
             unsigned: self.unsigned.as_ref().map(|(commit, what)| (commit.as_str(), what.as_str())),
             validation: &self.validation,
             config_diff: &self.config_diff,
+            settings_change: self.settings_change,
             reports: &self.reports,
             limits,
         })

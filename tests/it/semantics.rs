@@ -4,6 +4,7 @@
 //! `PROPTEST_CASES` raises the number of cases. Deliberately absent: kernels, Git and clusters; real packets are `lab`'s.
 
 mod agreement;
+mod asserted;
 mod cost;
 mod damage;
 pub(crate) mod evaluate;

@@ -15,7 +15,7 @@ use super::CompileInput;
 use crate::core::cidr::{self, AddressRange};
 use crate::core::facts::{Pod, PodName};
 use crate::core::finding::Finding;
-use crate::core::placement::{ExitKey, Placement};
+use crate::core::placement::{ExitKey, PlacedPolicy};
 use crate::core::policy::members::Members;
 use crate::core::policy::{ExistingConnections, OnNoGateway, Policy, PolicyId, PolicySet};
 use crate::core::state::net::fnv1a;
@@ -89,7 +89,7 @@ pub(super) fn gather(input: &CompileInput<'_>) -> Grouping {
         let policies: Vec<(PolicyId, Disposition)> = index
             .of(name, pod, input.facts)
             .into_iter()
-            .map(|id| (id.clone(), way(input.placement, &id, name)))
+            .map(|id| (id.clone(), way(&input.placement.policies[&id], name)))
             .collect();
         for (policy, _) in &policies {
             grouping.members.entry(policy.clone()).or_default().push(name.clone());
@@ -137,8 +137,7 @@ pub(super) fn local_pods<'a>(input: &CompileInput<'a>) -> impl Iterator<Item = (
 }
 
 /// The disposition of a policy's packets from one of its members.
-pub(crate) fn way(placement: &Placement, policy: &PolicyId, pod: &PodName) -> Disposition {
-    let placed = &placement.policies[policy];
+pub(crate) fn way(placed: &PlacedPolicy, pod: &PodName) -> Disposition {
     match (placed.exit_of(pod), placed.on_no_gateway) {
         (Some(exit), _) => Disposition::Exit(exit.clone()),
         (None, OnNoGateway::Drop) => Disposition::Drop,

@@ -6,6 +6,7 @@
 
 mod address;
 mod admission;
+mod assertion;
 mod config;
 mod duration;
 mod node_labels;
@@ -16,9 +17,10 @@ mod signatures;
 
 use std::fmt;
 
+use super::assertion::Assertion;
 use super::diagnostic_sink::DiagnosticSink;
 use super::document::{Document, DocumentKind};
-use super::spans::{NodeLabelsSpans, PolicySpans};
+use super::spans::{AssertionSpans, NodeLabelsSpans, PolicySpans};
 use super::{NodeLabels, ObjectName, Policy, PolicyId, PolicyKind};
 
 pub use self::admission::windows_file;
@@ -36,6 +38,8 @@ pub enum DocumentIdentity {
     Policy(PolicyId),
     /// A NodeLabels.
     NodeLabels(ObjectName),
+    /// An EgressAssertion.
+    Assertion(ObjectName),
 }
 
 impl fmt::Display for DocumentIdentity {
@@ -43,6 +47,7 @@ impl fmt::Display for DocumentIdentity {
         match self {
             Self::Config => f.write_str("Config"),
             Self::NodeLabels(name) => write!(f, "NodeLabels {name}"),
+            Self::Assertion(name) => write!(f, "EgressAssertion {name}"),
             Self::Policy(id) => write!(f, "{} {}", kind_of(id.kind).name(), id.name),
         }
     }
@@ -62,6 +67,8 @@ pub enum Checked {
     Policy(CheckedPolicy),
     /// Node labels.
     NodeLabels(CheckedNodeLabels),
+    /// An assertion.
+    Assertion(CheckedAssertion),
     /// The configuration.
     Config(ConfigDocument),
 }
@@ -88,6 +95,15 @@ pub struct CheckedNodeLabels {
     pub spans: NodeLabelsSpans,
 }
 
+/// An EgressAssertion with its locations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckedAssertion {
+    /// The assertion.
+    pub assertion: Assertion,
+    /// Locations of its parts.
+    pub spans: AssertionSpans,
+}
+
 /// The identity of a document, good or not; `None` if its name cannot be read.
 pub fn identity(document: &Document<'_>) -> Option<DocumentIdentity> {
     let policy = |kind| document.name.clone().map(|name| DocumentIdentity::Policy(PolicyId { name, kind }));
@@ -95,6 +111,7 @@ pub fn identity(document: &Document<'_>) -> Option<DocumentIdentity> {
         DocumentKind::CiliumEgressGatewayPolicy => policy(PolicyKind::Cilium),
         DocumentKind::EgressPolicy => policy(PolicyKind::Egret),
         DocumentKind::NodeLabels => document.name.clone().map(DocumentIdentity::NodeLabels),
+        DocumentKind::EgressAssertion => document.name.clone().map(DocumentIdentity::Assertion),
         DocumentKind::Config => Some(DocumentIdentity::Config),
     }
 }
@@ -105,6 +122,7 @@ pub fn check(document: &Document<'_>, out: &mut DiagnosticSink<'_>) -> Option<Ch
         DocumentKind::CiliumEgressGatewayPolicy => policy::read(document, PolicyKind::Cilium, out).map(Checked::Policy),
         DocumentKind::EgressPolicy => policy::read(document, PolicyKind::Egret, out).map(Checked::Policy),
         DocumentKind::NodeLabels => node_labels::read(document, out).map(Checked::NodeLabels),
+        DocumentKind::EgressAssertion => assertion::read(document, out).map(Checked::Assertion),
         DocumentKind::Config => config::read(document, out).map(Checked::Config),
     }
 }

@@ -79,6 +79,14 @@ impl Config {
         let of_nodes = facts.nodes.values().flat_map(|node| &node.pod_cidrs);
         of_nodes.chain(&self.pod_cidrs).chain(&facts.pod_networks).copied()
     }
+
+    /// Whether both mean the same for a cluster with the same documents. Some settings only decide which documents there are
+    /// and what they say.
+    pub fn has_the_effect_of(&self, other: &Self) -> bool {
+        let Self { paths, on_no_gateway, existing_connections, .. } = other;
+        let (on_no_gateway, existing_connections) = (*on_no_gateway, *existing_connections);
+        Self { paths: paths.clone(), on_no_gateway, existing_connections, ..self.clone() } == *other
+    }
 }
 
 impl Default for Config {

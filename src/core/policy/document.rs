@@ -44,13 +44,16 @@ pub enum DocumentKind {
     EgressPolicy,
     /// `egret.dev/v1alpha1 NodeLabels`
     NodeLabels,
+    /// `egret.dev/v1alpha1 EgressAssertion`
+    EgressAssertion,
     /// `egret.dev/v1alpha1 Config`
     Config,
 }
 
 impl DocumentKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::CiliumEgressGatewayPolicy, Self::EgressPolicy, Self::NodeLabels, Self::Config];
+    pub const ALL: [Self; 5] =
+        [Self::CiliumEgressGatewayPolicy, Self::EgressPolicy, Self::NodeLabels, Self::EgressAssertion, Self::Config];
 
     /// `kind` in a document.
     pub fn name(self) -> &'static str {
@@ -58,6 +61,7 @@ impl DocumentKind {
             Self::CiliumEgressGatewayPolicy => "CiliumEgressGatewayPolicy",
             Self::EgressPolicy => "EgressPolicy",
             Self::NodeLabels => "NodeLabels",
+            Self::EgressAssertion => "EgressAssertion",
             Self::Config => "Config",
         }
     }
@@ -66,7 +70,7 @@ impl DocumentKind {
     pub fn api_version(self) -> &'static str {
         match self {
             Self::CiliumEgressGatewayPolicy => "cilium.io/v2",
-            Self::EgressPolicy | Self::NodeLabels | Self::Config => "egret.dev/v1alpha1",
+            Self::EgressPolicy | Self::NodeLabels | Self::EgressAssertion | Self::Config => "egret.dev/v1alpha1",
         }
     }
 
@@ -117,6 +121,9 @@ pub const EXPRESSION: &[&str] = &["key", "operator", "values"];
 pub const SUSPEND: &[&str] = &["until", "owner", "reason"];
 /// Fields of a NodeLabels' `spec`.
 pub const NODE_LABELS_SPEC: &[&str] = &["nodes", "nodeSelector", "labels"];
+/// Fields of an EgressAssertion's `spec`.
+pub const ASSERTION_SPEC: &[&str] =
+    &["selectors", "destinationCIDRs", "excludedCIDRs", "leavesAs", "orDropped", "neverSteered"];
 /// Fields of `signatures`.
 pub const SIGNATURES: &[&str] = &["require", "allowedSigners", "openPGPKeys"];
 /// Fields of a Config that an entry of `clusters` may have too.

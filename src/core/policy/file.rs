@@ -5,7 +5,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::check::{Checked, CheckedNodeLabels, CheckedPolicy, ConfigDocument, DocumentIdentity, check, identity};
+use super::check::{
+    Checked, CheckedAssertion, CheckedNodeLabels, CheckedPolicy, ConfigDocument, DocumentIdentity, check, identity,
+};
 use super::diagnostic_sink::{DiagnosticSink, Span};
 use super::document::{
     ANNOTATION_PREFIX, CONFIG_FILE, DocumentKind, Recognised, field, head, is_config_name, recognise,
@@ -230,7 +232,7 @@ impl Checked {
     pub fn policy(&self) -> Option<&CheckedPolicy> {
         match self {
             Self::Policy(policy) => Some(policy),
-            Self::NodeLabels(_) | Self::Config(_) => None,
+            Self::NodeLabels(_) | Self::Assertion(_) | Self::Config(_) => None,
         }
     }
 
@@ -238,7 +240,15 @@ impl Checked {
     pub fn node_labels(&self) -> Option<&CheckedNodeLabels> {
         match self {
             Self::NodeLabels(labels) => Some(labels),
-            Self::Policy(_) | Self::Config(_) => None,
+            Self::Policy(_) | Self::Assertion(_) | Self::Config(_) => None,
+        }
+    }
+
+    /// The assertion, if it is one.
+    pub fn assertion(&self) -> Option<&CheckedAssertion> {
+        match self {
+            Self::Assertion(assertion) => Some(assertion),
+            Self::Policy(_) | Self::NodeLabels(_) | Self::Config(_) => None,
         }
     }
 
@@ -246,7 +256,7 @@ impl Checked {
     pub fn config(&self) -> Option<&ConfigDocument> {
         match self {
             Self::Config(config) => Some(config),
-            Self::Policy(_) | Self::NodeLabels(_) => None,
+            Self::Policy(_) | Self::NodeLabels(_) | Self::Assertion(_) => None,
         }
     }
 }

@@ -176,6 +176,8 @@ pub(super) fn check(checked: &Checked, root: &YamlNode, out: &mut DiagnosticSink
             report(excesses.unwrap_or_default(), root, &["spec"], out);
         }
         Checked::Config(config) => check_config(config, root, out),
+        // It is not published.
+        Checked::Assertion(_) => {}
     }
 }
 

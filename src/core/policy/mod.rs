@@ -3,6 +3,7 @@
 //! Not here: the choice of gateways (`placement`), and Git.
 
 pub mod acknowledged;
+pub mod assertion;
 pub mod catalogue;
 pub mod check;
 pub mod config;
@@ -29,6 +30,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
+use self::assertion::Assertion;
 use self::config::Config;
 use self::grants::Grant;
 use self::node_index::NodeLabelsIndex;
@@ -43,6 +45,8 @@ pub struct PolicySet {
     pub policies: BTreeMap<PolicyId, Policy>,
     /// Node labels, by the document's name.
     pub node_labels: BTreeMap<ObjectName, NodeLabels>,
+    /// Assertions. They are not published: agents have none.
+    pub assertions: BTreeMap<ObjectName, Assertion>,
     /// egret.yaml, or its defaults.
     pub config: Config,
     /// The gateway labels that Git gives, where no others count ([`grants`]).
@@ -114,7 +118,7 @@ pub struct Policy {
 }
 
 /// Selects pods. All four parts must match; an empty part matches everything.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberSelector {
     /// Labels of the pod's namespace: `namespaceSelector`, and `io.cilium.k8s.namespace.labels.KEY` of a podSelector.
     pub namespace: Selector,

@@ -193,12 +193,13 @@ fn change_windows() -> Value {
     )
 }
 
-/// Policies and node labels, distinguished by `kind`.
+/// Every kind but the Config, distinguished by `kind`.
 fn document() -> Value {
     let kinds = [
         ("CiliumEgressGatewayPolicy", "cilium.io/v2", policy_spec(false)),
         ("EgressPolicy", "egret.dev/v1alpha1", policy_spec(true)),
         ("NodeLabels", "egret.dev/v1alpha1", node_labels_spec()),
+        ("EgressAssertion", "egret.dev/v1alpha1", assertion_spec()),
     ];
     let branches: Vec<Value> = kinds
         .into_iter()
@@ -224,7 +225,7 @@ fn document() -> Value {
         "required": ["apiVersion", "kind"],
         "properties": {
             "apiVersion": {"enum": ["cilium.io/v2", "egret.dev/v1alpha1"]},
-            "kind": {"enum": ["CiliumEgressGatewayPolicy", "EgressPolicy", "NodeLabels"]},
+            "kind": {"enum": ["CiliumEgressGatewayPolicy", "EgressPolicy", "NodeLabels", "EgressAssertion"]},
         },
         "allOf": branches,
     })
@@ -250,18 +251,8 @@ fn metadata() -> Value {
 
 fn policy_spec(egret: bool) -> Value {
     let gateway = gateway(egret);
-    let member = object(
-        "All that are given must match; one of the first two must be given.",
-        &[],
-        &json!({
-            "namespaceSelector": label_selector("By labels of the pod's namespace; {} is every one."),
-            "podSelector": label_selector(
-                "By labels of the pod; {} is every one. The key io.kubernetes.pod.namespace is its namespace's name."),
-            "nodeSelector": label_selector("By labels of the node the pod is on."),
-        }),
-    );
     let mut properties = json!({
-        "selectors": {"type": "array", "minItems": 1, "items": member, "description": "Which pods: any of these."},
+        "selectors": selectors(),
         "destinationCIDRs": {"type": "array", "minItems": 1, "items": cidr(), "description": "Packets to where."},
         "excludedCIDRs": list("Destinations that are not steered.", &cidr()),
         "egressGateway": gateway,
@@ -289,6 +280,36 @@ fn policy_spec(egret: bool) -> Value {
         "Whose packets to where leave through which node, with which address.",
         &["selectors", "destinationCIDRs"],
         &properties,
+    )
+}
+
+fn selectors() -> Value {
+    let member = object(
+        "All that are given must match; one of the first two must be given.",
+        &[],
+        &json!({
+            "namespaceSelector": label_selector("By labels of the pod's namespace; {} is every one."),
+            "podSelector": label_selector(
+                "By labels of the pod; {} is every one. The key io.kubernetes.pod.namespace is its namespace's name."),
+            "nodeSelector": label_selector("By labels of the node the pod is on."),
+        }),
+    );
+    json!({"type": "array", "minItems": 1, "items": member, "description": "Which pods: any of these."})
+}
+
+fn assertion_spec() -> Value {
+    object(
+        "What has to be true of the pods' packets, whatever the policies say: leavesAs, or neverSteered.",
+        &["selectors", "destinationCIDRs"],
+        &json!({
+            "selectors": selectors(),
+            "destinationCIDRs": {"type": "array", "minItems": 1, "items": cidr(), "description": "Packets to where."},
+            "excludedCIDRs": list("Destinations that nothing is asserted of.", &cidr()),
+            "leavesAs": {"type": "array", "minItems": 1, "items": {"type": "string"}, "description":
+                "Every packet leaves with one of these addresses, also while any one gateway is lost."},
+            "orDropped": {"type": "boolean", "description": "true: a packet may be dropped, too; false if left out."},
+            "neverSteered": {"const": true, "description": "No packet is steered or dropped; it leaves by its node's own routing."},
+        }),
     )
 }
 

@@ -60,6 +60,17 @@ pub struct NodeLabelsSpans {
     pub acknowledged: Acknowledged,
 }
 
+/// Locations in one EgressAssertion.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AssertionSpans {
+    /// `metadata.name`.
+    pub name: Span,
+    /// The key `selectors`.
+    pub selectors: Span,
+    /// The key of its claim: `leavesAs`, `neverSteered`.
+    pub claim: Span,
+}
+
 /// Locations in all documents whose active version is the repository's. Held documents are left out: their locations
 /// refer to an older text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,4 +83,6 @@ pub struct Spans {
     pub only_labelled: Option<Span>,
     /// Of NodeLabels.
     pub node_labels: BTreeMap<ObjectName, NodeLabelsSpans>,
+    /// Of EgressAssertions.
+    pub assertions: BTreeMap<ObjectName, AssertionSpans>,
 }

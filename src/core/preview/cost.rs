@@ -3,10 +3,11 @@
 //!
 //! What the cluster costs on its own does not count, as no change can reduce it.
 
-use super::{PolicyDifference, PolicySet, labels_say};
+use super::{PolicyDifference, PolicySet};
 use crate::core::facts::Facts;
+use crate::core::name::ObjectName;
 use crate::core::policy::members::Members;
-use crate::core::policy::{Policy, PolicyId};
+use crate::core::policy::{NodeLabels, Origin, Policy, PolicyId};
 
 /// Upper bounds for one change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,18 +61,14 @@ pub fn exceeded_limit(before: &PolicySet, after: &PolicySet, facts: &Facts, most
     None
 }
 
+/// Documents of node labels whose content differs, by name.
 fn labels_differ(before: &PolicySet, after: &PolicySet) -> usize {
     let names = before
         .node_labels
         .keys()
         .chain(after.node_labels.keys().filter(|name| !before.node_labels.contains_key(*name)));
-    names
-        .filter(|name| {
-            let only = |set: &PolicySet| {
-                let one = set.node_labels.get(*name).map(|one| ((*name).clone(), one.clone()));
-                labels_say(&PolicySet { node_labels: one.into_iter().collect(), ..PolicySet::default() })
-            };
-            only(before) != only(after)
-        })
-        .count()
+    let content = |set: &PolicySet, name: &ObjectName| {
+        set.node_labels.get(name).map(|one| NodeLabels { origin: Origin::default(), ..one.clone() })
+    };
+    names.filter(|name| content(before, name) != content(after, name)).count()
 }

@@ -62,9 +62,9 @@ pub(super) fn each(
         let of_policy = |id: &PolicyId| after.set.policies.get(id).map(|policy| (id.clone(), policy.clone()));
         let set = PolicySet {
             policies: policies.keys().filter_map(of_policy).collect(),
-            node_labels: BTreeMap::new(),
             config: after.set.config.clone(),
             grants: after.set.grants.clone(),
+            ..PolicySet::default()
         };
         let was = after.facts.nodes.get_mut(&gateway).map(|node| std::mem::replace(&mut node.ready, false));
         let placement = place(&set, &after.facts, input.now);

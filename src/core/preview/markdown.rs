@@ -12,7 +12,7 @@ use super::diagram::diagram;
 use super::risks::{Risk, RiskLevel};
 use super::sentences::Sentences;
 use super::{GatewayFailure, Move, Preview};
-use crate::core::diagnostic::Severity;
+use crate::core::diagnostic::Diagnostic;
 use crate::core::escape::{EscapedText, fenced, inert, inert_name};
 use crate::core::facts::PodName;
 use crate::core::name::NodeName;
@@ -128,9 +128,11 @@ impl<'p> Comment<'p> {
     }
 
     fn validation_in_short(&self, text: &mut String) {
-        let errors = self.preview.input.validation.tally.errors;
-        if errors > 0 {
-            let _ = writeln!(text, "\n**It does not validate**: {}", counted(errors, "error"));
+        let [documents, asserted] = self.preview.input.validation.errors();
+        for (title, errors) in [("An assertion fails", asserted), ("It does not validate", documents)] {
+            if !errors.is_empty() {
+                let _ = writeln!(text, "\n**{title}**: {}", counted(errors.len(), "error"));
+            }
         }
     }
 
@@ -143,17 +145,25 @@ impl<'p> Comment<'p> {
 
     fn validation(&self, text: &mut String) {
         let validation = self.preview.input.validation;
-        let errors = validation.found.iter().filter(|(one, _)| one.severity == Severity::Error);
-        let lines: Vec<String> =
-            errors.map(|(one, known)| format!("{one}{}", if *known { " [not of this change]" } else { "" })).collect();
-        if lines.is_empty() {
-            return;
+        let [documents, asserted] = validation.errors();
+        let fails_only_assertions = documents.is_empty();
+        for (title, errors) in [("An assertion fails", asserted), ("It does not validate", documents)] {
+            if errors.is_empty() {
+                continue;
+            }
+            let line = |(one, known): &(Diagnostic, bool)| {
+                format!("{one}{}", if *known { " [not of this change]" } else { "" })
+            };
+            let lines: Vec<String> = errors.into_iter().map(line).collect();
+            let _ = writeln!(text, "\n**{title}**\n");
+            let shown = lines.len().min(self.detail.rows.max(3));
+            text.push_str(&fenced("text", &lines[..shown].join("\n")));
+            if lines.len() > shown {
+                let _ = writeln!(text, "\nand {} more; `egret validate` lists them all", lines.len() - shown);
+            }
         }
-        let _ = writeln!(text, "\n**It does not validate**\n");
-        let shown = lines.len().min(self.detail.rows.max(3));
-        text.push_str(&fenced("text", &lines[..shown].join("\n")));
-        if lines.len() > shown {
-            let _ = writeln!(text, "\nand {} more; `egret validate` lists them all", lines.len() - shown);
+        if fails_only_assertions {
+            return;
         }
         if !validation.held.is_empty() {
             let held = validation.held.iter().map(|held| format!("{} ({})", held.identity, held.path));

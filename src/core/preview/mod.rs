@@ -8,6 +8,7 @@
 //! come from the head: neither its limits nor the place of its snapshot.
 
 mod admission;
+pub mod assertions;
 mod assumed_network;
 mod cost;
 mod diagram;
@@ -28,6 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+use self::assertions::FailedAssertion;
 pub use self::cost::{CostLimits, exceeded_limit};
 pub use self::gateway_failure::{FailureOutcome, GatewayFailure};
 pub use self::markdown::{markdown, marker};
@@ -44,9 +46,10 @@ use super::admission::{AdmissionDecision, PendingReason};
 use super::diagnostic::{Diagnostic, Severity};
 use super::facts::{Facts, PodName};
 use super::host_network::HostNetwork;
+use super::labels::{Labels, Selector};
 use super::name::NodeName;
 use super::policy::catalogue::{DiagnosticCounts, HeldDocument};
-use super::policy::{NodeLabels, Origin, Policy, PolicyId, PolicySet};
+use super::policy::{Origin, Policy, PolicyId, PolicySet};
 use super::report::history::NodeReport;
 
 /// All inputs of a preview.
@@ -78,6 +81,8 @@ pub struct PreviewInput<'a> {
     pub validation: &'a Validation,
     /// The change of `egret.yaml`, as a unified diff.
     pub config_diff: &'a str,
+    /// Whether a setting of it has another effect on this cluster.
+    pub settings_change: bool,
     /// The nodes' reports; drift of the objects that the change touches is listed separately.
     pub reports: &'a [NodeReport],
     /// How much is shown.
@@ -93,6 +98,8 @@ pub struct Validation {
     pub tally: DiagnosticCounts,
     /// Documents whose previous version stays active.
     pub held: Vec<HeldDocument>,
+    /// Assertions that do not hold. They are among what was found, too.
+    pub assertions: Vec<FailedAssertion>,
 }
 
 impl Validation {
@@ -102,17 +109,25 @@ impl Validation {
         after: Vec<Diagnostic>,
         tally: DiagnosticCounts,
         held: Vec<HeldDocument>,
+        assertions: Vec<FailedAssertion>,
     ) -> Self {
         let known: BTreeSet<(&str, &str, &str)> =
             before.iter().map(|one| (one.file.as_str(), one.code, one.message.as_str())).collect();
         let is_known = |one: &Diagnostic| known.contains(&(one.file.as_str(), one.code, one.message.as_str()));
         let found = after.into_iter().map(|one| (is_known(&one), one)).map(|(known, one)| (one, known)).collect();
-        Self { found, tally, held }
+        Self { found, tally, held, assertions }
     }
 
-    /// Whether a document has an error.
+    /// Whether a document has an error, or an assertion fails.
     pub fn fails(&self) -> bool {
         self.found.iter().any(|(one, _)| one.severity == Severity::Error)
+    }
+
+    /// The errors of documents, and the assertions that fail, each with whether the commit before had it too.
+    pub fn errors(&self) -> [Vec<&(Diagnostic, bool)>; 2] {
+        let errors = self.found.iter().filter(|(one, _)| one.severity == Severity::Error);
+        let (asserted, documents) = errors.partition(|(one, _)| assertions::CODES.contains(&one.code));
+        [documents, asserted]
     }
 }
 
@@ -179,15 +194,15 @@ pub struct Preview<'a> {
 }
 
 impl Preview<'_> {
-    /// Whether the change has any effect.
+    /// Whether something changes in the cluster: what nodes have to do, what is published to them, or a setting. Comments,
+    /// order and style of the documents, the files that they are in, and warnings change nothing.
     pub fn changes(&self) -> bool {
         let PolicyDifference { added, changed, removed } = &self.policies;
         self.nodes.changed > 0
             || !self.moves.is_empty()
-            || !self.input.config_diff.is_empty()
+            || self.input.settings_change
             || [added, changed, removed].iter().any(|some| !some.is_empty())
             || labels_say(self.input.before) != labels_say(self.input.after)
-            || self.input.validation.found.iter().any(|(_, known)| !known)
     }
 }
 
@@ -203,7 +218,9 @@ pub fn preview(input: PreviewInput<'_>) -> Preview<'_> {
     let touched = touched(&before, &after, &policies, &moves);
     let fates = outcome::fates(&before, &after, &moves.moves);
     let drift = existing_drift::drift(input.reports, &policies, &moves, &nodes);
-    let risks = risks::find(&input, (&before, &after), &moves, &touched, &drift);
+    let mut risks = risks::find(&input, (&before, &after), &moves, &touched, &drift);
+    risks.extend(assertions::weakened(&input));
+    risks.sort();
     let gateway_failures = gateway_failure::each(&input, &mut after, &moves, &touched);
     let gateways: BTreeSet<&NodeName> = after
         .placement
@@ -265,12 +282,47 @@ fn touched(
     touched
 }
 
-/// The content of all node-label documents, wherever they are in the repository.
-fn labels_say(set: &PolicySet) -> Vec<NodeLabels> {
-    set.node_labels.values().map(|one| NodeLabels { origin: Origin::default(), ..one.clone() }).collect()
+/// What one document of node labels says: the nodes by name or by their labels, and the labels.
+type LabelsSaid<'a> = (BTreeSet<&'a NodeName>, Option<Selector>, &'a Labels);
+
+/// What all documents of node labels say, whatever their names and files are.
+fn labels_say(set: &PolicySet) -> Vec<LabelsSaid<'_>> {
+    let said = set.node_labels.values().map(|one| {
+        let selector = one.node_selector.as_ref().map(in_order);
+        (one.nodes.iter().collect(), selector, &one.labels)
+    });
+    let mut said: Vec<LabelsSaid<'_>> = said.collect();
+    said.sort();
+    said
 }
 
-/// Whether two versions of a policy differ only in their position.
+/// Whether two versions of a policy differ only in their position, or in an order that has no meaning.
 fn says_the_same(one: &Policy, other: &Policy) -> bool {
-    Policy { origin: Origin::default(), ..one.clone() } == Policy { origin: Origin::default(), ..other.clone() }
+    let bare = |policy: &Policy| Policy { origin: Origin::default(), ..policy.clone() };
+    let (one, other) = (bare(one), bare(other));
+    one == other || without_order(one) == without_order(other)
+}
+
+/// A policy with its lists in one order. The order of the gateways is left, as it is in what nodes compute with.
+fn without_order(mut policy: Policy) -> Policy {
+    for member in &mut policy.selectors {
+        for selector in [&mut member.namespace, &mut member.pod, &mut member.node] {
+            selector.requirements.sort();
+        }
+        member.namespace_name.sort();
+    }
+    for gateway in &mut policy.gateways {
+        gateway.node.requirements.sort();
+    }
+    policy.selectors.sort();
+    policy.destinations.sort();
+    policy.excluded.sort();
+    policy
+}
+
+/// A selector with its requirements in one order.
+fn in_order(selector: &Selector) -> Selector {
+    let mut selector = selector.clone();
+    selector.requirements.sort();
+    selector
 }

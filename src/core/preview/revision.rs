@@ -67,7 +67,7 @@ impl<'a> RevisionState<'a> {
     /// A pod's policies and the disposition of each.
     pub(super) fn key(&self, index: &Members<'_>, name: &PodName, pod: &Pod) -> DispositionKey {
         let policies = index.of(name, pod, &self.facts).into_iter();
-        policies.map(|id| (id.clone(), way(&self.placement, &id, name))).collect()
+        policies.map(|id| (id.clone(), way(&self.placement.policies[&id], name))).collect()
     }
 
     /// The decisions for pods with a key. Destinations in none of the ranges are not steered.

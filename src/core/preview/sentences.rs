@@ -68,10 +68,16 @@ impl Sentences<'_> {
             (None, 0) => "nothing changes in the cluster".to_owned(),
             (None, nodes) => format!("no pod changes its way out, {} changed", is(nodes)),
         };
-        match (input.validation.tally.errors, outcomes.is_empty() && nodes.changed == 0) {
-            (0, _) => self.when() + &change,
+        let [documents, asserted] = input.validation.errors().map(|errors| errors.len());
+        let fails = match asserted {
+            0 => String::new(),
+            1 => "1 assertion fails; ".to_owned(),
+            many => format!("{many} assertions fail; "),
+        };
+        match (documents, outcomes.is_empty() && nodes.changed == 0) {
+            (0, _) => fails + &self.when() + &change,
             (_, true) => "does not validate; it would have no effect".to_owned(),
-            (_, false) => format!("does not validate; {change}"),
+            (_, false) => format!("does not validate; {fails}{change}"),
         }
     }
 

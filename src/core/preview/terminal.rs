@@ -6,7 +6,6 @@ use super::Preview;
 use super::markdown::by_namespace;
 use super::risks::RiskLevel;
 use super::sentences::Sentences;
-use crate::core::diagnostic::Severity;
 use crate::core::escape::shown;
 use crate::core::name::NodeName;
 use crate::core::text::{counted, wrapped};
@@ -104,15 +103,18 @@ pub fn lines(preview: &Preview<'_>, form: TextForm) -> Vec<Line> {
 }
 
 fn validation(page: &mut Page, preview: &Preview<'_>) {
-    let errors = preview.input.validation.found.iter().filter(|(one, _)| one.severity == Severity::Error);
-    let errors: Vec<_> = errors.collect();
-    if errors.is_empty() {
-        return;
+    let [documents, asserted] = preview.input.validation.errors();
+    for (title, errors) in [("An assertion fails", asserted), ("It does not validate", documents.clone())] {
+        if !errors.is_empty() {
+            page.title(title);
+        }
+        for (one, known) in errors {
+            let of = if *known { " [not of this change]" } else { "" };
+            page.line(LineStyle::Bad, &format!("  {}{of}", shown(&one.to_string())), 6);
+        }
     }
-    page.title("It does not validate");
-    for (one, known) in errors {
-        let of = if *known { " [not of this change]" } else { "" };
-        page.line(LineStyle::Bad, &format!("  {}{of}", shown(&one.to_string())), 6);
+    if documents.is_empty() {
+        return;
     }
     for held in &preview.input.validation.held {
         let text = format!("  If it is merged all the same, {} stays as it was ({})", held.identity, shown(&held.path));

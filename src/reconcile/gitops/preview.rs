@@ -19,6 +19,7 @@ use crate::core::policy::catalogue::{Catalogue, FileUpdate};
 use crate::core::policy::config::Config;
 use crate::core::policy::document::CONFIG_FILE;
 use crate::core::policy::lint::{lint, suspensions};
+use crate::core::preview::assertions::{AssertionInput, FailedAssertion, failed};
 use crate::core::preview::{CostLimits, DisplayLimits, Preview, PreviewInput, Validation, exceeded_limit, preview};
 use crate::core::report::history::NodeReport;
 use crate::git::files::LARGEST_FILE;
@@ -45,6 +46,7 @@ pub struct ProposedChange {
     after: PolicySet,
     validation: Validation,
     config_diff: String,
+    settings_change: bool,
     concerned: bool,
     trailers: Vec<(String, String)>,
     unsigned: Option<(String, String)>,
@@ -117,12 +119,13 @@ impl ProposedChange {
     ) -> Result<Self> {
         let MergeBase { commit, mut catalogue, decides } = base;
         let mut before = catalogue.policies().clone();
+        let settings = before.config.clone();
         before.config.change_windows = surroundings.windows.cloned().unwrap_or(decides.change_windows);
         before.config.signatures = decides.signatures;
         before.config.max_removals = decides.max_removals;
         let demanded = before.config.signatures.as_ref();
         let unsigned = surroundings.signatures.judge(mirror, demanded, Some(commit), head)?.err();
-        let found_before = found(&catalogue, surroundings);
+        let (found_before, _) = found(&catalogue, &before, surroundings);
         let config = |catalogue: &Catalogue| catalogue.text(CONFIG_FILE).unwrap_or_default().to_owned();
         let config_before = config(&catalogue);
         let differs = mirror.changes_within(surroundings.most, Some(commit), head, &[String::new()])?;
@@ -134,7 +137,7 @@ impl ProposedChange {
         }
         let diff = text_diff(&config_before, &config(&catalogue), "", "");
         let config_diff = diff.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
-        let mut found = found(&catalogue, surroundings);
+        let (mut found, assertions) = found(&catalogue, &before, surroundings);
         found.sort();
         found.dedup();
         let tally = catalogue.tally(&found);
@@ -144,8 +147,9 @@ impl ProposedChange {
             cluster: cluster.to_owned(),
             before,
             after: catalogue.policies().clone(),
-            validation: Validation::new(&found_before, found, tally, catalogue.held()),
+            validation: Validation::new(&found_before, found, tally, catalogue.held(), assertions),
             config_diff,
+            settings_change: !settings.has_the_effect_of(&catalogue.policies().config),
             concerned,
             trailers,
             unsigned: unsigned.map(|unsigned| (unsigned.commit.to_string(), unsigned.what)),
@@ -173,16 +177,25 @@ impl ProposedChange {
             unsigned: self.unsigned.as_ref().map(|(commit, what)| (commit.as_str(), what.as_str())),
             validation: &self.validation,
             config_diff: &self.config_diff,
+            settings_change: self.settings_change,
             reports: surroundings.reports,
             limits: surroundings.limits,
         })
     }
 }
 
-fn found(catalogue: &Catalogue, surroundings: ClusterContext<'_>) -> Vec<Diagnostic> {
+/// What is found in a side of the change, and which of its assertions fail.
+fn found(
+    catalogue: &Catalogue,
+    before: &PolicySet,
+    surroundings: ClusterContext<'_>,
+) -> (Vec<Diagnostic>, Vec<FailedAssertion>) {
     let (set, spans) = (catalogue.policies(), catalogue.spans());
+    let ClusterContext { facts, host_networks, now, .. } = surroundings;
     let mut found = catalogue.diagnostics();
-    found.extend(lint(set, Some(surroundings.facts), spans));
-    found.extend(suspensions(set, spans, surroundings.now));
-    found
+    found.extend(lint(set, Some(facts), spans));
+    found.extend(suspensions(set, spans, now));
+    let assertions = failed(&AssertionInput { set, before, facts, host_networks, now });
+    found.extend(assertions.iter().map(|one| one.diagnostic(spans)));
+    (found, assertions)
 }

@@ -28,6 +28,7 @@ use crate::core::name::NodeName;
 use crate::core::plan::conntrack::AddressHolders;
 use crate::core::plan::{Plan, PlanContext, Step, plan_with};
 use crate::core::policy::{PolicyId, PolicySet};
+use crate::core::preview::assertions;
 use crate::core::report::drift::{self, DriftClass};
 use crate::core::report::history::{NodeReport, ObservedDrift};
 use crate::core::state::NodeState;
@@ -368,6 +369,7 @@ impl<K: NodeKernel> Reconciler<K> {
         let input = NodeInput { node: &node, set, facts, host_network, observed: state, refused };
         let mut evaluation = evaluate(&input, self.gateway_state.as_mut(), now);
         evaluation.compiled.findings.extend(self.marks.findings(&node));
+        evaluation.compiled.findings.extend(assertions::findings(set, facts, (&node, host_network), now));
         evaluation.compiled.findings.sort();
         evaluation.compiled.findings.dedup();
         Ok((evaluation, observed))

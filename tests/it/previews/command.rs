@@ -258,3 +258,48 @@ fn a_change_that_nobody_on_the_list_signed_is_reported_before_it_is_merged() {
     let said = stand.with_cluster(&demand);
     assert!(!said.stdout.contains("Signature"), "{}", said.stdout);
 }
+
+const ASSERTION: &str = "apiVersion: egret.dev/v1alpha1
+kind: EgressAssertion
+metadata: {name: one-address}
+spec:
+  selectors: [{podSelector: {matchLabels: {org: empire}}}]
+  destinationCIDRs: [10.0.4.0/24]
+  leavesAs: [10.0.3.42]
+";
+
+#[test]
+fn a_comment_ends_with_0_and_a_broken_assertion_with_1_and_its_counterexample() {
+    let stand = Stand::new();
+    stand.commit("policies/outpost.yaml", &format!("# why\n{POLICY}"));
+    let said = stand.with_cluster(&[]);
+    assert_eq!(said.code, Some(0), "{}", said.stdout);
+    has(&said.stdout, &["exit code 0: nothing would change"]);
+    // The only gateway's loss drops packets, which leavesAs alone does not allow.
+    stand.commit("policies/assertion.yaml", ASSERTION);
+    let said = stand.with_cluster(&[]);
+    assert_eq!(said.code, Some(1), "{}", said.stdout);
+    let message = "policies/assertion.yaml:7:3: error: the assertion one-address does not hold: with a lost, batuu/tiefighter to 10.0.4.0 is \
+                   dropped, as no gateway is fit, by the policy outpost (policies/outpost.yaml:2)";
+    has(&said.stdout, &["An assertion fails\n", message, "exit code 1: an assertion fails"]);
+    stand.commit("policies/assertion.yaml", &format!("{ASSERTION}  orDropped: true\n"));
+    let said = stand.with_cluster(&[]);
+    assert_eq!(said.code, Some(0), "{}", said.stdout);
+    stand.commit("policies/outpost.yaml", &POLICY.replace("10.0.3.42", "10.0.3.43"));
+    let json: serde_json::Value = serde_json::from_str(&stand.with_cluster(&["--output=json"]).stdout).unwrap();
+    let expected = serde_json::json!([{
+        "assertion": "one-address", "file": "policies/assertion.yaml", "line": 1, "code": "assertion-broken",
+        "counterexample": {
+            "lostGateway": null, "namespace": "batuu", "pod": "tiefighter", "pods": 1, "destination": "10.0.4.0", "way": "exit",
+            "address": "10.0.3.43", "gateway": "a", "policy": "outpost", "policyAt": "policies/outpost.yaml:1",
+        },
+    }]);
+    assert_eq!(json["validation"]["failedAssertions"], expected);
+    // `validate` says the same of the files as they are, and without a cluster nothing.
+    let (repository, cluster) =
+        (stand.repository().display().to_string(), stand.path("cluster.yaml").display().to_string());
+    let said = egret(["validate", "--repo", &repository, "--cluster", &cluster, "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!((said.code, &json["failedAssertions"]), (Some(1), &expected));
+    assert_eq!(egret(["validate", "--repo", &repository]).code, Some(0));
+}

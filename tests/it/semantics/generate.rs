@@ -53,7 +53,7 @@ fn network(text: &str) -> IpNet {
     text.parse().expect("a prefix")
 }
 
-fn prefixes(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<IpNet>> {
+pub(crate) fn prefixes(count: std::ops::Range<usize>) -> impl Strategy<Value = Vec<IpNet>> {
     vec(select(&PREFIXES[..]), count).prop_map(|texts| texts.into_iter().map(network).collect())
 }
 
@@ -82,7 +82,7 @@ fn labels(key: &'static str) -> impl Strategy<Value = Labels> {
         .prop_map(move |value| value.into_iter().map(|value| (key.to_owned(), value.to_owned())).collect())
 }
 
-fn member() -> impl Strategy<Value = MemberSelector> {
+pub(crate) fn member() -> impl Strategy<Value = MemberSelector> {
     let names = maybe(0.4, select(&["a", "b"][..]));
     let node = prop_oneof![3 => Just(Selector::default()), 1 => selector("zone")];
     (selector("team"), names, selector("app"), node).prop_map(|(namespace, name, pod, node)| {

@@ -75,6 +75,7 @@ fn input<'a>(before: &'a World, after: &'a World, validation: &'a Validation) ->
         unsigned: None,
         validation,
         config_diff: "",
+        settings_change: false,
         reports: &[],
         limits: DisplayLimits::default(),
     }

@@ -16,6 +16,8 @@ pub struct RepositoryContents {
     pub policies: BTreeSet<String>,
     /// NodeLabels, good or bad.
     pub node_labels: BTreeSet<String>,
+    /// EgressAssertions, good or bad.
+    pub assertions: BTreeSet<String>,
     /// Files with such documents.
     pub files: BTreeSet<String>,
     /// Files that are none of Egret's: no document of its kinds is in them.
@@ -42,6 +44,7 @@ impl Catalogue {
                 let named = match identity {
                     DocumentIdentity::Policy(_) => &mut contents.policies,
                     DocumentIdentity::NodeLabels(_) => &mut contents.node_labels,
+                    DocumentIdentity::Assertion(_) => &mut contents.assertions,
                     DocumentIdentity::Config => continue,
                 };
                 named.insert(identity.to_string());
@@ -55,9 +58,10 @@ impl RepositoryContents {
     /// What several clusters of one repository have together.
     #[must_use]
     pub fn with(mut self, other: Self) -> Self {
-        let Self { policies, node_labels, files, foreign, too_large } = other;
+        let Self { policies, node_labels, assertions, files, foreign, too_large } = other;
         self.policies.extend(policies);
         self.node_labels.extend(node_labels);
+        self.assertions.extend(assertions);
         self.files.extend(files);
         self.foreign.extend(foreign);
         self.too_large.extend(too_large);
@@ -70,7 +74,11 @@ impl fmt::Display for RepositoryContents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (policies, labels) =
             (counted(self.policies.len(), "policy"), counted(self.node_labels.len(), "node label"));
-        write!(f, "{policies}, {labels} in {}", counted(self.files.len(), "file"))?;
+        let assertions = match self.assertions.len() {
+            0 => String::new(),
+            count => format!(", {}", counted(count, "assertion")),
+        };
+        write!(f, "{policies}, {labels}{assertions} in {}", counted(self.files.len(), "file"))?;
         match self.foreign.len() {
             0 => return Ok(()),
             1 => f.write_str("; 1 file is none of Egret's")?,

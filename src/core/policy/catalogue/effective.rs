@@ -17,7 +17,11 @@ impl Catalogue {
             // They constrain each other, so all of them are recomputed; there are few.
             self.settle_node_labels();
         }
-        for identity in touched.iter().filter(|identity| matches!(identity, DocumentIdentity::Policy(_))) {
+        // Each of these stands by itself.
+        let alone = |identity: &&DocumentIdentity| {
+            matches!(identity, DocumentIdentity::Policy(_) | DocumentIdentity::Assertion(_))
+        };
+        for identity in touched.iter().filter(alone) {
             self.choose_version(identity);
         }
         self.publish(touched);
@@ -42,6 +46,7 @@ impl Catalogue {
         if touched.iter().any(is_node_labels) {
             self.publish_node_labels();
         }
+        self.publish_assertions(touched);
         self.set.grants = self.set.grants_of_documents();
     }
 
@@ -55,6 +60,23 @@ impl Catalogue {
                     self.spans.node_labels.insert(name.clone(), checked.spans.clone());
                 }
             }
+        }
+    }
+
+    fn publish_assertions(&mut self, touched: &BTreeSet<DocumentIdentity>) {
+        for identity in touched {
+            let DocumentIdentity::Assertion(name) = identity else { continue };
+            let standing = self.standing.get(identity);
+            let found = standing.and_then(|standing| Some((standing.held.is_some(), standing.document.assertion()?)));
+            self.spans.assertions.remove(name);
+            let Some((held, checked)) = found else {
+                self.set.assertions.remove(name);
+                continue;
+            };
+            if !held {
+                self.spans.assertions.insert(name.clone(), checked.spans.clone());
+            }
+            self.set.assertions.insert(name.clone(), checked.assertion.clone());
         }
     }
 
@@ -200,7 +222,7 @@ impl Catalogue {
             .iter()
             .filter_map(|(identity, standing)| match identity {
                 DocumentIdentity::NodeLabels(name) => Some((name.clone(), Arc::clone(&standing.document))),
-                DocumentIdentity::Config | DocumentIdentity::Policy(_) => None,
+                DocumentIdentity::Config | DocumentIdentity::Policy(_) | DocumentIdentity::Assertion(_) => None,
             })
             .collect();
         let labels = checked.iter().filter_map(|(name, document)| Some((name, &document.node_labels()?.node_labels)));
@@ -268,6 +290,7 @@ fn name_span(document: &Checked) -> Span {
     match document {
         Checked::Policy(policy) => policy.spans.name,
         Checked::NodeLabels(labels) => labels.spans.name,
+        Checked::Assertion(assertion) => assertion.spans.name,
         Checked::Config(_) => Span::default(),
     }
 }

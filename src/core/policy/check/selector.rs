@@ -33,7 +33,7 @@ pub(super) fn members(
 ) -> Vec<MemberSelector> {
     let items = list(&entry.value, "`selectors`", out);
     if items.is_some_and(<[YamlNode]>::is_empty) {
-        out.error(entry.key_span, "no-selector", "`selectors` is empty: the policy selects no pod")
+        out.error(entry.key_span, "no-selector", "`selectors` is empty: no pod is selected")
             .hint("`- podSelector: {}` selects every pod");
     }
     let mut found = Vec::new();
