@@ -286,13 +286,12 @@ impl<'a> Checker<'a> {
         for subject in subjects {
             let ways = subject.policies.iter().map(|id| (id.clone(), way(placed(id), subject.name)));
             let class: Class<'a> = (ways.collect(), subject.special, subject.families);
-            let found = match known.get(&class) {
-                Some(found) => found.clone(),
-                None => {
-                    let found = self.of_class(assertion, scope, &class);
-                    known.insert(class, found.clone());
-                    found
-                }
+            let found = if let Some(found) = known.get(&class) {
+                found.clone()
+            } else {
+                let found = self.of_class(assertion, scope, &class);
+                known.insert(class, found.clone());
+                found
             };
             let Some(found) = found else { continue };
             let rank = usize::from(matches!(found.fate, PacketFate::Unknown(_)));
@@ -430,7 +429,7 @@ impl std::fmt::Display for Counterexample {
         match &self.fate {
             PacketFate::As(address, gateway) => write!(f, "leaves with {address} through {gateway}")?,
             PacketFate::Unknown(exit) => {
-                write!(f, "leaves through {} ({}), whose address is not known", exit.gateway, exit.egress)?
+                write!(f, "leaves through {} ({}), whose address is not known", exit.gateway, exit.egress)?;
             }
             PacketFate::Dropped(None) => f.write_str("is dropped, as no gateway is fit")?,
             PacketFate::Dropped(Some(exit)) => {
