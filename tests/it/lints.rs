@@ -44,7 +44,7 @@ fn facts() -> Facts {
 }
 
 const CONFIG: &str =
-    "apiVersion: egret.dev/v1alpha1\nkind: Config\nserviceCIDRs: [198.18.0.0/16, \"2001:db8:96::/112\"]\n";
+    "apiVersion: egret.dev/v1alpha1\nkind: Config\nserviceCIDRs: [198.18.0.0/16, \"2001:db9:96::/112\"]\n";
 
 /// A policy with these entries of `selectors`, destinations, exclusions and gateway selector.
 fn policy(selectors: &str, destinations: &str, excluded: &str, gateway: &str) -> String {
@@ -286,7 +286,7 @@ fn a_wide_destination_asks_for_the_services_networks() {
         told(CONFIG, &reaching(everything, ""), None, "covers-everything");
     }
     // One family's networks say nothing of the other's.
-    let only_v4 = "apiVersion: egret.dev/v1alpha1\nkind: Config\nserviceCIDRs: [10.96.0.0/12]\n";
+    let only_v4 = "apiVersion: egret.dev/v1alpha1\nkind: Config\nserviceCIDRs: [198.18.0.0/16]\n";
     told(only_v4, &reaching("10.0.0.0/8, \"fc00::/7\"", ""), None, "services-unknown");
     assert_eq!(found(none, &reaching("10.1.0.0/16", ""), None), []);
 }
