@@ -12,7 +12,7 @@ use crate::core::policy::assertion::{Assertion, Claim};
 use crate::core::policy::diagnostic_sink::DiagnosticSink;
 use crate::core::policy::document::{ASSERTION_SPEC, Document, ROOT};
 use crate::core::policy::mapping_reader::{MappingReader, boolean, list, text};
-use crate::core::policy::spans::AssertionSpans;
+use crate::core::policy::spans::{AssertionSpans, PolicySpans};
 use crate::core::policy::yaml::{MappingEntry, YamlValue};
 
 pub(super) fn read(document: &Document<'_>, out: &mut DiagnosticSink<'_>) -> Option<CheckedAssertion> {
@@ -22,7 +22,7 @@ pub(super) fn read(document: &Document<'_>, out: &mut DiagnosticSink<'_>) -> Opt
     let mut spans = AssertionSpans { name: document.name_span, ..AssertionSpans::default() };
     let selectors = spec.required("selectors", out).map(|entry| {
         spans.selectors = entry.key_span;
-        members(entry, out).into_iter().map(|(selector, _)| selector).collect()
+        members(entry, &mut PolicySpans::default(), out)
     });
     let destinations = spec.required("destinationCIDRs", out).map(|entry| {
         if is_empty_list(entry) {
