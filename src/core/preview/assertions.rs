@@ -286,15 +286,8 @@ impl<'a> Checker<'a> {
         for subject in subjects {
             let ways = subject.policies.iter().map(|id| (id.clone(), way(placed(id), subject.name)));
             let class: Class<'a> = (ways.collect(), subject.special, subject.families);
-            let found = match known.get(&class) {
-                Some(found) => found.clone(),
-                None => {
-                    let found = self.of_class(assertion, scope, &class);
-                    known.insert(class, found.clone());
-                    found
-                }
-            };
-            let Some(found) = found else { continue };
+            let found = known.entry(class).or_insert_with_key(|class| self.of_class(assertion, scope, class));
+            let Some(found) = found.clone() else { continue };
             let rank = usize::from(matches!(found.fate, PacketFate::Unknown(_)));
             let first = worst[rank].get_or_insert(Counterexample { pod: subject.name.clone(), pods: 0, ..found });
             first.pods += 1;
@@ -430,7 +423,7 @@ impl std::fmt::Display for Counterexample {
         match &self.fate {
             PacketFate::As(address, gateway) => write!(f, "leaves with {address} through {gateway}")?,
             PacketFate::Unknown(exit) => {
-                write!(f, "leaves through {} ({}), whose address is not known", exit.gateway, exit.egress)?
+                write!(f, "leaves through {} ({}), whose address is not known", exit.gateway, exit.egress)?;
             }
             PacketFate::Dropped(None) => f.write_str("is dropped, as no gateway is fit")?,
             PacketFate::Dropped(Some(exit)) => {
