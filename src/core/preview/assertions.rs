@@ -286,14 +286,8 @@ impl<'a> Checker<'a> {
         for subject in subjects {
             let ways = subject.policies.iter().map(|id| (id.clone(), way(placed(id), subject.name)));
             let class: Class<'a> = (ways.collect(), subject.special, subject.families);
-            let found = if let Some(found) = known.get(&class) {
-                found.clone()
-            } else {
-                let found = self.of_class(assertion, scope, &class);
-                known.insert(class, found.clone());
-                found
-            };
-            let Some(found) = found else { continue };
+            let found = known.entry(class).or_insert_with_key(|class| self.of_class(assertion, scope, class));
+            let Some(found) = found.clone() else { continue };
             let rank = usize::from(matches!(found.fate, PacketFate::Unknown(_)));
             let first = worst[rank].get_or_insert(Counterexample { pod: subject.name.clone(), pods: 0, ..found });
             first.pods += 1;

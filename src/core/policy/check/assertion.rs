@@ -22,7 +22,6 @@ pub(super) fn read(document: &Document<'_>, out: &mut DiagnosticSink<'_>) -> Opt
     let mut spans = AssertionSpans { name: document.name_span, ..AssertionSpans::default() };
     let selectors = spec.required("selectors", out).map(|entry| {
         spans.selectors = entry.key_span;
-        // An assertion that selects no pod is told as a whole, not by its selectors.
         members(entry, &mut PolicySpans::default(), out)
     });
     let destinations = spec.required("destinationCIDRs", out).map(|entry| {
