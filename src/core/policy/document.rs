@@ -217,7 +217,7 @@ pub struct Document<'n> {
 pub enum Recognised<'n> {
     /// One of Egret's.
     Ours(DocumentKind),
-    /// Kubernetes' `v1 List`, with its items.
+    /// A list of objects, with its items.
     List(&'n [YamlNode]),
     /// An object of another API.
     Foreign,
@@ -273,7 +273,9 @@ pub fn recognise<'n>(root: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Recogn
                 .hint(OF_ISOVALENT);
             Recognised::Mistaken
         }
-        (Some(_), Some(entry), None) if group == "egret.dev" || near_cilium(group, kind) => {
+        (Some(_), Some(entry), None)
+            if !is_list(version, kind) && (group == "egret.dev" || near_cilium(group, kind)) =>
+        {
             let names = DocumentKind::ALL.iter().filter(|known| known.group() == group).map(|known| known.name());
             let hint = match kind {
                 Some("PublishedEgressPolicy") => Some(
@@ -292,13 +294,20 @@ pub fn recognise<'n>(root: &'n YamlNode, out: &mut DiagnosticSink<'_>) -> Recogn
             out.error(entry.key_span, "missing-field", "the document has no `kind`").hint(names.join(", "));
             Recognised::Mistaken
         }
-        _ if version == Some("v1") && kind == Some("List") => match field(root, "items") {
+        _ if is_list(version, kind) => match field(root, "items") {
             Some(entry) => Recognised::List(list(&entry.value, "`items`", out).unwrap_or(&[])),
             None => Recognised::List(&[]),
         },
         (Some(_), Some(_), _) if version.is_some() && kind.is_some() => Recognised::Foreign,
         _ => Recognised::Nothing,
     }
+}
+
+/// The list that `kubectl get -o yaml` prints, and the one that the API server sends.
+fn is_list(version: Option<&str>, kind: Option<&str>) -> bool {
+    [("v1", "List"), ("cilium.io/v2", "CiliumEgressGatewayPolicyList")]
+        .into_iter()
+        .any(|list| (version, kind) == (Some(list.0), Some(list.1)))
 }
 
 /// Whether a document with one of Egret's kinds and another apiVersion was meant to be Egret's. EgressPolicy and Config
@@ -373,10 +382,11 @@ fn object_name(node: &YamlNode, out: &mut DiagnosticSink<'_>) -> Option<ObjectNa
     }
 }
 
-/// Entries of a mapping whose values are text.
+/// Entries of a mapping whose values are text. Null is none.
 fn text_map<'n>(node: &'n YamlNode, what: &str, out: &mut DiagnosticSink<'_>) -> Vec<&'n MappingEntry> {
     let entries = mapping(node, what, out).unwrap_or(&[]);
-    entries.iter().filter(|entry| text(&entry.value, &quoted(&entry.key), out).is_some()).collect()
+    let entries = entries.iter().filter(|entry| !entry.value.is_null());
+    entries.filter(|entry| text(&entry.value, &quoted(&entry.key), out).is_some()).collect()
 }
 
 /// The code of the warning that an annotation acknowledges.

@@ -6,6 +6,7 @@
 //! A stream is split at its `---` lines first, so that one broken document never hides the others. No content can have such
 //! a line, neither a quoted scalar nor a block scalar (YAML 1.2.2, §9.1.2 `c-forbidden`). JSON is YAML (§1.2).
 
+mod plain;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use serde_yaml::granit_parser::{
     Event, Marker, Options, Parser, ScalarStyle, ScanError, StrInput, StructureStyle, Tag,
 };
 
+use self::plain::{Plain, resolve};
 use super::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::diagnostic::SpanPoint;
 
@@ -65,13 +67,12 @@ pub struct Scalar {
     pub plain: bool,
 }
 
-/// The type of a scalar in the Kubernetes API, which reads YAML as `sigs.k8s.io/yaml` does: including the booleans of
-/// YAML 1.1.
+/// The type of a scalar in the Kubernetes API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScalarKind {
     /// Null: the same as a missing field.
     Null,
-    /// `true`, `yes`, `on` and their opposites.
+    /// `true`, `yes`, `y`, `on` and their opposites.
     Boolean(bool),
     /// A number, integer or not.
     Number,
@@ -85,36 +86,37 @@ impl Scalar {
         if !self.plain {
             return ScalarKind::Text;
         }
-        match self.text.as_str() {
-            "" | "~" | "null" | "Null" | "NULL" => ScalarKind::Null,
-            "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => ScalarKind::Boolean(true),
-            "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => ScalarKind::Boolean(false),
-            text if is_number(text) => ScalarKind::Number,
-            _ => ScalarKind::Text,
+        match resolve(&self.text) {
+            Plain::Null => ScalarKind::Null,
+            Plain::Boolean(value) => ScalarKind::Boolean(value),
+            Plain::Integer(_) | Plain::Fraction => ScalarKind::Number,
+            Plain::Text => ScalarKind::Text,
         }
     }
 
-    /// Its integer value, decimal or `0x`; `None` if it is not an integer.
+    /// Its integer value; `None` if it is not an integer. Digits in quotes are decimal.
     pub fn integer(&self) -> Option<i64> {
-        match self.text.strip_prefix("0x") {
-            Some(digits) if digits.bytes().all(|digit| digit.is_ascii_hexdigit()) => {
-                i64::from_str_radix(digits, 16).ok()
-            }
-            Some(_) => None,
-            None => self.text.parse().ok(),
+        match resolve(&self.text) {
+            Plain::Integer(number) if self.plain => number.try_into().ok(),
+            _ => self.text.parse().ok().filter(|_| !self.plain),
         }
     }
-}
 
-fn is_number(text: &str) -> bool {
-    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
-    if let Some(digits) = unsigned.strip_prefix("0x").or_else(|| unsigned.strip_prefix("0o")) {
-        return !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_hexdigit() || digit == b'_');
+    /// Why it cannot be a key, where Kubernetes would take another text for one than stands here.
+    fn no_key(&self) -> Option<&'static str> {
+        if !self.plain {
+            return None;
+        }
+        let what = match resolve(&self.text) {
+            Plain::Text => return None,
+            Plain::Integer(number) if number.to_string() == self.text => return None,
+            Plain::Boolean(value) if value.to_string() == self.text => return None,
+            Plain::Null => "nothing",
+            Plain::Boolean(_) => "true or false",
+            Plain::Integer(_) | Plain::Fraction => "a number",
+        };
+        Some(what)
     }
-    let starts = unsigned.strip_prefix('.').unwrap_or(unsigned).starts_with(|first: char| first.is_ascii_digit());
-    // `parse` also accepts words such as `infinity`, which are text in YAML; its numbers start with a digit.
-    matches!(unsigned.to_ascii_lowercase().as_str(), ".inf" | ".nan")
-        || (starts && unsigned.replace('_', "").parse::<f64>().is_ok())
 }
 
 impl YamlNode {
@@ -420,10 +422,18 @@ impl<'t> Composer<'t, '_, '_> {
             let Some((event, span)) = self.next()? else { break };
             let value = self.node(event, span, depth + 1)?;
             last = Some(if value.is_null() { key.span } else { value.span });
-            let YamlValue::Scalar(Scalar { text, .. }) = key.value else {
+            let YamlValue::Scalar(scalar) = key.value else {
                 self.findings.error(key.span, "yaml-key", "a key must be text, not a list or a mapping");
                 continue;
             };
+            if let Some(what) = scalar.no_key().filter(|_| !merge) {
+                let message = format!("the key {} is not text", quoted(&scalar.text));
+                self.findings
+                    .error(key.span, "yaml-key", message)
+                    .label(format!("this is {what}"))
+                    .hint(format!("put it in quotes: \"{}\"", scalar.text));
+            }
+            let text = scalar.text;
             if merge {
                 merged.push(value);
             } else if let Some(first) = places.get(&text) {

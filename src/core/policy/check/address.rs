@@ -29,10 +29,11 @@ pub(super) fn cidrs(entry: &MappingEntry, noun: &str, out: &mut DiagnosticSink<'
 
 fn cidr(node: &YamlNode, noun: &str, out: &mut DiagnosticSink<'_>) -> Option<IpNet> {
     let written = text(node, &format!("each {noun}"), out)?;
-    let Ok(net) = written.parse::<IpNet>() else {
-        let hint = match written.parse::<IpAddr>() {
-            Ok(address) => format!("{} for this one address", IpNet::from(address)),
-            Err(_) => "an address and the length of its prefix, as in 10.0.4.0/24 or 2001:db8::/32".to_owned(),
+    let Some(net) = network(written) else {
+        let hint = match (written.parse::<IpAddr>(), written.parse::<IpNet>()) {
+            (Ok(address), _) => format!("{} for this one address", IpNet::from(address)),
+            (_, Ok(net)) => format!("without leading zeros, which some programs read as octal: {net}"),
+            _ => "an address and the length of its prefix, as in 10.0.4.0/24 or 2001:db8::/32".to_owned(),
         };
         out.error(node.span, "bad-cidr", format!("{} is no CIDR", quoted(written))).hint(hint);
         return None;
@@ -49,6 +50,13 @@ fn cidr(node: &YamlNode, noun: &str, out: &mut DiagnosticSink<'_>) -> Option<IpN
         return None;
     }
     Some(net)
+}
+
+/// A network as Go reads it (`netip.ParsePrefix`), and so Kubernetes: ipnet takes leading zeros as well.
+fn network(written: &str) -> Option<IpNet> {
+    let (address, length) = written.split_once('/')?;
+    let is_plain = length == "0" || length.starts_with(|digit: char| ('1'..='9').contains(&digit));
+    IpNet::new(address.parse().ok()?, length.parse().ok().filter(|_| is_plain)?).ok()
 }
 
 fn article(noun: &str) -> &'static str {

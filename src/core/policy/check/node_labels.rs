@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::CheckedNodeLabels;
-use super::selector::{label_key, label_value, nodes};
+use super::selector::{LabelsOf, label_key, label_value, nodes};
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::policy::NodeLabels;
@@ -81,7 +81,7 @@ fn labels(entry: &MappingEntry, spans: &mut NodeLabelsSpans, out: &mut Diagnosti
         out.error(entry.key_span, "no-labels", "`labels` is empty: the document does nothing");
     }
     for label in entries.unwrap_or(&[]) {
-        let key = label_key(&label.key, label.key_span, false, out);
+        let key = label_key(&label.key, label.key_span, LabelsOf::Nodes, out);
         let value = label_value(&label.value, out);
         if let (Some(key), Some(value)) = (key, value) {
             spans.labels.insert(key.clone(), label.value.span);

@@ -146,7 +146,33 @@ fn gateways(
             spans.gateways.push(place);
         }
     }
+    if let Some(entry) = one.filter(|_| !listed.is_empty()) {
+        let ignored = gateway(&entry.value, entry.key_span, kind, additions, destinations, out);
+        check_ignored(ignored.map(|(gateway, _)| gateway), kind, &found, entry.key_span, out);
+    }
     found
+}
+
+/// `egressGateway` beside `egressGateways`. Cilium's definition demands it there, so that one which says nothing of its own is
+/// silent.
+fn check_ignored(
+    ignored: Option<GatewaySpec>,
+    kind: PolicyKind,
+    found: &[GatewaySpec],
+    at: Span,
+    out: &mut DiagnosticSink<'_>,
+) {
+    let says_nothing = |one: &GatewaySpec| {
+        found.contains(one) || (one.node.requirements.is_empty() && one.egress == Egress::DefaultRoute)
+    };
+    let hint = match kind {
+        PolicyKind::Cilium if ignored.is_none_or(|one| says_nothing(&one)) => return,
+        PolicyKind::Cilium => {
+            "make it an entry of `egressGateways`; for Cilium's definition, `nodeSelector: {}` is enough here"
+        }
+        PolicyKind::Egret => "take it out, or make it an entry of `egressGateways`",
+    };
+    out.warning(at, "ignored-gateway", "`egressGateway` is ignored beside `egressGateways`").hint(hint);
 }
 
 fn gateway(
@@ -160,8 +186,8 @@ fn gateway(
     let fields = if kind == PolicyKind::Cilium { CILIUM_GATEWAY } else { EGRET_GATEWAY };
     let object = MappingReader::read_with(node, "a gateway", at, fields, annotation_for, out)?;
     let selector = object.required("nodeSelector", out).map(|entry| (nodes(entry, out), entry.key_span));
-    let named = object.get("interface").map(|entry| (entry, interface(&entry.value, out)));
-    let fixed = object.get("egressIP").map(|entry| {
+    let named = set(&object, "interface", kind, out).map(|entry| (entry, interface(&entry.value, out)));
+    let fixed = set(&object, "egressIP", kind, out).map(|entry| {
         let written = text(&entry.value, "`egressIP`", out);
         (entry, written.and_then(|written| address(written, entry.value.span, "egressIP", out)))
     });
@@ -194,6 +220,23 @@ fn gateway(
     };
     let (node, place) = selector?;
     Some((GatewaySpec { node, egress: egress?, next_hops }, place))
+}
+
+/// A field with a value. Cilium takes an empty text for none, and templates leave such texts behind.
+fn set<'n>(
+    object: &MappingReader<'n>,
+    name: &str,
+    kind: PolicyKind,
+    out: &mut DiagnosticSink<'_>,
+) -> Option<&'n MappingEntry> {
+    let entry = object.get(name)?;
+    let is_empty = matches!(&entry.value.value, YamlValue::Scalar(scalar) if scalar.text.is_empty());
+    if kind != PolicyKind::Cilium || !is_empty {
+        return Some(entry);
+    }
+    out.warning(entry.value.span, "empty-value", format!("{} is empty: it counts as missing", quoted(name)))
+        .hint("take it out; without both, the address is that of the interface with the default route");
+    None
 }
 
 /// Members' packets of the other family would have no address to leave with, and be dropped.

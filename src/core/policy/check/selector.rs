@@ -21,6 +21,14 @@ const METADATA_NAME: &str = "kubernetes.io/metadata.name";
 /// Labels that Cilium derives for its identities. No pod has them in the API.
 const IDENTITY_LABEL: &str = "io.cilium.k8s.policy.";
 
+/// Whose labels a selector is about, which decides what its keys may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LabelsOf {
+    Pods,
+    Namespaces,
+    Nodes,
+}
+
 /// A requirement with the location of its key.
 type Placed = (Requirement, Span);
 
@@ -53,7 +61,7 @@ fn member(node: &YamlNode, lookalikes: &mut Vec<Lookalike>, out: &mut Diagnostic
             .hint("`podSelector: {}` selects every pod");
     }
     let mut member = MemberSelector::default();
-    for (requirement, at) in placed(&object, "podSelector", true, out) {
+    for (requirement, at) in placed(&object, "podSelector", LabelsOf::Pods, out) {
         let meant = meant_by_pod_key(&requirement.key);
         lookalikes.extend(meant.map(|meant| Lookalike {
             key: requirement.key.clone(),
@@ -63,13 +71,13 @@ fn member(node: &YamlNode, lookalikes: &mut Vec<Lookalike>, out: &mut Diagnostic
         }));
         sort_in(requirement, at, &mut member, out);
     }
-    for (requirement, at) in placed(&object, "namespaceSelector", true, out) {
+    for (requirement, at) in placed(&object, "namespaceSelector", LabelsOf::Namespaces, out) {
         let meant = meant_by_namespace_key(&requirement.key);
         let key = requirement.key.clone();
         lookalikes.extend(meant.map(|meant| Lookalike { key, meant, of_pods: false, span: at }));
         member.namespace.requirements.push(requirement);
     }
-    member.node.requirements = bare(placed(&object, "nodeSelector", false, out));
+    member.node.requirements = bare(placed(&object, "nodeSelector", LabelsOf::Nodes, out));
     Some(member)
 }
 
@@ -125,23 +133,23 @@ fn sort_in(requirement: Requirement, at: Span, member: &mut MemberSelector, out:
 }
 
 /// The label selector in a field of a mapping; without requirements if the field is missing.
-fn placed(object: &MappingReader<'_>, name: &'static str, prefixed: bool, out: &mut DiagnosticSink<'_>) -> Vec<Placed> {
-    object.get(name).map(|entry| requirements(entry, name, prefixed, out)).unwrap_or_default()
+fn placed(object: &MappingReader<'_>, name: &'static str, of: LabelsOf, out: &mut DiagnosticSink<'_>) -> Vec<Placed> {
+    object.get(name).map(|entry| requirements(entry, name, of, out)).unwrap_or_default()
 }
 
 /// A label selector of nodes.
 pub(super) fn nodes(entry: &MappingEntry, out: &mut DiagnosticSink<'_>) -> Selector {
-    Selector { requirements: bare(requirements(entry, "nodeSelector", false, out)) }
+    Selector { requirements: bare(requirements(entry, "nodeSelector", LabelsOf::Nodes, out)) }
 }
 
-fn requirements(entry: &MappingEntry, what: &'static str, prefixed: bool, out: &mut DiagnosticSink<'_>) -> Vec<Placed> {
+fn requirements(entry: &MappingEntry, what: &'static str, of: LabelsOf, out: &mut DiagnosticSink<'_>) -> Vec<Placed> {
     let Some(object) = MappingReader::read(&entry.value, what, entry.key_span, LABEL_SELECTOR, out) else {
         return Vec::new();
     };
     let mut found = Vec::new();
     if let Some(labels) = object.get("matchLabels") {
         for entry in mapping(&labels.value, "`matchLabels`", out).unwrap_or(&[]) {
-            let key = label_key(&entry.key, entry.key_span, prefixed, out);
+            let key = label_key(&entry.key, entry.key_span, of, out);
             if let (Some(key), Some(value)) = (key, label_value(&entry.value, out)) {
                 found.push((Requirement { key, operator: Operator::In(BTreeSet::from([value])) }, entry.key_span));
             }
@@ -149,12 +157,12 @@ fn requirements(entry: &MappingEntry, what: &'static str, prefixed: bool, out: &
     }
     if let Some(expressions) = object.get("matchExpressions") {
         let items = list(&expressions.value, "`matchExpressions`", out).unwrap_or(&[]);
-        found.extend(items.iter().filter_map(|node| expression(node, prefixed, out)));
+        found.extend(items.iter().filter_map(|node| expression(node, of, out)));
     }
     found
 }
 
-fn expression(node: &YamlNode, prefixed: bool, out: &mut DiagnosticSink<'_>) -> Option<Placed> {
+fn expression(node: &YamlNode, of: LabelsOf, out: &mut DiagnosticSink<'_>) -> Option<Placed> {
     #[derive(Clone, Copy, PartialEq)]
     enum Word {
         In,
@@ -167,7 +175,7 @@ fn expression(node: &YamlNode, prefixed: bool, out: &mut DiagnosticSink<'_>) -> 
     let object = MappingReader::read(node, "an entry of matchExpressions", first_line(node), EXPRESSION, out)?;
     let key = object.required("key", out).and_then(|entry| {
         let written = text(&entry.value, "`key`", out)?;
-        Some((label_key(written, entry.value.span, prefixed, out)?, entry.value.span))
+        Some((label_key(written, entry.value.span, of, out)?, entry.value.span))
     });
     let operator = object.required("operator", out);
     let word = operator.and_then(|entry| choice(&entry.value, "`operator`", &WORDS, out));
@@ -193,12 +201,12 @@ fn expression(node: &YamlNode, prefixed: bool, out: &mut DiagnosticSink<'_>) -> 
     key.map(|(key, at)| (Requirement { key, operator }, at))
 }
 
-/// A label's key. Cilium's source prefixes `k8s:` and `any:` are removed where it allows them.
-pub(super) fn label_key(written: &str, at: Span, prefixed: bool, out: &mut DiagnosticSink<'_>) -> Option<String> {
+/// A label's key. Cilium's source prefixes `k8s:` and `any:` are removed except for nodes.
+pub(super) fn label_key(written: &str, at: Span, of: LabelsOf, out: &mut DiagnosticSink<'_>) -> Option<String> {
     let stripped = ["k8s:", "any:"].into_iter().find_map(|source| written.strip_prefix(source));
-    let key = stripped.filter(|_| prefixed).unwrap_or(written);
+    let key = stripped.filter(|_| of != LabelsOf::Nodes).unwrap_or(written);
     // The part behind the prefix of a namespace's label is checked as a label key itself.
-    if !(prefixed && key.starts_with(NAMESPACE_LABEL))
+    if !(of == LabelsOf::Pods && key.starts_with(NAMESPACE_LABEL))
         && let Some(why) = key_error(key)
     {
         out.error(at, "bad-label-key", format!("{} is no label's key", quoted(written))).hint(why);
