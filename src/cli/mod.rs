@@ -12,6 +12,7 @@ mod git_worker;
 mod init;
 mod json;
 mod man;
+mod migrate;
 mod output;
 mod plan;
 mod post;
@@ -56,6 +57,8 @@ enum Command {
     Validate(validate::ValidateArgs),
     /// Write a policy repository to start from.
     Init(init::InitArgs),
+    /// Translate policies of kinds that Egret does not read: CiliumEgressNATPolicy, IsovalentEgressGatewayPolicy.
+    Migrate(migrate::MigrateArgs),
     /// Print the JSON schema of documents, for editors.
     Schema(schema::SchemaArgs),
     /// Show what `run` would change on a node, and change nothing.
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Agent(args) => agent::run(&args, verbosity),
         Command::Validate(args) => validate::run(&args),
         Command::Init(args) => init::run(&args),
+        Command::Migrate(args) => migrate::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::Preview(args) => preview::run(&args, verbosity),

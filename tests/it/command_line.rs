@@ -11,12 +11,13 @@ use crate::commands::Said;
 use crate::documents::{LABELS, POLICY};
 use crate::lab::{Lab, Options};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "run",
     "controller",
     "agent",
     "validate",
     "init",
+    "migrate",
     "schema",
     "plan",
     "preview",
@@ -255,4 +256,34 @@ fn a_plan_is_logged_in_one_line_and_its_steps_only_if_more_is_asked_for() {
     // The environment is first, and of it Egret's own variable.
     assert!(log(&["-q"], &[("EGRET_LOG", "info")]).contains("INFO"));
     assert!(!log(&["-v"], &[("EGRET_LOG", "warn"), ("RUST_LOG", "info")]).contains("INFO"));
+}
+
+#[test]
+fn migrate_prints_translations_or_writes_them_and_fails_where_something_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("old.yaml");
+    let nat = "apiVersion: cilium.io/v2alpha1\nkind: CiliumEgressNATPolicy\nmetadata: {name: old}\nspec:\n  egress: [{podSelector: {}}]\n  \
+               destinationCIDRs: [192.0.2.0/24]\n  egressSourceIP: 198.51.100.7\n";
+    let other = "# ours\nkind: ConfigMap\n";
+    std::fs::write(&file, format!("{other}---\n{nat}")).unwrap();
+    let path = file.to_str().unwrap();
+    let printed = plain(&["migrate", path]);
+    assert_eq!((printed.code, printed.stderr.as_str()), (Some(0), ""));
+    assert!(
+        printed.stdout.contains("kind: EgressPolicy\n") && !printed.stdout.contains("ConfigMap"),
+        "{}",
+        printed.stdout
+    );
+    let written = plain(&["migrate", "--write", path]);
+    assert_eq!((written.code, written.stdout), (Some(0), format!("{path}: 1 document translated\n")));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("{other}---\n{}", printed.stdout));
+    assert_eq!(plain(&["validate", folder.path().to_str().unwrap()]).code, Some(0));
+    let again = plain(&["migrate", path]);
+    assert_eq!((again.code, again.stdout.as_str()), (Some(0), ""));
+    std::fs::write(&file, format!("apiVersion: v1\nkind: List\nitems:\n- {}", nat.replace('\n', "\n  ").trim_end()))
+        .unwrap();
+    let left = plain(&["migrate", path]);
+    assert_eq!((left.code, left.stdout.as_str()), (Some(1), ""));
+    assert!(left.stderr.contains("old.yaml:1: it stands in a list"), "{}", left.stderr);
+    assert_eq!(plain(&["migrate"]).code, Some(64));
 }

@@ -13,6 +13,7 @@ use super::document::{
     ANNOTATION_PREFIX, CONFIG_FILE, DocumentKind, Recognised, field, head, is_config_name, recognise,
 };
 use super::foreign::{Placeholder, may_be_ours, placeholder, was_meant};
+use super::migrate::Source;
 use super::yaml::{YamlNode, YamlPart, YamlTree, YamlValue, parts};
 use crate::core::diagnostic::Diagnostic;
 
@@ -82,6 +83,7 @@ impl Reading<'_> {
             None => was_meant(part.text),
         };
         if !is_config_file && !trees.iter().any(ours) {
+            trees.iter().filter_map(|tree| tree.root.as_ref()).for_each(|root| self.of_another_gateway(root));
             return;
         }
         let broken = trees.iter().any(|tree| tree.broken);
@@ -138,7 +140,21 @@ impl Reading<'_> {
             Recognised::Mistaken if is_config_name(self.findings.file()) => {
                 self.parsed.bad.insert(DocumentIdentity::Config);
             }
-            Recognised::List(_) | Recognised::Nothing | Recognised::Foreign | Recognised::Mistaken => {}
+            Recognised::Foreign => self.of_another_gateway(root),
+            Recognised::List(_) | Recognised::Nothing | Recognised::Mistaken => {}
+        }
+    }
+
+    /// Warns of policies that steer in another way than the user may think, here or in a list.
+    fn of_another_gateway(&mut self, root: &YamlNode) {
+        if let Some(YamlValue::Sequence(items)) = field(root, "items").map(|entry| &entry.value.value) {
+            items.iter().for_each(|item| self.of_another_gateway(item));
+        }
+        if let Some(source) = Source::of(root) {
+            let at = field(root, "kind").map_or(root.span.head(), |entry| entry.value.span);
+            let message = format!("Egret does not read the kind {}: it steers nothing here", source.name());
+            let hint = format!("`egret migrate {}` prints it as an EgressPolicy", self.findings.file());
+            self.findings.warning(at, "other-gateway", message).hint(hint);
         }
     }
 

@@ -16,6 +16,7 @@ pub mod limits;
 pub mod lint;
 pub mod mapping_reader;
 pub mod members;
+pub mod migrate;
 pub mod node_index;
 pub mod paths;
 pub mod published;
