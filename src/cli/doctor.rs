@@ -2,7 +2,7 @@
 //!
 //! `kernel::doctor` checks the machine; repository and manifests are read here, because edges don't import each other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,8 +14,9 @@ use super::diagnostics::{self, Colour};
 use super::output::{self, Failure, Form, Manifests, Paint, is_standard_input, paint, standard_input};
 use super::{json, plan};
 use crate::core::name::NodeName;
+use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::{Catalogue, FileUpdate};
-use crate::core::policy::config::Config;
+use crate::core::policy::document::DocumentKind;
 use crate::core::policy::lint::lint;
 use crate::kernel::doctor::{self, Check, CheckStatus, DoctorInput};
 
@@ -47,9 +48,10 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let mut input = DoctorInput::default();
     let mut found = Vec::new();
     if let Some(address) = &args.repo {
-        let (check, config) = repository(Repository { address, git: &args.git }, &args.cluster_name);
-        input.range = config.range;
-        input.mask_is_given = !config.mask_is_auto;
+        let (check, set) = repository(Repository { address, git: &args.git }, &args.cluster_name);
+        input.range = set.config.range;
+        input.mask_is_given = !set.config.mask_is_auto;
+        input.own_policies = set.policies.keys().map(|id| id.name.to_string()).collect();
         found.push(check);
     }
     if let (Some(path), Some(node)) = (&args.cluster, &args.node) {
@@ -61,14 +63,14 @@ pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Whether policies can be fetched and read. The marks and tables are those of egret.yaml, where there is one.
-fn repository(repository: Repository<'_>, cluster_name: &str) -> (Check, Config) {
+/// Whether policies can be fetched and read, and what they are.
+fn repository(repository: Repository<'_>, cluster_name: &str) -> (Check, PolicySet) {
     let (files, revision) = match plan::files(repository, None) {
         Ok(read) => read,
         Err(failure) => {
             let (message, hint) = failure.parts();
             let hint = hint.unwrap_or_else(|| "`git ls-remote` with the same address shows more".to_owned());
-            return (Check::error("repository", message, hint), Config::default());
+            return (Check::error("repository", message, hint), PolicySet::default());
         }
     };
     let mut catalogue = Catalogue::new(cluster_name);
@@ -84,7 +86,7 @@ fn repository(repository: Repository<'_>, cluster_name: &str) -> (Check, Config)
     } else {
         Check::warn("repository", message, "`egret validate` with the same --repo shows them")
     };
-    (check, catalogue.policies().config.clone())
+    (check, catalogue.policies().clone())
 }
 
 /// Whether the cluster's manifests can be read and have this node. What they hold of both is added to `asked`.
@@ -102,6 +104,7 @@ fn cluster(path: &Path, name: &str, input: &mut DoctorInput) -> Vec<Check> {
         }
     };
     input.cilium = cilium_config(&texts);
+    input.cilium_policies = cilium_policies(&texts);
     let mut found = Vec::new();
     if let Some(first) = cluster.faults.first() {
         let message = format!("{}: {} mistakes, the first: {first}", path.display(), cluster.faults.len());
@@ -124,6 +127,8 @@ fn cluster(path: &Path, name: &str, input: &mut DoctorInput) -> Vec<Check> {
 /// A manifest of any kind, as far as it matters here.
 #[derive(Debug, Deserialize)]
 struct Manifest {
+    #[serde(default)]
+    kind: String,
     #[serde(default)]
     metadata: Metadata,
     #[serde(default)]
@@ -156,6 +161,19 @@ fn cilium_config(texts: &[String]) -> Option<BTreeMap<String, String>> {
         let texts = data.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
         Some(texts.collect())
     })
+}
+
+/// Names of the CiliumEgressGatewayPolicies among the manifests.
+fn cilium_policies(texts: &[String]) -> BTreeSet<String> {
+    let kind = DocumentKind::CiliumEgressGatewayPolicy.name();
+    let documents = texts.iter().filter(|text| text.contains(kind)).flat_map(|text| {
+        let documents: Vec<Manifest> = serde_yaml::from_multiple(text).unwrap_or_default();
+        documents.into_iter().flat_map(|one| {
+            let Manifest { kind, metadata, items, .. } = one;
+            std::iter::once((kind, metadata)).chain(items.into_iter().map(|item| (item.kind, item.metadata)))
+        })
+    });
+    documents.filter(|(of, _)| of == kind).map(|(_, metadata)| metadata.name).collect()
 }
 
 /// All checks, for programs.
@@ -209,6 +227,15 @@ mod tests {
             {"code": "cilium", "severity": "error", "message": "past netfilter", "hint": "legacy=true"},
         ]});
         assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn ciliums_policies_are_found_in_lists_and_streams_among_other_kinds() {
+        let list = r#"{"kind": "List", "items": [{"kind": "CiliumEgressGatewayPolicy", "metadata": {"name": "a"}}]}"#;
+        let stream = "kind: Node\nmetadata: {name: n}\n---\nkind: CiliumEgressGatewayPolicy\nmetadata: {name: b}\nspec: {selectors: []}\n";
+        let texts = [list, stream, "kind: [", "kind: CiliumNode\nmetadata: {name: CiliumEgressGatewayPolicy}\n"]
+            .map(str::to_owned);
+        assert_eq!(cilium_policies(&texts), BTreeSet::from(["a".to_owned(), "b".to_owned()]));
     }
 
     #[test]

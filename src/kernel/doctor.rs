@@ -2,12 +2,14 @@
 //! with a hint for each problem.
 //!
 //! `gather` collects facts first (`trial` tries kernel features in a temporary network namespace), then pure functions
-//! judge them (`checks`: the machine itself, `others`: other programs, `cilium`: the CNI). Nothing on the machine is
+//! judge them (`checks`: the machine itself, `others`: other programs, `cilium`: the CNI, `cilium_gateway`: its own
+//! egress gateway). Nothing on the machine is
 //! changed. Not here: checks of Git and manifests, and the output format (`cli`).
 
 mod chains;
 mod checks;
 mod cilium;
+mod cilium_gateway;
 mod forward;
 mod gather;
 mod networkd;
@@ -16,7 +18,7 @@ mod peers;
 mod survey;
 mod trial;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -102,6 +104,10 @@ pub struct DoctorInput {
     pub node: Option<(NodeName, Node)>,
     /// The data of the ConfigMap `cilium-config`, where known.
     pub cilium: Option<BTreeMap<String, String>>,
+    /// Names of the policies in Git.
+    pub own_policies: BTreeSet<String>,
+    /// Names of the CiliumEgressGatewayPolicies among the cluster's manifests.
+    pub cilium_policies: BTreeSet<String>,
 }
 
 /// Checks this machine in the network namespace of the calling thread and returns all results, good and bad, always in
@@ -113,6 +119,7 @@ pub async fn examine(input: &DoctorInput) -> Vec<Check> {
     found.extend(peers::peers(&survey, input));
     found.extend(others::others(&survey, input));
     found.extend(cilium::cilium(&survey, input));
+    found.extend(cilium_gateway::cilium_gateway(&survey, input));
     found
 }
 

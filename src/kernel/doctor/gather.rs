@@ -31,11 +31,16 @@ use crate::core::state::ownership::{DatapathConfig, PROTOCOL};
 /// Where Cilium's agent writes its running configuration (pkg/option in its sources, `StoreInFile`).
 const CILIUM_STATE: &str = "/var/run/cilium/state/agent-runtime-config.json";
 
+/// Where it pins its eBPF maps (pkg/bpf in its sources, `TCGlobalsPath`).
+const CILIUM_MAPS: &str = "/sys/fs/bpf/tc/globals";
+
 /// Its fields and the corresponding keys of `cilium-config`.
-const CILIUM_FIELDS: [(&str, &str); 3] = [
+const CILIUM_FIELDS: [(&str, &str); 5] = [
     ("EnableHostLegacyRouting", "enable-host-legacy-routing"),
     ("KubeProxyReplacement", "kube-proxy-replacement"),
     ("EnableBPFMasquerade", "enable-bpf-masquerade"),
+    ("EnableEgressGateway", "enable-egress-gateway"),
+    ("EnableIPv4EgressGateway", "enable-ipv4-egress-gateway"),
 ];
 
 /// Gathers everything. Returns the survey, and the input with the mark bits that this node takes.
@@ -74,6 +79,7 @@ pub(super) async fn gather(input: &DoctorInput) -> (Survey, DoctorInput) {
             .collect(),
         networkd: networkd_settings(Path::new("/")),
         cilium: text(CILIUM_STATE).and_then(|json| cilium(&json)),
+        egress_maps: egress_maps(Path::new(CILIUM_MAPS)),
     };
     (survey, input)
 }
@@ -245,6 +251,15 @@ fn networkd_settings(root: &Path) -> Option<Networkd> {
     Some(networkd::read(texts.iter().map(String::as_str)))
 }
 
+/// The maps of Cilium's egress gateway: `cilium_egress_gw_policy_v4`, with `_v2` in newer versions, and `_v6`.
+fn egress_maps(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    found.retain(|name| name.starts_with("cilium_egress_gw_policy_v"));
+    found.sort();
+    found
+}
+
 /// The running configuration of Cilium's agent. Fields that are missing or of an unexpected type are left out.
 fn cilium(json: &str) -> Option<BTreeMap<String, String>> {
     let value: serde_json::Value = serde_json::from_str(json).ok()?;
@@ -283,6 +298,16 @@ mod tests {
         assert_eq!(networkd_settings(root.path()), Some(Networkd { rules: false, routes: true }));
         write("run/systemd/networkd.conf.d/20-site.conf", "ManageForeignRoutingPolicyRules=yes");
         assert_eq!(networkd_settings(root.path()), Some(Networkd { rules: true, routes: true }));
+    }
+
+    #[test]
+    fn the_maps_of_ciliums_gateway_are_found_by_their_names() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["cilium_egress_gw_policy_v6", "cilium_egress_gw_policy_v4_v2", "cilium_lxc"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(egress_maps(folder.path()), ["cilium_egress_gw_policy_v4_v2", "cilium_egress_gw_policy_v6"]);
+        assert_eq!(egress_maps(&folder.path().join("none")), [""; 0]);
     }
 
     #[test]

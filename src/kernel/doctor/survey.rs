@@ -50,6 +50,8 @@ pub(super) struct Survey {
     pub(super) networkd: Option<Networkd>,
     /// The running configuration of Cilium's agent on this machine, keyed as in `cilium-config`.
     pub(super) cilium: Option<BTreeMap<String, String>>,
+    /// The eBPF maps of Cilium's egress gateway that are pinned here.
+    pub(super) egress_maps: Vec<String>,
 }
 
 /// One feature that was tried.
@@ -150,6 +152,7 @@ impl Survey {
             legacy_tables: BTreeSet::new(),
             networkd: None,
             cilium: None,
+            egress_maps: Vec::new(),
         }
     }
 
