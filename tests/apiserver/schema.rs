@@ -2,6 +2,9 @@
 //!
 //! Not here: `oneOf` and its like, embedded resources, most formats, and ratcheting.
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
 use regex::Regex;
 use serde_json::{Map, Value};
 
@@ -185,7 +188,7 @@ fn check_text(schema: &Value, text: &str, path: &str, mistakes: &mut Vec<Mistake
         mistakes.push(Mistake::invalid(path, &value, why));
     }
     if let Some(pattern) = schema["pattern"].as_str()
-        && !Regex::new(pattern).expect("a pattern that this regex crate reads").is_match(text)
+        && !fits(pattern, text)
     {
         mistakes.push(Mistake::invalid(path, &value, format!("{path} in body should match '{pattern}'")));
     }
@@ -193,6 +196,14 @@ fn check_text(schema: &Value, text: &str, path: &str, mistakes: &mut Vec<Mistake
         let why = format!("{path} in body must be of type date-time: {text:?}");
         mistakes.push(Mistake::invalid(path, &value, why));
     }
+}
+
+/// Whether a pattern matches. Patterns are few, and large ones are slow to compile.
+pub(crate) fn fits(pattern: &str, text: &str) -> bool {
+    static COMPILED: Mutex<BTreeMap<String, Regex>> = Mutex::new(BTreeMap::new());
+    let compiled = |pattern: &str| Regex::new(pattern).expect("a pattern that this regex crate reads");
+    let mut all = COMPILED.lock().expect("no thread has panicked here");
+    all.entry(pattern.to_owned()).or_insert_with(|| compiled(pattern)).is_match(text)
 }
 
 fn check_number(schema: &Value, number: f64, value: &Value, path: &str, mistakes: &mut Vec<Mistake>) {

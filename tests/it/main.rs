@@ -3,6 +3,7 @@
 #[path = "../apiserver/mod.rs"]
 mod apiserver;
 mod apiserver_alone;
+mod cilium;
 mod cluster;
 mod command_line;
 mod commands;
