@@ -50,11 +50,11 @@ fn requirement(key: &str, operator: &Operator) -> (String, String, BTreeSet<Stri
     (key.to_owned(), word.to_owned(), values)
 }
 
-fn endpoint(member: &MemberSelector) -> reference::Selector {
+fn endpoint(member: &MemberSelector) -> BTreeSet<(String, String, BTreeSet<String>)> {
     let mut all = requirements(&member.pod, "");
     all.extend(requirements(&member.namespace, "io.cilium.k8s.namespace.labels."));
     all.extend(member.namespace_name.iter().map(|operator| requirement("io.kubernetes.pod.namespace", operator)));
-    Some(all)
+    all
 }
 
 fn meaning(policy: &Policy) -> Meaning {
@@ -62,7 +62,7 @@ fn meaning(policy: &Policy) -> Meaning {
     let nodes = policy.selectors.iter().filter(|member| !member.node.requirements.is_empty());
     Meaning {
         name: policy.id.name.to_string(),
-        endpoints: policy.selectors.iter().map(endpoint).collect(),
+        endpoints: policy.selectors.iter().map(|member| Some(endpoint(member))).collect(),
         nodes: nodes.map(|member| Some(requirements(&member.node, ""))).collect(),
         destinations: policy.destinations.iter().copied().collect(),
         excluded: policy.excluded.iter().copied().collect(),
@@ -129,7 +129,9 @@ fn every_document_is_read_as_cilium_reads_it_except_for_the_differences_that_are
         let threads: Vec<_> = halves.map(|half| scope.spawn(move || compare_all(half))).collect();
         for thread in threads {
             let (ids, why) = thread.join().expect("no comparison panics");
-            ids.into_iter().for_each(|id| *seen.entry(id).or_insert(0) += 1);
+            for id in ids {
+                *seen.entry(id).or_insert(0) += 1;
+            }
             unexplained.extend(why);
         }
     });

@@ -148,7 +148,9 @@ impl Reading<'_> {
     /// Warns of policies that steer in another way than the user may think, here or in a list.
     fn of_another_gateway(&mut self, root: &YamlNode) {
         if let Some(YamlValue::Sequence(items)) = field(root, "items").map(|entry| &entry.value.value) {
-            items.iter().for_each(|item| self.of_another_gateway(item));
+            for item in items {
+                self.of_another_gateway(item);
+            }
         }
         if let Some(source) = Source::of(root) {
             let at = field(root, "kind").map_or(root.span.head(), |entry| entry.value.span);
