@@ -94,10 +94,10 @@ impl Scalar {
         }
     }
 
-    /// Its integer value; `None` if it is not an integer. Digits in quotes are decimal.
+    /// Its integer value; `None` if it is not an integer. In quotes `017` is decimal, and `0x1f` is what it is without.
     pub fn integer(&self) -> Option<i64> {
         match resolve(&self.text) {
-            Plain::Integer(number) if self.plain => number.try_into().ok(),
+            Plain::Integer(number) if self.plain || self.text.starts_with("0x") => number.try_into().ok(),
             _ => self.text.parse().ok().filter(|_| !self.plain),
         }
     }

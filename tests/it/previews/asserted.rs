@@ -14,7 +14,7 @@ const CLUSTER: &str = "apiVersion: v1
 kind: List
 items:
 - {kind: Node, metadata: {name: a, labels: {gw: x}}, spec: {podCIDRs: [10.1.1.0/24]}, status: {addresses: [{type: InternalIP, address: 172.18.0.2}]}}
-- {kind: Node, metadata: {name: b, labels: {gw: y}}, spec: {podCIDRs: [10.1.2.0/24]}, status: {addresses: [{type: InternalIP, address: 172.18.0.3}]}}
+- {kind: Node, metadata: {name: b, labels: {gw: z}}, spec: {podCIDRs: [10.1.2.0/24]}, status: {addresses: [{type: InternalIP, address: 172.18.0.3}]}}
 - {kind: Namespace, metadata: {name: batuu}}
 - {kind: Pod, metadata: {namespace: batuu, name: one, labels: {org: empire}}, spec: {nodeName: a}, status: {podIP: 10.1.1.7}}
 - {kind: Pod, metadata: {namespace: batuu, name: two, labels: {org: empire}}, spec: {nodeName: b}, status: {podIP: 10.1.2.7}}
@@ -61,7 +61,7 @@ fn leaves_as_holds_for_the_address_and_names_the_loss_that_drops_unless_that_is_
     assert_eq!(found("", &passes, &format!("{AS_42}  orDropped: true\n")), [own]);
     // A second gateway carries what the first one lost, with an address of its own.
     let two = "  destinationCIDRs: [10.0.4.0/24]\n  egressGateways:\n  - {nodeSelector: {matchLabels: {gw: x}}, egressIP: 10.0.3.42}\n  \
-               - {nodeSelector: {matchLabels: {gw: y}}, egressIP: 10.0.3.43}\n";
+               - {nodeSelector: {matchLabels: {gw: z}}, egressIP: 10.0.3.43}\n";
     let both = "  destinationCIDRs: [10.0.4.0/24]\n  leavesAs: [10.0.3.42, 10.0.3.43]\n";
     assert_eq!(found("", two, both), Vec::<String>::new());
     assert_eq!(found("", two, AS_42).len(), 1);
@@ -99,7 +99,7 @@ fn an_address_that_is_not_known_is_not_taken_for_one_that_is_allowed() {
     assert_eq!(found("", known, &lenient), Vec::<String>::new());
     let unknown = "7:3 assertion-unproven: the assertion q does not hold: batuu/one to 10.0.4.0 leaves through b (dev net1), whose address \
                    is not known, by the policy p (p.yaml:1); the same for 1 other pod";
-    assert_eq!(found("", &known.replace("gw: x", "gw: y"), &lenient), [unknown]);
+    assert_eq!(found("", &known.replace("gw: x", "gw: z"), &lenient), [unknown]);
     let absent = "7:3 assertion-broken: the assertion q does not hold: batuu/one to 10.0.4.0 is dropped at a, which has no address for it \
                   (10.0.3.43), by the policy p (p.yaml:1); the same for 1 other pod";
     assert_eq!(found("", &ONE.replace("3.42", "3.43"), AS_42), [absent]);
@@ -112,7 +112,7 @@ fn never_steered_holds_where_no_policy_has_the_destination_and_an_assertion_with
                    (p.yaml:1); the same for 1 other pod";
     assert_eq!(found("", ONE, never), [steered]);
     assert_eq!(found("", &ONE.replace("10.0.4.0", "10.0.9.0"), never), Vec::<String>::new());
-    let passes = format!("{}  onNoGateway: Passthrough\n", ONE.replace("gw: x", "gw: z"));
+    let passes = format!("{}  onNoGateway: Passthrough\n", ONE.replace("gw: x", "gw: none"));
     assert_eq!(found("", &passes, never), Vec::<String>::new(), "it is as if there were no policy");
     let idle = "5:3 assertion-without-pods: the assertion q selects no pod that is there now";
     assert_eq!(of_pods("rebels", "", ONE, never), [idle]);

@@ -121,15 +121,7 @@ fn gateways(
     let many = spec.get("egressGateways");
     let listed: &[YamlNode] = many.and_then(|entry| list(&entry.value, "`egressGateways`", out)).unwrap_or(&[]);
     let entries: Vec<(&YamlNode, Span)> = match (one, listed.is_empty()) {
-        (Some(entry), false) => {
-            // Cilium's definition demands it there.
-            if kind == PolicyKind::Egret {
-                out.warning(entry.key_span, "ignored-gateway", "`egressGateway` is ignored beside `egressGateways`")
-                    .hint("take it out, or make it an entry of `egressGateways`");
-            }
-            listed.iter().map(|node| (node, first_line(node))).collect()
-        }
-        (None, false) => listed.iter().map(|node| (node, first_line(node))).collect(),
+        (_, false) => listed.iter().map(|node| (node, first_line(node))).collect(),
         (Some(entry), true) => vec![(&entry.value, entry.key_span)],
         (None, true) => {
             // A value of the wrong type was reported already.
