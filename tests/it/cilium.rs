@@ -122,7 +122,7 @@ fn compare_all(documents: &[Tree]) -> (Vec<&'static str>, Vec<String>) {
 fn every_document_is_read_as_cilium_reads_it_except_for_the_differences_that_are_listed() {
     let mut random = Random(0x5eed_c111);
     let mut documents = mutations::exhaustive();
-    documents.extend((0..RANDOM).map(|_| mutations::random(&mut random)));
+    documents.extend(mutations::random(&mut random, RANDOM));
     let (halves, mut seen) = (documents.chunks(documents.len().div_ceil(2)), BTreeMap::new());
     let mut unexplained = Vec::new();
     std::thread::scope(|scope| {

@@ -35,6 +35,9 @@ pub fn is_read(path: &str) -> bool {
     matches!(suffix, "yaml" | "yml" | "json") || is_config_name(name) || KUSTOMIZATIONS.contains(&name)
 }
 
+/// The kind that CiliumEgressGatewayPolicy replaced. It is no typing mistake.
+pub const CILIUM_FORMER: &str = "CiliumEgressNATPolicy";
+
 /// The kinds that Egret reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DocumentKind {
@@ -304,10 +307,9 @@ fn meant(kind: DocumentKind, group: &str) -> bool {
 }
 
 fn near_cilium(group: &str, kind: Option<&str>) -> bool {
-    // That one is no slip: `migrate` translates it.
-    let slip = kind.filter(|kind| *kind != "CiliumEgressNATPolicy");
     group == "cilium.io"
-        && slip.is_some_and(|kind| nearest(kind, [DocumentKind::CiliumEgressGatewayPolicy.name()]).is_some())
+        && kind != Some(CILIUM_FORMER)
+        && kind.is_some_and(|kind| nearest(kind, [DocumentKind::CiliumEgressGatewayPolicy.name()]).is_some())
 }
 
 /// Parses the head of a document of Egret's.

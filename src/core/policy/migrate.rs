@@ -9,7 +9,7 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 
 use super::diagnostic_sink::DiagnosticSink;
-use super::document::{DocumentKind, field};
+use super::document::{CILIUM_FORMER, DocumentKind, field};
 use super::yaml::{ScalarKind, YamlNode, YamlPart, YamlValue, parts};
 
 /// A kind that can be translated.
@@ -25,7 +25,7 @@ impl Source {
     /// `kind` in a document.
     pub fn name(self) -> &'static str {
         match self {
-            Self::EgressNat => "CiliumEgressNATPolicy",
+            Self::EgressNat => CILIUM_FORMER,
             Self::Isovalent => "IsovalentEgressGatewayPolicy",
         }
     }

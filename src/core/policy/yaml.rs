@@ -94,7 +94,7 @@ impl Scalar {
         }
     }
 
-    /// Its integer value; `None` if it is not an integer. In quotes `017` is decimal, and `0x1f` is what it is without.
+    /// Its integer value; `None` if it is not an integer. In quotes it is decimal, or hexadecimal behind `0x`.
     pub fn integer(&self) -> Option<i64> {
         match resolve(&self.text) {
             Plain::Integer(number) if self.plain || self.text.starts_with("0x") => number.try_into().ok(),

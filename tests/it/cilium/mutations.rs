@@ -384,16 +384,19 @@ fn map(node: &mut Tree, change: impl FnOnce(&mut Vec<(Scalar, Tree)>)) {
     }
 }
 
-/// A seed with two or three changes at random places.
-pub(crate) fn random(random: &mut Random) -> Tree {
+/// Seeds with two or three changes at random places.
+pub(crate) fn random(random: &mut Random, count: usize) -> Vec<Tree> {
     let (scalars, collections, seeds) = (scalars(), collections(), seeds());
-    let mut tree = random.pick(&seeds).clone();
+    (0..count).map(|_| mutant(random, &seeds, &scalars, &collections)).collect()
+}
+
+fn mutant(random: &mut Random, seeds: &[Tree], scalars: &[Scalar], collections: &[Tree]) -> Tree {
+    let mut tree = random.pick(seeds).clone();
     for _ in 0..2 + random.below(2) {
         let paths = tree.paths();
         let path = random.pick(&paths).clone();
         let node = tree.at(&path);
-        let (value, other, choice) =
-            (random.pick(&scalars).clone(), random.pick(&collections).clone(), random.below(6));
+        let (value, other, choice) = (random.pick(scalars).clone(), random.pick(collections).clone(), random.below(6));
         let (key, new) = random.pick(NEW);
         match (choice, &mut *node) {
             (0, Tree::Map(entries)) if !entries.is_empty() => drop(entries.remove(random.below(entries.len()))),
