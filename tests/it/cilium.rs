@@ -195,11 +195,6 @@ fn what_may_surprise_is_a_warning() {
         found.iter().map(|one| format!("{} {}", one.severity, one.code)).collect()
     };
     assert_eq!(warnings(&base), [""; 0], "Cilium's definition demands `egressGateway` beside `egressGateways`");
-    let says_more = base.replace(
-        "  egressGateway:\n    nodeSelector: {}\n",
-        "  egressGateway:\n    nodeSelector: {}\n    interface: eth7\n",
-    );
-    assert_eq!(warnings(&says_more), ["warning ignored-gateway"]);
     assert_eq!(warnings(&base.replace("interface: \"eth0\"", "interface: \"\"")), ["warning empty-value"]);
     for (kind, version) in
         [("CiliumEgressNATPolicy", "cilium.io/v2alpha1"), ("IsovalentEgressGatewayPolicy", "isovalent.com/v1")]

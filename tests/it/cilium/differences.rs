@@ -87,7 +87,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
     Difference(
         "ignored-gateway",
         Generated,
-        "An `egressGateway` beside `egressGateways` is checked like any other, and one that says something else than they do is a warning. Cilium does not read it.",
+        "An `egressGateway` beside `egressGateways` has no effect in either, and is checked here like any other. Cilium's agent does not look at it.",
     ),
     Difference(
         "node-selector",

@@ -139,32 +139,14 @@ fn gateways(
         }
     }
     if let Some(entry) = one.filter(|_| !listed.is_empty()) {
-        let ignored = gateway(&entry.value, entry.key_span, kind, additions, destinations, out);
-        check_ignored(ignored.map(|(gateway, _)| gateway), kind, &found, entry.key_span, out);
+        // Its mistakes are told all the same: Cilium's definition demands it there, and the API server checks it.
+        gateway(&entry.value, entry.key_span, kind, additions, destinations, out);
+        if kind == PolicyKind::Egret {
+            out.warning(entry.key_span, "ignored-gateway", "`egressGateway` is ignored beside `egressGateways`")
+                .hint("take it out, or make it an entry of `egressGateways`");
+        }
     }
     found
-}
-
-/// `egressGateway` beside `egressGateways`. Cilium's definition demands it there, so that one which says nothing of its own is
-/// silent.
-fn check_ignored(
-    ignored: Option<GatewaySpec>,
-    kind: PolicyKind,
-    found: &[GatewaySpec],
-    at: Span,
-    out: &mut DiagnosticSink<'_>,
-) {
-    let says_nothing = |one: &GatewaySpec| {
-        found.contains(one) || (one.node.requirements.is_empty() && one.egress == Egress::DefaultRoute)
-    };
-    let hint = match kind {
-        PolicyKind::Cilium if ignored.is_none_or(|one| says_nothing(&one)) => return,
-        PolicyKind::Cilium => {
-            "make it an entry of `egressGateways`; for Cilium's definition, `nodeSelector: {}` is enough here"
-        }
-        PolicyKind::Egret => "take it out, or make it an entry of `egressGateways`",
-    };
-    out.warning(at, "ignored-gateway", "`egressGateway` is ignored beside `egressGateways`").hint(hint);
 }
 
 fn gateway(
