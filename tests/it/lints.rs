@@ -318,12 +318,14 @@ fn an_acknowledgement_needs_a_known_warning_and_a_reason() {
 
 #[test]
 fn what_ciliums_definition_demands_is_no_warning() {
-    let both = |gateway: &str| {
-        policy(SHOP, "192.0.2.0/24", "", gateway)
+    let both = |kind: &str, version: &str| {
+        selecting(SHOP)
+            .replace("CiliumEgressGatewayPolicy", kind)
+            .replace("cilium.io/v2", version)
             .replace("  egressGateway:", "  egressGateways: [{nodeSelector: {}}]\n  egressGateway:")
     };
-    assert_eq!(found(CONFIG, &both("{}"), None), []);
-    told(CONFIG, &both("{matchLabels: {egress-gw: \"true\"}}"), None, "ignored-gateway");
+    assert_eq!(found(CONFIG, &both("CiliumEgressGatewayPolicy", "cilium.io/v2"), None), []);
+    told(CONFIG, &both("EgressPolicy", "egret.dev/v1alpha1"), None, "ignored-gateway");
 }
 
 #[test]
