@@ -258,8 +258,8 @@ fn gitlabs_job_validates_and_keeps_the_preview_with_and_without_a_token() {
         let runner = [
             ("GITLAB_CI", "true".to_owned()),
             ("CI_API_V4_URL", format!("{url}/api/v4")),
-            // GitLab gives a number; its API takes the path too, by which the double knows the project.
             ("CI_PROJECT_ID", "mos-eisley/policies".to_owned()),
+            ("CI_PIPELINE_ID", "99".to_owned()),
             ("CI_MERGE_REQUEST_IID", "11".to_owned()),
             ("CI_MERGE_REQUEST_TARGET_BRANCH_NAME", "main".to_owned()),
             ("CI_COMMIT_SHA", stand.head.clone()),
