@@ -208,7 +208,7 @@ fn each_cluster_of_a_configuration_is_checked_and_none_told_twice() {
 #[test]
 fn labels_that_cannot_be_published_are_told() {
     let text = format!(
-        "apiVersion: egret.dev/v1alpha1\nkind: NodeLabels\nmetadata: {{name: n}}\nspec:\n  nodes: [a]\n  labels: {}\n",
+        "apiVersion: egret.dev/v1alpha1\nkind: NodeLabels\nmetadata: {{name: many}}\nspec:\n  nodes: [a]\n  labels: {}\n",
         labels(257)
     );
     let expected = "6:3 over-limit: `labels` has 257 entries; the API server takes 256 at most | give the rest to a second NodeLabels";
