@@ -25,8 +25,8 @@ table inet lab {
 }
 ";
 
-/// A moment without a packet.
-const QUIET: Duration = Duration::from_millis(20);
+/// A moment without a packet, on a busy machine too.
+const QUIET: Duration = Duration::from_millis(100);
 /// Somebody may be asking all the time.
 const QUIET_TRIES: u32 = 10;
 
