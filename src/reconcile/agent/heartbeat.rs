@@ -15,6 +15,10 @@ use crate::telemetry::chain;
 /// How long the loop may take between two iterations before it counts as hanging: longer than any round.
 const HANGING: Duration = Duration::from_mins(2);
 
+/// After this time without a renewal the controller may have reported the agent as silent: it counts from another
+/// answer than this task does.
+const MAYBE_SILENT: Duration = SILENCE.saturating_sub(Duration::from_secs(RENEWAL.as_secs() / 2));
+
 /// A handle on the task; it ends when it is dropped.
 #[derive(Debug)]
 pub struct Heartbeat {
@@ -93,7 +97,7 @@ async fn renew(
             Ok(()) => {
                 backoff.reset();
                 logged = None;
-                if last.replace(Instant::now()).is_some_and(|last| last.elapsed() >= SILENCE) {
+                if last.replace(Instant::now()).is_some_and(|last| last.elapsed() >= MAYBE_SILENT) {
                     returned.send_modify(|times| *times += 1);
                 }
                 backoff.spread(RENEWAL / 2) + RENEWAL / 2

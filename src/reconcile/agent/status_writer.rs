@@ -26,6 +26,9 @@ const CONFIRMATION: Duration = Duration::from_millis(10);
 
 /// How often the agent checks that its status still stands: one GET of one object.
 const CHECK_INTERVAL: Duration = Duration::from_mins(10);
+/// The same after this agent came back: a controller that hears of it late reports the silence after this agent's
+/// status.
+const CHECK_AFTER_RETURN: Duration = Duration::from_secs(30);
 
 /// A status to write.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -144,12 +147,18 @@ async fn write_updates(
     let mut known: Option<NodeStatus> = None;
     // When a commit that changed nothing here is to be reported.
     let mut confirmation: Option<Instant> = None;
+    let mut returned = true;
     loop {
-        let check = backoff.spread(CHECK_INTERVAL);
+        let check = backoff.spread(if returned { CHECK_AFTER_RETURN } else { CHECK_INTERVAL });
         tokio::select! {
             biased;
             more = updates.changed() => if more.is_err() { return },
-            () = sleep(check) => if !stands(&live, &node, written.as_ref()).await { written = None },
+            () = sleep(check) => {
+                returned = false;
+                if !stands(&live, &node, written.as_ref()).await {
+                    written = None;
+                }
+            }
         }
         loop {
             let Some((update, nodes)) = updates.borrow_and_update().clone() else { break };
@@ -177,6 +186,7 @@ async fn write_updates(
             match write(&live, &node, &update, written.as_ref(), &mut known).await {
                 Ok(status) => {
                     backoff.reset();
+                    returned |= written.as_ref().is_some_and(|before| before.update.lost != update.lost);
                     written = Some(Written { update, status, at: Instant::now() });
                 }
                 Err(error) => {
