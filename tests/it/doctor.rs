@@ -73,7 +73,8 @@ fn everything_that_somebody_put_in_the_way_is_named_with_what_to_do() {
     let lab = Lab::up(Options::default()).unwrap();
     let node = lab.node("kind-worker").unwrap();
     node.exec(["ip", "link", "add", "vxlan7", "type", "vxlan", "id", "7", "dstport", "4790", "dev", "eth0"]).unwrap();
-    node.exec(["ip", "link", "set", "vxlan7", "up"]).unwrap();
+    // Without an address of its own, which would come at a moment of its own.
+    node.exec(["ip", "link", "set", "vxlan7", "addrgenmode", "none", "up"]).unwrap();
     node.exec(["ip", "link", "add", "cilium_host", "type", "bridge"]).unwrap();
     node.exec(["ip", "link", "set", "eth0", "mtu", "1400"]).unwrap();
     node.exec(["ip", "rule", "add", "priority", "90", "lookup", "100"]).unwrap();
