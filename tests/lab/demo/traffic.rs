@@ -122,7 +122,9 @@ impl Stage<'_> {
         for path in ["nodes/gateways.yaml", "policies/outpost.yaml"] {
             self.lab.repository().remove(path)?;
         }
-        let typed = self.push("close the outpost")?;
+        // Without the trailer the commit would wait: it removes more than half of the policies.
+        let typed =
+            self.push_with("close the outpost", &["--trailer", "Egret-Confirm-Removals: the outpost is closed"])?;
         let denied = wait_until(DEADLINE, || matches!(self.answer(), Ok(Answer::Denied(_))));
         expect("tiefighter is denied", denied, || format!("{:?}", self.answer()))?;
         self.screen.seen(&format!("denied {:.2} s after `git push` was typed", typed.elapsed().as_secs_f64()))?;
@@ -157,10 +159,18 @@ impl Stage<'_> {
 
     /// Commits and pushes everything; gives the moment at which `git push` was typed.
     pub(crate) fn push(&self, message: &str) -> Result<Instant, Failure> {
+        self.push_with(message, &[])
+    }
+
+    fn push_with(&self, message: &str, more: &[&str]) -> Result<Instant, Failure> {
         let repository = self.lab.repository();
-        self.screen.command("someone", &format!("git commit --all --message '{message}' && git push"))?;
+        let said: String = more
+            .iter()
+            .map(|word| if word.starts_with("--") { format!(" {word}") } else { format!(" '{word}'") })
+            .collect();
+        self.screen.command("someone", &format!("git commit --all --message '{message}'{said} && git push"))?;
         repository.in_clone(["add", "--all"])?;
-        repository.in_clone(["commit", "--quiet", "--message", message])?;
+        repository.in_clone([&["commit", "--quiet", "--message", message], more].concat())?;
         let typed = Instant::now();
         repository.in_clone(["push", "--quiet", "origin", "HEAD:main"])?;
         Ok(typed)
