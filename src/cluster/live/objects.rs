@@ -77,6 +77,12 @@ impl ApiClient {
         self.apply(&CONFIG, CONFIG_NAME, None, &json!({"metadata": {"name": CONFIG_NAME}, "spec": spec})).await
     }
 
+    /// The same, unless the configuration has another version by now: then 409.
+    pub async fn claim_config(&self, spec: &ConfigSpec, version: &str) -> Result<Written, ApiError> {
+        let metadata = json!({"name": CONFIG_NAME, "resourceVersion": version});
+        self.apply(&CONFIG, CONFIG_NAME, None, &json!({"metadata": metadata, "spec": spec})).await
+    }
+
     /// Notifies the leader of a push. An error where nothing was published yet.
     pub async fn announce_push(&self, when: &str) -> Result<Written, ApiError> {
         let metadata = json!({"name": CONFIG_NAME, "annotations": {"egret.dev/pushed": when}});

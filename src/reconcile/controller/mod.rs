@@ -154,6 +154,7 @@ async fn serve_with(
         published_at: None,
         retry_at: None,
         last_fence: None,
+        claimed: None,
         logged_closed: BTreeSet::new(),
         logged_faults: BTreeMap::new(),
         published_before: BTreeSet::new(),
@@ -202,6 +203,8 @@ struct Controller {
     retry_at: Option<Instant>,
     /// The fencing token of the last pass.
     last_fence: Option<i64>,
+    /// The fencing token that the head was claimed with.
+    claimed: Option<i64>,
     /// Whether Git is being read. Reading starts once the published commit is known, because that one must not be
     /// taken back.
     reading: bool,
@@ -397,6 +400,10 @@ impl Controller {
             now,
             patient: self.published_at.is_some_and(|at| at.elapsed() < PATIENCE),
         };
+        if self.claimed != self.last_fence {
+            pass.claim().await?;
+            self.claimed = self.last_fence;
+        }
         // A label that cannot be written does not prevent the publication of policies.
         let labelled = self.labels.apply(&self.live, pass.view, &intent.set, &commit, &mut label_events, now).await;
         let publication = match pass.publish().await {

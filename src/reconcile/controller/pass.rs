@@ -142,6 +142,18 @@ impl Pass<'_> {
         self.leading.fence().ok_or(PassError::NotLeading)
     }
 
+    /// Writes this leader's fencing token into the head that the view has. From then on the API server refuses heads of
+    /// former leaders. An error if one of them has written another meanwhile: whether this leader's revision may replace
+    /// that one is to be decided anew.
+    pub(super) async fn claim(&self) -> Result<(), PassError> {
+        let fence = self.fence()?;
+        let Some(config) = &self.view.config else { return Ok(()) };
+        let Some(head) = config.spec.as_ref().ok().filter(|head| head.fence < fence) else { return Ok(()) };
+        let claimed = ConfigSpec { fence, ..head.clone() };
+        self.live.claim_config(&claimed, &config.resource_version).await?;
+        Ok(())
+    }
+
     /// Publishes policies and, after all of them, the EgressConfig. A policy that the API server rejects stops no
     /// other: its previous version stays active, and the rejection is reported.
     pub(super) async fn publish(&self) -> Result<PublicationResult, PassError> {
