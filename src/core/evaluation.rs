@@ -9,13 +9,16 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use super::compile::exit_ids::ExitIds;
+use super::compile::detours::{findings as detour_findings, observed as observed_detours};
 use super::compile::{CompileInput, Compiled, RefusedParts, compile};
+use super::detours::{self, Detours};
 use super::facts::Facts;
 use super::finding::Finding;
 use super::gateway_interfaces;
 use super::host_network::HostNetwork;
 use super::labels::Labels;
 use super::name::NodeName;
+use super::liveness::LivenessView;
 use super::placement::handover::{Handover, Serving};
 use super::placement::{GatewayReports, Placement, UnfitExits, place, place_with};
 use super::policy::PolicySet;
@@ -36,6 +39,8 @@ pub struct NodeInput<'a> {
     pub observed: &'a NodeState,
     /// What the kernel refused, and is to do without.
     pub refused: &'a RefusedParts,
+    /// Which gateways answer this node's probes.
+    pub liveness: &'a LivenessView,
 }
 
 /// What gateways report of themselves, and what was made of it so far.
@@ -76,7 +81,12 @@ pub fn evaluate(input: &NodeInput<'_>, gateways: Option<&mut GatewayState>, now:
         Some(gateways) => gateways.place(input, now),
         None => place(input.set, input.facts, now),
     };
-    let mut compiled = input.compile(&placement);
+    let ids = ExitIds::observed(&input.observed.nft, input.set.config.range);
+    let before = observed_detours(&placement, &ids, input.observed, input.set.config.range);
+    let detours = detours::decide(&placement, input.liveness, &before);
+    let mut compiled = input.compile_with(&placement, &detours, &ids);
+    let silent = detour_findings(&compiled, input.liveness);
+    compiled.findings.extend(silent);
     let (here, elsewhere) =
         placement.findings.into_iter().partition::<Vec<_>, _>(|finding| concerns(finding, &compiled));
     compiled.findings.extend(here);
@@ -88,9 +98,13 @@ pub fn evaluate(input: &NodeInput<'_>, gateways: Option<&mut GatewayState>, now:
 impl NodeInput<'_> {
     /// Compiles a placement that is known already.
     pub fn compile(&self, placement: &Placement) -> Compiled {
-        let Self { node, set, facts, host_network, observed, refused } = *self;
-        let marks = ExitIds::observed(&observed.nft, set.config.range);
-        compile(&CompileInput { node, set, placement, facts, host_network, marks: &marks, refused })
+        let ids = ExitIds::observed(&self.observed.nft, self.set.config.range);
+        self.compile_with(placement, &Detours::new(), &ids)
+    }
+
+    fn compile_with(&self, placement: &Placement, detours: &Detours, marks: &ExitIds) -> Compiled {
+        let Self { node, set, facts, host_network, refused, .. } = *self;
+        compile(&CompileInput { node, set, placement, detours, facts, host_network, marks, refused })
     }
 }
 

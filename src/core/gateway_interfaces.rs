@@ -190,7 +190,7 @@ pub fn host_network(reported: &[GatewayInterface]) -> Option<HostNetwork> {
         return None;
     }
     // Kernel features are not reported: both sides of a preview assume the same.
-    let features = KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true };
+    let features = KernelFeatures { owned_tables: true, interface_kinds: true, resets: true, ipv6: true };
     let mut host_network = HostNetwork { features, ..HostNetwork::default() };
     for interface in reported {
         let addresses = interface.addresses.iter().map(|text| text.parse().ok()).collect::<Option<Vec<IpNet>>>()?;
@@ -247,7 +247,7 @@ mod tests {
 
     fn gateway() -> HostNetwork {
         let mut host_network = HostNetwork {
-            features: KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true },
+            features: KernelFeatures { owned_tables: true, interface_kinds: true, resets: true, ipv6: true },
             ..HostNetwork::default()
         };
         host_network.interfaces = BTreeMap::from([

@@ -145,6 +145,8 @@ pub struct KernelFeatures {
     pub owned_tables: bool,
     /// nftables' `meta iifkind` (Linux 5.6): packets from a veth are recognised as a pod's whatever their address.
     pub interface_kinds: bool,
+    /// nftables' `reject with tcp reset` (CONFIG_NFT_REJECT_INET): a gateway can answer probes.
+    pub resets: bool,
     /// IPv6 is available and not disabled.
     pub ipv6: bool,
 }

@@ -33,11 +33,17 @@ pub(super) fn rule(rule: &RoutingRule) -> RuleMessage {
     message.header.action = RuleAction::ToTable;
     message.attributes = vec![
         RuleAttribute::Priority(rule.priority),
-        RuleAttribute::FwMark(rule.mark),
-        RuleAttribute::FwMask(rule.mask),
         RuleAttribute::Table(rule.table),
         RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL.0)),
     ];
+    match rule.from {
+        // ip rule add from 169.254.90.2 lookup 9000 priority 500 protocol 180
+        Some(source) => {
+            message.header.src_len = if source.is_ipv4() { 32 } else { 128 };
+            message.attributes.push(RuleAttribute::Source(source));
+        }
+        None => message.attributes.extend([RuleAttribute::FwMark(rule.mark), RuleAttribute::FwMask(rule.mask)]),
+    }
     message
 }
 

@@ -59,6 +59,7 @@ pub(super) fn host_network(
         features: KernelFeatures {
             owned_tables: can.owned_tables,
             interface_kinds: can.interface_kinds,
+            resets: can.resets,
             ipv6: number("/proc/sys/net/ipv6/conf/all/disable_ipv6") == Some(0),
         },
         forwarding: Forwarding { off4, off6: number("/proc/sys/net/ipv6/conf/all/forwarding") == Some(0) },

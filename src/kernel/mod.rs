@@ -16,6 +16,7 @@ pub mod marks;
 mod netconf;
 pub mod nft;
 mod observe;
+pub mod probe;
 mod routes;
 mod socket;
 mod sysctl;

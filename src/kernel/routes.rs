@@ -40,6 +40,7 @@ pub(super) fn rule(message: &RuleMessage) -> Option<(RoutingRule, Protocol)> {
         priority: 0,
         mark: 0,
         mask: u32::MAX,
+        from: None,
         table: u32::from(message.header.table),
         odd: None,
     };
@@ -53,6 +54,9 @@ pub(super) fn rule(message: &RuleMessage) -> Option<(RoutingRule, Protocol)> {
             RuleAttribute::Priority(priority) => rule.priority = *priority,
             RuleAttribute::FwMark(mark) => rule.mark = *mark,
             RuleAttribute::FwMask(mask) => rule.mask = *mask,
+            RuleAttribute::Source(source) if message.header.src_len == if source.is_ipv4() { 32 } else { 128 } => {
+                rule.from = Some(*source);
+            }
             RuleAttribute::Table(table) => rule.table = *table,
             RuleAttribute::Protocol(found) => of = protocol(*found),
             // The kernel lists this attribute even where it is not set.
@@ -64,6 +68,11 @@ pub(super) fn rule(message: &RuleMessage) -> Option<(RoutingRule, Protocol)> {
     }
     if message.header.tos != 0 || message.header.flags.bits() & RULE_INVERT != 0 {
         odd.push("tos or not".to_owned());
+    }
+    match (rule.from, rule.mark, rule.mask) {
+        (Some(_), 0, u32::MAX) => rule.mask = 0,
+        (Some(_), ..) => odd.push("source and mark".to_owned()),
+        (None, ..) => {}
     }
     rule.odd = (!odd.is_empty()).then(|| odd.join(" "));
     Some((rule, of))

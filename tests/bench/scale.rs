@@ -100,11 +100,12 @@ fn stages(size: Size) -> io::Result<Vec<(&'static str, Duration)>> {
 
 fn compile_node(node: &NodeName, set: &PolicySet, placement: &Placement, facts: &Facts) -> Compiled {
     let host_network = HostNetwork {
-        features: KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true },
+        features: KernelFeatures { owned_tables: true, interface_kinds: true, resets: true, ipv6: true },
         ..HostNetwork::default()
     };
     let marks = ExitIds::default();
     compile(&CompileInput {
+        detours: &egret::core::detours::Detours::new(),
         node,
         set,
         placement,

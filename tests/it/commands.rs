@@ -222,7 +222,7 @@ fn a_plan_shows_changes_until_they_are_made() {
     assert_eq!((before.code, before.stderr.as_str()), (Some(2), ""));
     let (summary, diff) = before.stdout.split_once("\n--- ").unwrap();
     let expected = "\
-kind-worker · 18 steps
+kind-worker · 20 steps
 
   source of outpost: 1 pod (batuu/tiefighter) leaves through kind-worker2 (172.18.0.3), dev net1
 
@@ -233,6 +233,7 @@ kind-worker · 18 steps
   add     nft    netdev element gateways { 0xac120003 }
   change  link   egret0 type vxlan external dstport 4790 nolearning address 02:00:ac:12:00:02 mtu 1450 up
   add     addr   169.254.90.1/32 dev egret0
+  add     addr   fd65:6772:6574:1::1/128 dev egret0
   set     sysctl net.ipv4.conf.egret0.forwarding = 1
   set     sysctl net.ipv4.conf.egret0.rp_filter = 2
   set     sysctl net.ipv6.conf.egret0.disable_ipv6 = 0
@@ -241,10 +242,11 @@ kind-worker · 18 steps
   add     route  default dev egret0 table 9000
   add     route  default encap ip id 1 src 172.18.0.2 dst 172.18.0.3 via 169.254.128.1 dev egret0 onlink table 9001
   add     route  throw 10.1.1.0/24 table 9001
+  add     route  169.254.90.2 encap ip id 1 src 172.18.0.2 dst 172.18.0.3 via 169.254.128.1 dev egret0 onlink table 9001
   add     rule   500: from all fwmark 0x1fff/0x1fff lookup 9000
   add     rule   501: from all fwmark 0x1/0x1fff lookup 9001
   flush   conn   mark 0x1/0x1fff
-  add     nft    inet table egret: 20 chains, 74 rules, 19 sets, 29 elements
+  add     nft    inet table egret: 20 chains, 76 rules, 19 sets, 29 elements
   add     nft    netdev rule arrive ip daddr 10.1.1.254 meta mark @gateways meta pkttype set host meta mark set 0x00001fff accept
   add     nft    netdev rule arrive counter drop
   wait    packet until those in flight have passed

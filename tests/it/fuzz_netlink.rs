@@ -188,6 +188,7 @@ fn statement() -> impl Strategy<Value = Statement> {
         any::<[u8; 16]>().prop_map(|a| Statement::SnatTo { address: a.into() }),
         (field(), "[a-z]{1,8}").prop_map(|(field, map)| Statement::MarkFromMap { field, map }),
         Just(Statement::PacketForHost),
+        Just(Statement::Reset),
         Just(Statement::NoTrack),
         Just(Statement::NoRouteBack),
         Just(Statement::FromThisHost),

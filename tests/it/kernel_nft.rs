@@ -413,7 +413,7 @@ fn finding_out_what_the_kernel_can_do_leaves_nothing() {
         let mut kernel = Nft::open().unwrap();
         let before = kernel.observe().await.unwrap();
         let features = kernel.probe().await.unwrap();
-        assert_eq!(features, NftFeatures { owned_tables: true, interface_kinds: true }, "Linux 6.9");
+        assert_eq!(features, NftFeatures { owned_tables: true, interface_kinds: true, resets: true }, "Linux 6.9");
         assert_eq!(kernel.observe().await.unwrap(), before);
         assert_eq!(nft(&["list", "ruleset"]).unwrap(), "");
     });

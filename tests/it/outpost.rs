@@ -12,6 +12,7 @@ mod crashes;
 mod drift;
 mod exits;
 mod facts;
+mod failover;
 mod listing;
 mod load;
 mod marks;

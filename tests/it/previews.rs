@@ -18,6 +18,7 @@ use egret::cluster::Cluster;
 use egret::core::compile::RefusedParts;
 use egret::core::diagnostic::{Diagnostic, Severity, SpanPoint};
 use egret::core::evaluation::{NodeInput, evaluate};
+use egret::core::liveness::LivenessView;
 use egret::core::facts::Facts;
 use egret::core::host_network::{HostNetwork, KernelFeatures};
 use egret::core::name::NodeName;
@@ -206,7 +207,7 @@ fn nodes_said_to_change_are_exactly_those_whose_compiled_state_differs() {
 }
 
 fn state_differs(case: &Case, node: &NodeName) -> bool {
-    let features = KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true };
+    let features = KernelFeatures { owned_tables: true, interface_kinds: true, resets: true, ipv6: true };
     let empty = HostNetwork { features, ..HostNetwork::default() };
     let host_network = case.host_networks.get(node).unwrap_or(&empty);
     let state = |set: &PolicySet, observed: &NodeState| {
@@ -217,7 +218,7 @@ fn state_differs(case: &Case, node: &NodeName) -> bool {
             known.labels.retain(|key, value| new.contains_key(key) || old.get(key) != Some(value));
             known.labels.extend(new);
         }
-        let input = NodeInput { node, set, facts: &facts, host_network, observed, refused: RefusedParts::NOTHING };
+        let input = NodeInput { node, set, facts: &facts, host_network, observed, refused: RefusedParts::NOTHING, liveness: LivenessView::NOTHING };
         evaluate(&input, None, now()).compiled.desired
     };
     let before = state(&case.before, &NodeState::default());

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use egret::core::compile::{Compiled, RP_FILTER_BEFORE, RefusedParts};
 use egret::core::diagnostic::Diagnostic;
 use egret::core::evaluation::{NodeInput, evaluate};
+use egret::core::liveness::LivenessView;
 use egret::core::host_network::HostNetwork;
 use egret::core::labels::Labels;
 use egret::core::name::NodeName;
@@ -135,7 +136,7 @@ fn compiled(
 ) -> (Compiled, Vec<egret::core::finding::Finding>) {
     let set = world.set();
     let facts = set.labelled(&world.facts);
-    let input = NodeInput { node, set, facts: &facts, host_network, observed, refused: RefusedParts::NOTHING };
+    let input = NodeInput { node, set, facts: &facts, host_network, observed, refused: RefusedParts::NOTHING, liveness: LivenessView::NOTHING };
     let evaluation = evaluate(&input, None, now());
     let findings = evaluation.findings();
     (evaluation.compiled, findings)

@@ -293,7 +293,7 @@ struct Seen {
 
 /// `eth0` with the default route, and `net1` with the egress address.
 pub(crate) fn host_network(number: u8) -> HostNetwork {
-    let features = KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: false };
+    let features = KernelFeatures { owned_tables: true, interface_kinds: true, resets: true, ipv6: false };
     let mut host = HostNetwork { features, ..HostNetwork::default() };
     for (name, address, length) in [("eth0", node_address(number), 16), ("net1", egress_address(number), 24)] {
         let addresses = vec![ipnet::IpNet::new(address, length).expect("a network")];

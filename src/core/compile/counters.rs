@@ -216,7 +216,15 @@ mod tests {
         let mut compiled = Compiled::default();
         compiled.desired.nft = BTreeMap::from([(TableFamily::Inet, table), (TableFamily::Netdev, arrive)]);
         let role = ExitRole::Remote { mac: exit(gateway).mac(), outer: None };
-        let of = NodeExit { id: 1, role, refused: false, policies: BTreeSet::new(), members: BTreeMap::new() };
+        let of = NodeExit {
+            id: 1,
+            role,
+            standby: false,
+            detours: BTreeMap::new(),
+            refused: false,
+            policies: BTreeSet::new(),
+            members: BTreeMap::new(),
+        };
         compiled.exits.insert(exit(gateway), of);
         compiled.policy_chains.insert("policy_a".to_owned(), PolicyChain { policy: outpost(), exit: exit(gateway) });
         compiled

@@ -33,18 +33,23 @@ impl ExitIds {
         self.0.contains_key(&exit.identity())
     }
 
-    /// Ids for the wanted exits: existing ones are kept; new exits get the smallest ids not in use until now, because the
+    /// The id of an exit, if it has one.
+    pub fn of(&self, exit: &ExitKey) -> Option<u32> {
+        self.0.get(&exit.identity()).copied()
+    }
+
+    /// Ids for the wanted exits, the most important ones first: existing ones are kept; new exits get the smallest ids not in use until now, because the
     /// connections of a removed exit have not been flushed yet. Exits beyond the last id get none.
-    pub fn assign(&self, wanted: &BTreeSet<ExitKey>, range: DatapathConfig) -> BTreeMap<ExitKey, u32> {
+    pub fn assign(&self, wanted: &[&ExitKey], range: DatapathConfig) -> BTreeMap<ExitKey, u32> {
         let mut taken: BTreeSet<u32> = self.0.values().copied().collect();
         let mut assigned = BTreeMap::new();
         let mut fresh = Vec::new();
         for exit in wanted {
             match self.0.get(&exit.identity()) {
                 Some(id) => {
-                    assigned.insert(exit.clone(), *id);
+                    assigned.insert((*exit).clone(), *id);
                 }
-                None => fresh.push(exit),
+                None => fresh.push(*exit),
             }
         }
         let mut candidate = 1;
@@ -83,14 +88,14 @@ mod tests {
         ]);
         let ruleset = Ruleset::from([(TableFamily::Inet, Table { chains, ..Table::default() })]);
         let marks = ExitIds::observed(&ruleset, DatapathConfig::default());
-        let assigned = marks.assign(&BTreeSet::from([exit("a"), exit("b"), exit("c")]), DatapathConfig::default());
+        let assigned = marks.assign(&[&exit("a"), &exit("b"), &exit("c")], DatapathConfig::default());
         assert_eq!(assigned, BTreeMap::from([(exit("a"), 2), (exit("b"), 3), (exit("c"), 4)]));
     }
 
     #[test]
     fn exits_beyond_the_last_id_get_none() {
         let range = DatapathConfig { mask: 0x3, ..DatapathConfig::default() };
-        let assigned = ExitIds::default().assign(&BTreeSet::from([exit("a"), exit("b"), exit("c")]), range);
+        let assigned = ExitIds::default().assign(&[&exit("a"), &exit("b"), &exit("c")], range);
         assert_eq!(assigned, BTreeMap::from([(exit("a"), 1), (exit("b"), 2)]));
     }
 }

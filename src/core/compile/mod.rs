@@ -4,6 +4,7 @@
 
 mod concerned;
 pub mod counters;
+pub(crate) mod detours;
 pub mod exit_ids;
 mod forwarding;
 mod groups;
@@ -20,6 +21,7 @@ pub(crate) use groups::{targets, way};
 pub use own_exits::{EgressRoute, ExitRoute};
 pub(crate) use own_exits::{NO_WAY_OUT, egress_address};
 pub use refused::RefusedParts;
+pub(crate) use routing::probe_address;
 pub(crate) use table::GROUP;
 pub use table::{EXITS, RP_FILTER_BEFORE};
 
@@ -32,9 +34,11 @@ use self::exit_ids::ExitIds;
 use self::groups::Grouping;
 use self::tunnel::{TunnelEndpoint, TunnelEndpoints};
 use super::cidr::RangeSet;
+use super::detours::Detours;
 use super::facts::{Facts, PodName};
 use super::finding::Finding;
 use super::host_network::HostNetwork;
+use super::liveness::{PathKey, ProbeTarget};
 use super::name::NodeName;
 use super::networks::{self, OwnNetworks};
 use super::placement::{ExitKey, Placement};
@@ -53,6 +57,8 @@ pub struct CompileInput<'a> {
     pub set: &'a PolicySet,
     /// The gateways of the policies.
     pub placement: &'a Placement,
+    /// Where packets of exits go whose gateways do not answer.
+    pub detours: &'a Detours,
     /// The cluster; only this node's pods matter.
     pub facts: &'a Facts,
     /// This node's host network, without Egret's objects.
@@ -98,6 +104,10 @@ pub struct NodeExit {
     pub id: u32,
     /// What this node does with its packets.
     pub role: ExitRole,
+    /// No policy is placed on it: it stands by for another.
+    pub standby: bool,
+    /// The exit that its packets take, by family, while its gateway does not answer; for a source.
+    pub detours: BTreeMap<AddressFamily, ExitKey>,
     /// The kernel refused a part of it: its packets are dropped.
     pub refused: bool,
     /// The policies that lead to it.
@@ -255,7 +265,40 @@ fn too_small_for_ipv6(
     Some(Finding::new("mtu-too-small-for-ipv6", input.node, message).hint(hint))
 }
 
-/// Exits, with the policies that lead to them.
+/// An exit's policies, and whether it only stands by.
+type UsedExits = BTreeMap<ExitKey, (BTreeSet<PolicyId>, bool)>;
+
+/// Exits, with the policies that lead to them. A source has the standbys of the exits that its members use, and a gateway the exits
+/// that it stands by for.
+fn exits_with_standbys(input: &CompileInput<'_>, grouping: &Grouping) -> UsedExits {
+    let used = used_exits(input, grouping);
+    let mut all: UsedExits = used.iter().map(|(exit, policies)| (exit.clone(), (policies.clone(), false))).collect();
+    let kept = kept_exits(input);
+    for (exit, standbys) in input.placement.standbys() {
+        let placed = input.placement.policies.iter().filter(|(_, placed)| placed.exits.contains(exit));
+        let policies: BTreeSet<PolicyId> = placed.map(|(policy, _)| policy.clone()).collect();
+        for standby in standbys {
+            let here = standby.gateway == *input.node;
+            if here || exit.gateway != *input.node && used.contains_key(exit) {
+                let (of, _) = all.entry(standby.clone()).or_insert_with(|| (BTreeSet::new(), true));
+                // A gateway lets through what policies name that may come to it.
+                of.extend(policies.iter().cloned());
+            }
+        }
+    }
+    // What carries the connections of an exit that was left.
+    for ((exit, _), to) in input.detours {
+        if kept.contains_key(exit) && input.placement.exits.contains_key(to) {
+            all.entry(to.clone()).or_insert_with(|| (BTreeSet::new(), true));
+        }
+    }
+    for (exit, policies) in kept {
+        all.entry(exit).or_insert((policies, false));
+    }
+    all
+}
+
+/// The exits that members of this node use, and those that this node is the gateway of, with the policies that lead to them.
 fn used_exits(input: &CompileInput<'_>, grouping: &Grouping) -> BTreeMap<ExitKey, BTreeSet<PolicyId>> {
     let mut policies: BTreeMap<ExitKey, BTreeSet<PolicyId>> = BTreeMap::new();
     for (policy, way) in grouping.groups.iter().flat_map(|group| &group.policies) {
@@ -268,11 +311,15 @@ fn used_exits(input: &CompileInput<'_>, grouping: &Grouping) -> BTreeMap<ExitKey
             policies.entry(exit.clone()).or_default().insert(policy.clone());
         }
     }
-    // An exit that other nodes still use is kept here when no member of this node uses it any more: live connections
-    // that began on it stay on it.
+    policies
+}
+
+/// Exits that other nodes still use are kept here when no member of this node uses them any more, and so are exits that were left: live
+/// connections that began on them stay on them.
+fn kept_exits(input: &CompileInput<'_>) -> BTreeMap<ExitKey, BTreeSet<PolicyId>> {
     let mut kept: BTreeMap<ExitKey, BTreeSet<PolicyId>> = BTreeMap::new();
     for (policy, placed) in &input.placement.policies {
-        for exit in placed.exits.iter().filter(|exit| input.marks.knows(exit) && !policies.contains_key(*exit)) {
+        for exit in placed.exits.iter().filter(|exit| input.marks.knows(exit)) {
             kept.entry(exit.clone()).or_default().insert(policy.clone());
         }
     }
@@ -281,9 +328,7 @@ fn used_exits(input: &CompileInput<'_>, grouping: &Grouping) -> BTreeMap<ExitKey
             kept.entry(exit.clone()).or_default().extend(left_by.iter().cloned());
         }
     }
-    kept.retain(|exit, _| !policies.contains_key(exit));
-    policies.extend(kept);
-    policies
+    kept
 }
 
 /// The destinations that a gateway accepts for an exit: those of the policies that lead to it.
@@ -300,12 +345,18 @@ fn exits(
     families: &[AddressFamily],
     findings: &mut Vec<Finding>,
 ) -> BTreeMap<ExitKey, NodeExit> {
-    let policies = used_exits(input, grouping);
+    let used = exits_with_standbys(input, grouping);
     let range: DatapathConfig = input.set.config.range;
-    let ids = input.marks.assign(&policies.keys().cloned().collect(), range);
+    // Standbys must not take the last marks.
+    let (standing_by, placed): (Vec<_>, Vec<_>) = used.iter().partition(|(_, (_, standby))| *standby);
+    let wanted: Vec<&ExitKey> = placed.into_iter().chain(standing_by).map(|(exit, _)| exit).collect();
+    let ids = input.marks.assign(&wanted, range);
     let mut exits = BTreeMap::new();
-    for (key, policies) in policies {
+    for (key, (policies, standby)) in used {
         let (Some(id), Some(exit)) = (ids.get(&key).copied(), input.placement.exits.get(&key)) else {
+            if standby {
+                continue;
+            }
             let message =
                 format!("is exit number {} of this node and marks are used up; its members are dropped", ids.len() + 1);
             findings.push(Finding::new("marks-used-up", &key, message).hint("a wider datapath.markMask in egret.yaml"));
@@ -313,9 +364,10 @@ fn exits(
         };
         let refused = input.refused.exits.contains_key(&key);
         let role = if key.gateway == *input.node {
-            let (mut routes, missing) = own_exits::resolve(&key, families, input.host_network);
-            findings.extend(missing);
-            findings.extend(forwarding::close(&key, &mut routes, input.host_network));
+            let (mut routes, mut missing) = own_exits::resolve(&key, families, input.host_network);
+            missing.extend(forwarding::close(&key, &mut routes, input.host_network));
+            // A node that only stands by need not have the address.
+            findings.extend(missing.into_iter().filter(|_| !standby));
             if refused {
                 routes.clear();
             }
@@ -323,15 +375,52 @@ fn exits(
         } else {
             let outer =
                 networks.own.as_ref().zip(networks.others.get(&key.gateway)).and_then(|(own, peer)| own.to(peer));
-            if outer.is_none() {
+            if outer.is_none() && !standby {
                 findings.push(peers::unreachable(input, &key));
             }
             ExitRole::Remote { mac: exit.mac, outer }
         };
         let members = members_of(&key, grouping);
-        exits.insert(key, NodeExit { id, role, refused, policies, members });
+        let detours = BTreeMap::new();
+        exits.insert(key, NodeExit { id, role, standby, detours, refused, policies, members });
     }
+    add_detours(input, &mut exits);
     exits
+}
+
+impl Compiled {
+    /// The paths that this node probes: those to gateways that its members use or may need.
+    pub fn probe_targets(&self, range: DatapathConfig) -> BTreeMap<PathKey, ProbeTarget> {
+        let in_use = |key: &ExitKey| self.exits.values().any(|exit| exit.detours.values().any(|to| to == key));
+        let mut targets = BTreeMap::new();
+        for (key, exit) in self.exits.iter().filter(|(_, exit)| matches!(exit.role, ExitRole::Remote { .. })) {
+            for family in AddressFamily::BOTH {
+                if self.desired.routes.contains_key(&routing::probe_route(exit, family, range)) {
+                    let standby = exit.standby && !in_use(key);
+                    let replaced = exit.detours.contains_key(&family);
+                    let target = ProbeTarget { mark: range.mark(exit.id), standby, replaced };
+                    targets.insert((key.clone(), family), target);
+                }
+            }
+        }
+        targets
+    }
+}
+
+/// Notes the detours that this node can take.
+fn add_detours(input: &CompileInput<'_>, exits: &mut BTreeMap<ExitKey, NodeExit>) {
+    for ((from, family), to) in input.detours {
+        let leads_on = exits.get(to).is_some_and(|exit| match &exit.role {
+            ExitRole::Remote { outer, .. } => outer.is_some() && !exit.refused,
+            ExitRole::Own { routes, .. } => routes.contains_key(family),
+        });
+        if let Some(exit) = exits.get_mut(from)
+            && leads_on
+            && matches!(exit.role, ExitRole::Remote { .. })
+        {
+            exit.detours.insert(*family, to.clone());
+        }
+    }
 }
 
 /// The members that leave by an exit. A group may have a policy that leads there but whose destinations are all won by

@@ -38,7 +38,7 @@ pub(super) fn add(
         add_tunnel(desired, input, (own, networks), range);
         add_replies(desired, (own, networks), &inside, is_gateway, range);
         for exit in exits.values() {
-            add_way_in(desired, exit, &inside, range);
+            add_way_in(desired, (exit, exits), &inside, range);
         }
     }
     for exit in exits.values() {
@@ -77,6 +77,8 @@ fn add_tunnel(
     desired.sysctls.insert(setting(AddressFamily::V4, "forwarding"), "1".to_owned());
     if input.host_network.features.ipv6 && mtu >= IPV6_MINIMUM_MTU {
         desired.sysctls.insert(setting(AddressFamily::V6, "disable_ipv6"), "0".to_owned());
+        let address = InterfaceAddress { link: TUNNEL.to_owned(), address: IpNet::from(IpAddr::from(OWN6)) };
+        desired.addresses.insert(address);
     }
 }
 
@@ -125,6 +127,37 @@ pub(super) fn next_hop(family: AddressFamily, number: u32) -> IpAddr {
     }
 }
 
+/// The number in a next hop; none: it is not one of [`next_hop`]'s, or stands for all nodes.
+pub(super) fn exit_of_next_hop(hop: IpAddr) -> Option<u32> {
+    let number = match hop {
+        IpAddr::V4(v4) => u32::from(v4) & 0x7fff,
+        IpAddr::V6(v6) => u32::try_from(u128::from(v6) & 0xffff_ffff).ok()?,
+    };
+    (number > 0 && next_hop(AddressFamily::of(hop), number) == hop).then_some(number)
+}
+
+/// What probes of a gateway are sent to: an address on no interface. A source's table of an exit leads it to that exit's gateway, and
+/// the gateway's to the egress interface, where it never arrives.
+pub(crate) fn probe_address(family: AddressFamily) -> IpAddr {
+    match family {
+        AddressFamily::V4 => PROBE4.into(),
+        AddressFamily::V6 => PROBE6.into(),
+    }
+}
+
+/// The route of probes in an exit's table.
+pub(super) fn probe_route(exit: &NodeExit, family: AddressFamily, range: DatapathConfig) -> RouteKey {
+    let destination = IpNet::from(probe_address(family));
+    RouteKey { family, table: range.table(exit.id), destination, metric: default_metric(family) }
+}
+
+/// In the network of the tunnel device's own address.
+const PROBE4: Ipv4Addr = Ipv4Addr::new(169, 254, 90, 2);
+/// The same, and the network after that of derived tunnel addresses (`tunnel::derived`).
+const PROBE6: Ipv6Addr = Ipv6Addr::new(0xfd65, 0x6772, 0x6574, 1, 0, 0, 0, 2);
+/// The tunnel device's own IPv6 address, with which its probes begin.
+const OWN6: Ipv6Addr = Ipv6Addr::new(0xfd65, 0x6772, 0x6574, 1, 0, 0, 0, 1);
+
 fn tunnel_route(desired: &mut NodeState, key: RouteKey, (number, mac): (u32, Mac), (own, peer): (IpAddr, IpAddr)) {
     let hop = next_hop(key.family, number);
     desired.neighbours.insert(Neighbour { link: TUNNEL.to_owned(), address: hop, mac });
@@ -155,17 +188,28 @@ fn add_exit(
             priority: range.priority(exit.id),
             mark: range.mark(exit.id),
             mask: range.mask,
+            from: None,
             table,
             odd: None,
         });
         // A packet with Egret's mark never falls through to the main table: without another route it ends here.
         desired.routes.insert(key(everything(family), LAST), Route::Unreachable);
-        if let ExitRole::Own { routes, .. } = &exit.role {
-            let way_out = routes.get(&family);
-            for out in way_out.into_iter().flat_map(|way| &way.routes) {
+        if let ExitRole::Own { routes, .. } = &exit.role
+            && let Some(way) = routes.get(&family)
+        {
+            for out in &way.routes {
                 let (link, gateway, onlink) = (out.interface.clone(), out.gateway, out.onlink);
                 let route = Route::Via { link, gateway, onlink, encap: None };
                 desired.routes.insert(key(out.destination, default_metric(family)), route);
+            }
+            // Probes go where members' packets go, as far as the forward hook, which answers. The kernel takes the route away with the
+            // interface: they are not answered then, whether or not Egret runs here.
+            if !networks.others.is_empty() {
+                let (link, gateway, onlink) = (way.interface.clone(), None, false);
+                desired.routes.insert(
+                    probe_route(exit, family, range),
+                    Route::Via { link, gateway, onlink, encap: None },
+                );
             }
         }
         // Where src_valid_mark is on, the reverse-path check of a pod's own packet uses this table; a strict check must
@@ -176,16 +220,37 @@ fn add_exit(
     }
 }
 
-/// The routes of a remote exit into the tunnel.
-fn add_way_in(desired: &mut NodeState, exit: &NodeExit, families: &[AddressFamily], range: DatapathConfig) {
-    let ExitRole::Remote { mac, outer: Some(outer) } = exit.role else { return };
+/// The routes of a remote exit: its gateway's probes always take its own way into the tunnel, members' packets that of a detour while there
+/// is one.
+fn add_way_in(
+    desired: &mut NodeState,
+    (exit, exits): (&NodeExit, &BTreeMap<ExitKey, NodeExit>),
+    families: &[AddressFamily],
+    range: DatapathConfig,
+) {
+    let ExitRole::Remote { mac, outer } = exit.role else { return };
     if exit.refused {
         return;
     }
     let table = range.table(exit.id);
     for family in families.iter().copied() {
-        let key = RouteKey { family, table, destination: everything(family), metric: default_metric(family) };
-        tunnel_route(desired, key, (exit.id, mac), outer);
+        let key = |destination| RouteKey { family, table, destination, metric: default_metric(family) };
+        if let Some(outer) = outer {
+            tunnel_route(desired, probe_route(exit, family, range), (exit.id, mac), outer);
+        }
+        let taken = exit.detours.get(&family).map_or(Some(exit), |to| exits.get(to));
+        match taken.map(|taken| (taken.id, &taken.role)) {
+            Some((id, ExitRole::Remote { mac, outer: Some(outer) })) => {
+                tunnel_route(desired, key(everything(family)), (id, *mac), *outer);
+            }
+            Some((_, ExitRole::Own { routes, .. })) => {
+                for out in routes.get(&family).into_iter().flat_map(|way| &way.routes) {
+                    let (link, gateway, onlink) = (out.interface.clone(), out.gateway, out.onlink);
+                    desired.routes.insert(key(out.destination), Route::Via { link, gateway, onlink, encap: None });
+                }
+            }
+            _ => {}
+        }
     }
 }
 
@@ -203,7 +268,12 @@ fn add_replies(
     let table = range.table(0);
     for family in families.iter().copied() {
         let (priority, mark, mask) = (range.priority(0), range.reply_mark(), range.mask);
-        desired.rules.insert(RoutingRule { family, priority, mark, mask, table, odd: None });
+        desired.rules.insert(RoutingRule { family, priority, mark, mask, from: None, table, odd: None });
+        if is_gateway {
+            // Answers to probes need a route before their chain gives them a mark, and a node may have no default route of the family.
+            let from = Some(probe_address(family));
+            desired.rules.insert(RoutingRule { family, priority, mark: 0, mask: 0, from, table, odd: None });
+        }
         let key = |destination| RouteKey { family, table, destination, metric: default_metric(family) };
         let into_the_device = Route::Via { link: TUNNEL.to_owned(), gateway: None, onlink: false, encap: None };
         desired.routes.insert(key(everything(family)), into_the_device);

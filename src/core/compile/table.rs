@@ -4,6 +4,7 @@
 //! a packet's path through them. Not here: netlink encoding (`kernel::nft`), and routing (`routing`).
 
 mod guard;
+mod probes;
 mod statements;
 mod steer;
 mod underlay;

@@ -63,6 +63,7 @@ fn facts(pods: &[(&str, &str, &str)]) -> Facts {
 fn compiled(set: &PolicySet, facts: &Facts, host_network: &HostNetwork, marks: &ExitIds) -> Compiled {
     let placement = place(set, facts, "2026-06-01T12:00:00Z".parse().expect("a time"));
     compile(&CompileInput {
+        detours: &crate::core::detours::Detours::new(),
         node: &name("n1"),
         set,
         placement: &placement,
@@ -234,7 +235,7 @@ fn below(mtu: u32) -> HostNetwork {
     HostNetwork {
         interfaces: BTreeMap::from([("eth0".to_owned(), eth0)]),
         routes: vec![route],
-        features: KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true },
+        features: KernelFeatures { owned_tables: true, interface_kinds: true, resets: true, ipv6: true },
         ..HostNetwork::default()
     }
 }
@@ -300,6 +301,7 @@ fn a_refused_exit_drops_and_a_refused_return_path_is_left_out() {
     let marks = ExitIds::default();
     let input = |refused| {
         compile(&CompileInput {
+        detours: &crate::core::detours::Detours::new(),
             node: &name("n1"),
             set: &set,
             placement: &placement,

@@ -165,7 +165,8 @@ impl Handover {
         let taken: BTreeSet<(NodeName, Mac)> =
             placement.exits.iter().map(|(key, exit)| (key.gateway.clone(), exit.mac)).collect();
         for (key, left) in &self.left {
-            if !taken.contains(&(key.gateway.clone(), left.exit.mac)) {
+            // It may stand by already.
+            if placement.exits.contains_key(key) || !taken.contains(&(key.gateway.clone(), left.exit.mac)) {
                 placement.exits.insert(key.clone(), left.exit.clone());
                 placement.left.insert(key.clone(), left.policies.clone());
             }

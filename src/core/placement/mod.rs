@@ -9,6 +9,7 @@ pub mod handover;
 pub use exit::{Exit, ExitKey};
 
 use std::borrow::Cow;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -30,7 +31,7 @@ pub type HeldAddresses = BTreeMap<NodeName, BTreeMap<IpAddr, Timestamp>>;
 pub struct Placement {
     /// By policy, without suspended ones.
     pub policies: BTreeMap<PolicyId, PlacedPolicy>,
-    /// Every exit that some policy uses.
+    /// Every exit that some policy uses, and those that stand by.
     pub exits: BTreeMap<ExitKey, Exit>,
     /// Exits that no policy is placed on any more and that are kept for live connections, with the policies that left
     /// them ([`handover`]).
@@ -44,6 +45,9 @@ pub struct Placement {
 pub struct PlacedPolicy {
     /// Its exits, each once, in order; empty while no gateway is fit.
     pub exits: Vec<ExitKey>,
+    /// For each of these exits the ones that stand in for it while its gateway does not answer, the preferred one first: those of
+    /// the entry's other nodes, then the policy's other exits. An exit that is kept during a handover has none.
+    pub standbys: BTreeMap<ExitKey, Vec<ExitKey>>,
     /// The choice for each entry of its gateways, in their order.
     pub choices: Vec<GatewayChoice>,
     /// What happens to members' packets while there is no exit.
@@ -55,8 +59,32 @@ pub struct PlacedPolicy {
 pub struct GatewayChoice {
     /// Of the fit nodes that match, the one that reports the address that the policy names, if any; otherwise the first.
     pub gateway: Option<NodeName>,
+    /// The next fit nodes, at most [`STANDBYS`].
+    pub standbys: Vec<NodeName>,
     /// Matching nodes that were passed over, with the reason.
     pub unfit: Vec<(NodeName, Cow<'static, str>)>,
+}
+
+/// How many nodes stand by for an exit. Each of them holds the exit, and each source probes it.
+pub const STANDBYS: usize = 3;
+
+impl Placement {
+    /// The standbys of each exit that a policy uses: those that all policies on the exit have. Packets of an exit take a detour
+    /// together, and a policy's must not leave with an address that it does not name.
+    pub fn standbys(&self) -> BTreeMap<&ExitKey, Vec<&ExitKey>> {
+        let mut common: BTreeMap<&ExitKey, Vec<&ExitKey>> = BTreeMap::new();
+        for placed in self.policies.values() {
+            for exit in &placed.exits {
+                let own = placed.standbys.get(exit).map(Vec::as_slice).unwrap_or_default();
+                match common.entry(exit) {
+                    Entry::Vacant(vacant) => drop(vacant.insert(own.iter().collect())),
+                    Entry::Occupied(mut common) => common.get_mut().retain(|standby| own.contains(standby)),
+                }
+            }
+        }
+        common.retain(|_, standbys| !standbys.is_empty());
+        common
+    }
 }
 
 impl PlacedPolicy {
@@ -121,19 +149,30 @@ fn place_one(
     findings: &mut Vec<Finding>,
 ) -> PlacedPolicy {
     let choices: Vec<GatewayChoice> = policy.gateways.iter().map(|gateway| choose(gateway, facts, nodes)).collect();
-    let exits: BTreeSet<ExitKey> = policy
-        .gateways
-        .iter()
-        .zip(&choices)
-        .filter_map(|(spec, choice)| {
-            let gateway = choice.gateway.clone()?;
-            Some(ExitKey { gateway, egress: spec.egress.clone(), next_hops: spec.next_hops.clone() })
-        })
-        .collect();
+    let exit = |spec: &GatewaySpec, gateway: &NodeName| ExitKey {
+        gateway: gateway.clone(),
+        egress: spec.egress.clone(),
+        next_hops: spec.next_hops.clone(),
+    };
+    let mut exits = BTreeSet::new();
+    let mut of_entries: BTreeMap<ExitKey, BTreeSet<ExitKey>> = BTreeMap::new();
+    for (spec, choice) in policy.gateways.iter().zip(&choices) {
+        let Some(gateway) = &choice.gateway else { continue };
+        // Two entries may have one exit; their order means nothing.
+        let standbys = of_entries.entry(exit(spec, gateway)).or_default();
+        standbys.extend(choice.standbys.iter().map(|node| exit(spec, node)));
+        exits.insert(exit(spec, gateway));
+    }
+    let mut standbys = BTreeMap::new();
+    for (one, of_entry) in of_entries {
+        let others = exits.iter().filter(|other| **other != one).cloned().collect::<Vec<_>>();
+        let own = of_entry.into_iter().filter(|standby| !exits.contains(standby));
+        standbys.insert(one, own.take(STANDBYS).chain(others.into_iter().take(STANDBYS)).collect());
+    }
     for (spec, choice) in policy.gateways.iter().zip(&choices).filter(|(_, choice)| choice.gateway.is_none()) {
         findings.push(no_gateway(policy, spec, choice, exits.is_empty()));
     }
-    PlacedPolicy { exits: exits.into_iter().collect(), choices, on_no_gateway: policy.on_no_gateway }
+    PlacedPolicy { exits: exits.into_iter().collect(), standbys, choices, on_no_gateway: policy.on_no_gateway }
 }
 
 fn no_gateway(policy: &Policy, spec: &GatewaySpec, choice: &GatewayChoice, none_at_all: bool) -> Finding {
@@ -151,10 +190,12 @@ fn no_gateway(policy: &Policy, spec: &GatewaySpec, choice: &GatewayChoice, none_
     Finding::new("no-gateway", &policy.id, format!("{reason}; {consequence}"))
 }
 
-/// Without an address to look for, nodes behind the first fit one are not considered.
+/// The gateway is the fit node that has had the address for the shortest time, or without an address the first one. Nodes behind
+/// the last standby are not considered.
 fn choose(spec: &GatewaySpec, facts: &Facts, (nodes, reports): (&Nodes<'_>, GatewayReports<'_>)) -> GatewayChoice {
-    let mut choice = GatewayChoice { gateway: None, unfit: Vec::new() };
+    let mut choice = GatewayChoice { gateway: None, standbys: Vec::new(), unfit: Vec::new() };
     let mut newest: Option<Timestamp> = None;
+    let mut fit: Vec<&NodeName> = Vec::new();
     for Match { node: name, may_answer } in nodes.index.matching(&spec.node) {
         let unfit = if may_answer { nodes.unfit(name, &facts.nodes[name]) } else { Some(NOT_FROM_GIT.into()) };
         if let Some(reason) = unfit.or_else(|| unserved(name, spec, reports.unfit).map(Into::into)) {
@@ -163,15 +204,21 @@ fn choose(spec: &GatewaySpec, facts: &Facts, (nodes, reports): (&Nodes<'_>, Gate
             }
             continue;
         }
+        fit.push(name);
         let Egress::Address(address) = &spec.egress else {
-            choice.gateway = Some(name.clone());
-            break;
+            choice.gateway.get_or_insert_with(|| name.clone());
+            if fit.len() > STANDBYS {
+                break;
+            }
+            continue;
         };
         let since = since(name, *address, facts, reports.held);
         if choice.gateway.is_none() || since > newest {
             (choice.gateway, newest) = (Some(name.clone()), since);
         }
     }
+    let others = fit.into_iter().filter(|name| choice.gateway.as_ref() != Some(*name));
+    choice.standbys = others.take(STANDBYS).cloned().collect();
     choice
 }
 
@@ -221,8 +268,11 @@ impl<'a> Nodes<'a> {
 /// Collects the exits of all policies. Two exits of one gateway with the same MAC address (probability 7 in 10^13 for ten
 /// exits) could not be reported apart on the wire: the later one is refused rather than sent out with the other's address.
 fn collect_exits(placement: &mut Placement, facts: &Facts) {
-    let wanted: BTreeSet<ExitKey> =
-        placement.policies.values().flat_map(|placed| placed.exits.iter().cloned()).collect();
+    let placed: BTreeSet<&ExitKey> = placement.policies.values().flat_map(|placed| &placed.exits).collect();
+    let standing_by: BTreeSet<&ExitKey> =
+        placement.policies.values().flat_map(|placed| placed.standbys.values().flatten()).collect();
+    let standing_by = standing_by.difference(&placed).copied();
+    let wanted: Vec<ExitKey> = placed.iter().copied().chain(standing_by).cloned().collect();
     let mut taken: BTreeSet<(NodeName, Mac)> = BTreeSet::new();
     let mut refused: BTreeSet<ExitKey> = BTreeSet::new();
     for key in wanted {
@@ -244,6 +294,7 @@ fn collect_exits(placement: &mut Placement, facts: &Facts) {
     if !refused.is_empty() {
         for placed in placement.policies.values_mut() {
             placed.exits.retain(|exit| !refused.contains(exit));
+            placed.standbys.values_mut().for_each(|standbys| standbys.retain(|exit| !refused.contains(exit)));
         }
     }
 }

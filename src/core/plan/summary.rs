@@ -84,6 +84,9 @@ fn roles(compiled: &Compiled) -> Vec<String> {
         for policy in &exit.policies {
             let members = exit.members.get(policy).map(leaving);
             match &exit.role {
+                ExitRole::Own { routes, .. } if exit.standby => {
+                    lines.push(format!("stands by for the gateway of {policy}: {}", translation(routes)));
+                }
                 ExitRole::Own { routes, .. } => {
                     lines.push(format!("gateway of {policy}: {}", translation(routes)));
                     lines.extend(members.map(|members| format!("source of {policy}: {members} here")));

@@ -39,6 +39,7 @@ fn rule(id: u32) -> RoutingRule {
         priority: RANGE.priority(id),
         mark: id,
         mask: RANGE.mask,
+        from: None,
         table: 9000 + id,
         odd: None,
     }

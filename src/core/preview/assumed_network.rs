@@ -31,7 +31,7 @@ impl AssumedNetwork {
 
     /// A host network that has what these exits need.
     pub(super) fn assumed<'e>(exits: impl Iterator<Item = &'e ExitKey>) -> Self {
-        let features = KernelFeatures { owned_tables: true, interface_kinds: true, ipv6: true };
+        let features = KernelFeatures { owned_tables: true, interface_kinds: true, resets: true, ipv6: true };
         let mut assumed = Self { host_network: HostNetwork { features, ..HostNetwork::default() }, names: Vec::new() };
         let mut interfaces: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
         for exit in exits {

@@ -18,6 +18,7 @@ use crate::core::compile;
 use crate::core::escape::EscapedText;
 use crate::core::evaluation::NodeInput;
 use crate::core::labels::Labels;
+use crate::core::liveness::LivenessView;
 use crate::core::name::NodeName;
 use crate::core::networks;
 use crate::core::placement::ExitKey;
@@ -278,7 +279,8 @@ fn change(
     let state = |world: &RevisionState<'_>, observed: &NodeState| {
         let RevisionState { set, facts, placement, .. } = world;
         let (host_network, refused) = (&network.host_network, compile::RefusedParts::NOTHING);
-        NodeInput { node, set, facts, host_network, observed, refused }.compile(placement).desired
+        let liveness = LivenessView::NOTHING;
+        NodeInput { node, set, facts, host_network, observed, refused, liveness }.compile(placement).desired
     };
     let old = state(before, &NodeState::default());
     let new = state(after, &old);

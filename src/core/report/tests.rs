@@ -24,7 +24,7 @@ fn at(second: u8) -> Timestamp {
 
 fn rule(odd: Option<&str>) -> RoutingRule {
     let odd = odd.map(ToOwned::to_owned);
-    RoutingRule { family: AddressFamily::V4, priority: 501, mark: 1, mask: 0x1fff, table: 9001, odd }
+    RoutingRule { family: AddressFamily::V4, priority: 501, mark: 1, mask: 0x1fff, from: None, table: 9001, odd }
 }
 
 fn map(addresses: &[u8]) -> Set {

@@ -98,20 +98,22 @@ pub struct Sysctl {
     pub name: &'static str,
 }
 
-/// A policy routing rule: packets with a mark use a table.
+/// A policy routing rule: packets with a mark, or with a source address, use a table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RoutingRule {
     /// IPv4 or IPv6 packets.
     pub family: AddressFamily,
     /// Lower values come first.
     pub priority: u32,
-    /// The mark.
+    /// The mark; 0 where the rule looks at the source.
     pub mark: u32,
     /// Mask of the mark.
     pub mask: u32,
+    /// The source address, for rules of the node's own packets.
+    pub from: Option<IpAddr>,
     /// The table.
     pub table: u32,
-    /// A selector that Egret never writes (`from 10.0.0.0/8`, `iif eth0`); such a rule is replaced.
+    /// A selector that Egret never writes (`to 10.0.0.0/8`, `iif eth0`); such a rule is replaced.
     pub odd: Option<String>,
 }
 
@@ -254,7 +256,10 @@ impl fmt::Display for RoutingRule {
         if self.family == AddressFamily::V6 {
             f.write_str("-6 ")?;
         }
-        write!(f, "{}: from all fwmark {:#x}/{:#x}", self.priority, self.mark, self.mask)?;
+        match self.from {
+            Some(source) => write!(f, "{}: from {source}", self.priority)?,
+            None => write!(f, "{}: from all fwmark {:#x}/{:#x}", self.priority, self.mark, self.mask)?,
+        }
         if let Some(odd) = &self.odd {
             write!(f, " {odd}")?;
         }

@@ -201,6 +201,8 @@ pub enum Statement {
     },
     /// `meta pkttype set host`: treats the packet as addressed to this host, whatever its destination MAC address.
     PacketForHost,
+    /// `meta l4proto tcp reject with tcp reset`: answers a TCP segment with a reset, and drops it.
+    Reset,
     /// `notrack`: exempts the packet from connection tracking.
     NoTrack,
     /// `fib saddr . iif oif missing`: the route back to the source does not use the incoming interface.

@@ -130,7 +130,7 @@ async fn listings(input: &DoctorInput) -> Result<Listings, RouteError> {
         &addresses,
         (main, Vec::new()),
         &Ruleset::default(),
-        crate::kernel::nft::NftFeatures { owned_tables: false, interface_kinds: true },
+        crate::kernel::nft::NftFeatures { owned_tables: false, interface_kinds: true, resets: true },
     );
     let peer_routes = peer_routes(&socket, input, &seen).await;
     Ok(Listings { devices, host_network, rules, foreign_routes: foreign, peer_routes })

@@ -123,6 +123,7 @@ fn tried(range: DatapathConfig, owned: bool) -> [(Attempt, Vec<Step>); 5] {
         priority: range.priority(1),
         mark: range.mark(1),
         mask: range.mask,
+        from: None,
         table: range.table(1),
         odd: None,
     };

@@ -70,6 +70,8 @@ pub(super) enum Expression {
     Rt { key: u32, register: Register },
     /// Puts a value into a register.
     Value { register: Register, value: Vec<u8> },
+    /// Answers a TCP segment with a reset.
+    Reset,
     /// Exempts the packet from connection tracking.
     NoTrack,
     /// Ends the rule unless the register equals these bytes (or, negated, differs).
@@ -107,6 +109,7 @@ impl Expression {
             Self::Payload { .. } => "payload",
             Self::Fib { .. } => "fib",
             Self::Rt { .. } => "rt",
+            Self::Reset => "reject",
             Self::NoTrack => "notrack",
             Self::Compare { .. } => "cmp",
             Self::Bitwise { .. } => "bitwise",
@@ -176,6 +179,7 @@ impl Expression {
                 ],
             ),
             Self::Mss(part) => part.write(data),
+            Self::Reset => numbers(data, [(NFTA_REJECT_TYPE, NFT_REJECT_TCP_RST)]),
             Self::NoTrack | Self::Counter { .. } | Self::Other(_) => {}
         }
     }
@@ -195,6 +199,7 @@ impl Expression {
             "payload" => read_payload(&data),
             "fib" => read_fib(&data),
             "rt" => read_rt(&data),
+            "reject" => read_reject(&data),
             "notrack" => Some(Self::NoTrack),
             "cmp" => read_compare(&data),
             "bitwise" => read_bitwise(&data),
@@ -308,6 +313,10 @@ fn read_fib(data: &Data<'_>) -> Option<Expression> {
         flags: data.number(NFTA_FIB_FLAGS).unwrap_or(0),
         register: data.register(NFTA_FIB_DREG)?,
     })
+}
+
+fn read_reject(data: &Data<'_>) -> Option<Expression> {
+    (data.number(NFTA_REJECT_TYPE)? == NFT_REJECT_TCP_RST).then_some(Expression::Reset)
 }
 
 fn read_rt(data: &Data<'_>) -> Option<Expression> {
@@ -446,6 +455,7 @@ impl fmt::Display for Expression {
             Self::Fib { result, flags, register } => write!(f, "fib result {result} flags {flags:#x} => {register}"),
             Self::Rt { key, register } => write!(f, "rt load key {key} => {register}"),
             Self::Value { register, value } => write!(f, "immediate {register} {}", Hexadecimal(value)),
+            Self::Reset => f.write_str("reject type 1"),
             Self::NoTrack => f.write_str("notrack"),
             Self::Compare { register, negated, value } => {
                 write!(f, "cmp {} {register} {}", if *negated { "neq" } else { "eq" }, Hexadecimal(value))

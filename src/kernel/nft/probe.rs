@@ -24,23 +24,26 @@ pub struct NftFeatures {
     pub owned_tables: bool,
     /// `meta iifkind`, Linux 5.6.
     pub interface_kinds: bool,
+    /// `reject with tcp reset` in the `inet` family: CONFIG_NFT_REJECT_INET.
+    pub resets: bool,
 }
 
 impl Nft {
     /// Probes the kernel. Changes nothing.
     pub async fn probe(&mut self) -> Result<NftFeatures, NftError> {
-        /// The batch's begin, and its four messages.
-        const MESSAGES: u32 = 5;
+        /// The batch's begin, and its five messages.
+        const MESSAGES: u32 = 6;
         let first = self.socket.reserve(MESSAGES);
         self.socket.send(&probe_batch(first)).await.map_err(NftError::Probe)?;
         let refusals = self.refusals(first, first.wrapping_add(MESSAGES - 1)).await?;
-        let mut features = NftFeatures { owned_tables: true, interface_kinds: true };
+        let mut features = NftFeatures { owned_tables: true, interface_kinds: true, resets: true };
         for (sequence, refusal) in refusals {
             let unknown = [Errno::EOPNOTSUPP, Errno::EINVAL, Errno::ENOENT, Errno::EAFNOSUPPORT];
             let unsupported = unknown.into_iter().any(|errno| errno as i32 == refusal.errno);
             match sequence.wrapping_sub(first) {
                 1 if unsupported => features.owned_tables = false,
                 2..=4 if unsupported => features.interface_kinds = false,
+                5 if unsupported => features.resets = false,
                 _ => refusal.into_result().map_err(NftError::Probe)?,
             }
         }
@@ -72,13 +75,17 @@ fn probe_batch(first: u32) -> Vec<u8> {
     });
     // add rule inet egret-probe-kind probe meta iifkind "veth"
     let veth = MatchValue::Interface("veth".to_owned());
-    let rule = NftRule(vec![Statement::Compare { field: Field::Iifkind, mask: None, negated: false, value: veth }]);
-    let expressions = expressions_of(TableFamily::Inet, &rule).unwrap_or_default();
-    message(NFT_MSG_NEWRULE, TableFamily::Inet, &|message| {
-        message.text(NFTA_RULE_TABLE, KIND_PROBE);
-        message.text(NFTA_RULE_CHAIN, "probe");
-        message.nested(NFTA_RULE_EXPRESSIONS, |list| expressions.iter().for_each(|one| one.write(list)));
-    });
+    // add rule inet egret-probe-kind probe reject with tcp reset
+    let kind = Statement::Compare { field: Field::Iifkind, mask: None, negated: false, value: veth };
+    for statement in [kind, Statement::Reset] {
+        let rule = NftRule(vec![statement]);
+        let expressions = expressions_of(TableFamily::Inet, &rule).unwrap_or_default();
+        message(NFT_MSG_NEWRULE, TableFamily::Inet, &|message| {
+            message.text(NFTA_RULE_TABLE, KIND_PROBE);
+            message.text(NFTA_RULE_CHAIN, "probe");
+            message.nested(NFTA_RULE_EXPRESSIONS, |list| expressions.iter().for_each(|one| one.write(list)));
+        });
+    }
     // Without NFNL_MSG_BATCH_END.
     writer.finish().unwrap_or_default()
 }

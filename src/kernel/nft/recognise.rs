@@ -98,6 +98,9 @@ fn guess(expressions: &[Expression]) -> Option<(Statement, usize)> {
         [Expression::Meta { key: NFT_META_L4PROTO, .. }, _, Expression::Payload { .. }, Expression::Mss(_), ..] => {
             Some((Statement::ClampMss, statement::clamp_mss().len()))
         }
+        [Expression::Meta { key: NFT_META_L4PROTO, .. }, _, Expression::Reset, ..] => {
+            Some((Statement::Reset, statement::reset().len()))
+        }
         [Expression::Verdict(verdict), ..] => Some((Statement::Verdict(verdict.clone()), 1)),
         [
             Expression::Ct { key: NFT_CT_STATE, .. },

@@ -133,6 +133,7 @@ pub(super) fn fields(statement: &Statement) -> Vec<Field> {
         Statement::SnatMap { .. }
         | Statement::SnatTo { .. }
         | Statement::PacketForHost
+        | Statement::Reset
         | Statement::NoTrack
         | Statement::NoRouteBack
         | Statement::FromThisHost
@@ -201,6 +202,8 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
             Expression::Value { register, value: vec![PACKET_HOST] },
             Expression::SetMeta { key: NFT_META_PKTTYPE, register },
         ]),
+        // reject with tcp reset
+        Statement::Reset => Some(reset()),
         // notrack
         Statement::NoTrack => Some(vec![Expression::NoTrack]),
         // fib saddr . iif oif missing
@@ -237,6 +240,16 @@ fn is_local(flags: u32) -> Vec<Expression> {
     vec![
         Expression::Fib { result: NFT_FIB_RESULT_ADDRTYPE, flags, register },
         Expression::Compare { register, negated: false, value: RTN_LOCAL.to_ne_bytes().to_vec() },
+    ]
+}
+
+/// `reject with tcp reset`, behind what nft puts before it: `meta l4proto tcp`.
+pub(super) fn reset() -> Vec<Expression> {
+    let register = Register::FIRST;
+    vec![
+        Expression::Meta { key: NFT_META_L4PROTO, register },
+        Expression::Compare { register, negated: false, value: vec![mss::TCP] },
+        Expression::Reset,
     ]
 }
 

@@ -27,6 +27,7 @@ use crate::core::facts::Facts;
 use crate::core::gate::ActiveRevision;
 use crate::core::gateway_interfaces::GatewayInterface;
 use crate::core::host_network::KernelFeatures;
+use crate::core::liveness::LivenessView;
 use crate::core::name::NodeName;
 use crate::core::state::net::fnv1a;
 use crate::core::state::ownership::DatapathConfig;
@@ -42,6 +43,7 @@ use crate::reconcile::agent::status_writer::{EventNote, StatusUpdate, StatusWrit
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::kernel::{KernelEvents, NodeKernel};
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
+use crate::reconcile::node::prober::{self, Prober};
 use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
 use crate::reconcile::persistence::lock::{Lock, LockError};
@@ -123,7 +125,8 @@ pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
     let events = KernelWatch::open(kernel.ports())?;
     let stop = Stop::listen()?;
-    serve(options, AgentEdges { kernel, events, live, memory, stop, seed }).await
+    let prober = Some(Prober::start().map_err(StartError::of("the thread of probes"))?);
+    serve(options, AgentEdges { kernel, events, live, memory, stop, prober, seed }).await
 }
 
 /// The edges of an agent: normally those of this machine; a simulation has its own.
@@ -138,6 +141,8 @@ pub struct AgentEdges<K, E> {
     pub memory: StateStore,
     /// Ends the agent.
     pub stop: Stop,
+    /// Probes gateways; none in a simulation.
+    pub prober: Option<Prober>,
     /// For jitter: it differs between nodes.
     pub seed: u64,
 }
@@ -147,7 +152,7 @@ pub async fn serve<K: NodeKernel, E: KernelEvents>(
     options: AgentOptions,
     edges: AgentEdges<K, E>,
 ) -> Result<(), AgentError> {
-    let AgentEdges { kernel, events, live, memory, stop, seed } = edges;
+    let AgentEdges { kernel, events, live, memory, stop, prober, seed } = edges;
     let metrics = MetricsRecorder::start(options.listen, "not all is known of the cluster yet")
         .map_err(StartError::of("the HTTP server"))?;
     metrics.api_errors(live.errors());
@@ -162,7 +167,12 @@ pub async fn serve<K: NodeKernel, E: KernelEvents>(
     tracing::info!(node = %options.node, server = live.server(), "egret runs");
     let beat = |namespace: String| Heartbeat::start(live.clone(), namespace, options.node.clone(), seed);
     let heartbeat = options.namespace.clone().map(beat);
-    Agent::new(RoundDriver::new(reconciler, metrics, seed), cache, status_writer, heartbeat).run(events, stop).await
+    let driver = RoundDriver::new(reconciler, metrics, seed);
+    let driver = match prober {
+        Some(prober) => driver.probing(prober),
+        None => driver,
+    };
+    Agent::new(driver, cache, status_writer, heartbeat).run(events, stop).await
 }
 
 /// Removes everything from the node, and then its object from the cluster. The kernel needs no API server.
@@ -236,6 +246,7 @@ async fn returned(heartbeat: &mut Option<Heartbeat>) {
 enum Trigger {
     Cluster(Changed),
     Kernel(Result<KernelEvent, KernelError>),
+    Liveness(LivenessView),
     Time,
     Scrape(ScrapeRequest),
     /// The agent is heard again.
@@ -285,6 +296,10 @@ impl<K: NodeKernel> Agent<K> {
                 }
                 Trigger::Cluster(changed) => self.on_cluster_change(changed),
                 Trigger::Kernel(event) => self.driver.on_kernel_event(event?),
+                Trigger::Liveness(view) => {
+                    self.driver.reconciler.liveness = view;
+                    true
+                }
                 Trigger::Time => {
                     if self.not_taken.is_some() {
                         self.write_status();
@@ -314,6 +329,7 @@ impl<K: NodeKernel> Agent<K> {
             () = stop.wait() => Trigger::Stop,
             changed = self.driver.reconciler.cluster.changed() => Trigger::Cluster(changed),
             event = kernel.next() => Trigger::Kernel(event),
+            view = prober::changed(&mut self.driver.prober) => Trigger::Liveness(view),
             () = sleep_until(wake) => Trigger::Time,
             request = self.driver.metrics.next_scrape() => Trigger::Scrape(request),
             () = returned(&mut self.heartbeat) => Trigger::Returned,

@@ -9,6 +9,7 @@ pub mod dry_run;
 pub mod kernel;
 pub mod mark_mask;
 pub mod metrics_recorder;
+pub mod prober;
 pub mod round;
 pub mod round_driver;
 pub mod schedule;
@@ -23,6 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterError};
 use crate::core::gateway_interfaces::{self, GatewayInterface};
+use crate::core::liveness::LivenessView;
 use crate::core::name::NodeName;
 use crate::core::plan::Step;
 use crate::core::state::net::fnv1a;
@@ -36,6 +38,7 @@ use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::gitops::webhook::{self, Webhook};
 use crate::reconcile::node::kernel::{KernelEvents, NodeKernel};
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
+use crate::reconcile::node::prober::Prober;
 use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
 use crate::reconcile::node::schedule::EffectiveSchedule;
@@ -150,7 +153,9 @@ pub async fn run(options: StandaloneOptions) -> Result<Option<Vec<Step>>, RunErr
         .map_err(StartError::of("the webhook"))?;
     let triggers = StandaloneTriggers { stop: Stop::listen()?, news, pushes, manifests, hook, kernel: watch };
     tracing::info!(node = %options.node, source = %options.following.source, "egret runs");
-    Box::pin(serve(RoundDriver::new(reconciler, metrics, seed), repository, publisher, triggers)).await.map(|()| None)
+    let prober = Prober::start().map_err(StartError::of("the thread of probes"))?;
+    let driver = RoundDriver::new(reconciler, metrics, seed).probing(prober);
+    Box::pin(serve(driver, repository, publisher, triggers)).await.map(|()| None)
 }
 
 /// What wakes a standalone node's loop: normally this machine; a simulation has its own.
@@ -270,6 +275,7 @@ enum Trigger {
     Pushed,
     Manifests,
     Kernel(Result<KernelEvent, KernelError>),
+    Liveness(LivenessView),
     Time,
     Scrape(ScrapeRequest),
     Stop,
@@ -322,6 +328,7 @@ impl<K: NodeKernel> Node<K> {
                 _ = hook.next_event() => Trigger::Pushed,
                 Some(()) = manifests.recv() => Trigger::Manifests,
                 event = kernel.next() => Trigger::Kernel(event),
+                view = prober::changed(&mut self.driver.prober) => Trigger::Liveness(view),
                 () = sleep_until(wake) => Trigger::Time,
                 request = self.driver.metrics.next_scrape() => Trigger::Scrape(request),
             };
@@ -369,6 +376,10 @@ impl<K: NodeKernel> Node<K> {
                 return Err(StartError::ended("the repository's thread").into());
             }
             Trigger::Pushed => self.repository.poll(),
+            Trigger::Liveness(view) => {
+                self.driver.reconciler.liveness = view;
+                return Ok(true);
+            }
             Trigger::Manifests => return Ok(self.refresh()),
             Trigger::Kernel(event) => return Ok(self.driver.on_kernel_event(event?)),
             Trigger::Time => return Ok(self.on_timer()),

@@ -24,6 +24,7 @@ use crate::core::gate::ActiveRevision;
 use crate::core::gateway_interfaces::{GatewayInterface, reported};
 use crate::core::host_network::KernelFeatures;
 use crate::core::labels::Labels;
+use crate::core::liveness::LivenessView;
 use crate::core::name::NodeName;
 use crate::core::plan::conntrack::AddressHolders;
 use crate::core::plan::{Plan, PlanContext, Step, plan_with};
@@ -138,6 +139,8 @@ pub struct Reconciler<K = Kernel> {
     pub report: NodeReport,
     /// What gateways report of themselves; none without a live cluster.
     pub gateway_state: Option<GatewayState>,
+    /// Which gateways answer this node's probes.
+    pub liveness: LivenessView,
     /// The applied state as last read; none before the first round, and after one that failed.
     applied: Option<(NodeState, Compiled)>,
     /// The pod of each address when everything was last applied; none before the first time.
@@ -166,6 +169,7 @@ impl<K: NodeKernel> Reconciler<K> {
             clock,
             report,
             gateway_state: None,
+            liveness: LivenessView::default(),
             applied: None,
             holders: None,
             counter_index: CounterIndex::default(),
@@ -366,7 +370,8 @@ impl<K: NodeKernel> Reconciler<K> {
         let observed = self.observe(&set.labels_of(&node, &labels)).await?;
         let facts = facts.unwrap_or_else(|| self.cluster.facts());
         let (host_network, state) = (&observed.host_network, &observed.state);
-        let input = NodeInput { node: &node, set, facts, host_network, observed: state, refused };
+        let input =
+            NodeInput { node: &node, set, facts, host_network, observed: state, refused, liveness: &self.liveness };
         let mut evaluation = evaluate(&input, self.gateway_state.as_mut(), now);
         evaluation.compiled.findings.extend(self.marks.findings(&node));
         evaluation.compiled.findings.extend(assertions::findings(set, facts, (&node, host_network), now));

@@ -11,12 +11,14 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::core::compile::RefusedParts;
+use crate::core::liveness::ProbeTiming;
 use crate::core::plan::{Step, summary};
 use crate::kernel::Kernel;
 use crate::kernel::watch::{EventSubject, KernelEvent};
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::kernel::NodeKernel;
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
+use crate::reconcile::node::prober::{ProbePlan, Prober};
 use crate::reconcile::node::round::{Reconciler, RoundError, RoundResult};
 use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
@@ -43,6 +45,8 @@ pub struct RoundDriver<K = Kernel> {
     pub metrics: MetricsRecorder,
     /// The desired revision; none until it is known.
     pub intent: Option<DesiredRevision>,
+    /// Probes gateways; none in a simulation.
+    pub prober: Option<Prober>,
     backoff: Backoff,
     facts_backoff: Backoff,
     due: Due,
@@ -134,6 +138,7 @@ impl<K: NodeKernel> RoundDriver<K> {
             reconciler,
             metrics,
             intent: None,
+            prober: None,
             backoff: Backoff::new(seed),
             facts_backoff: Backoff::new(seed),
             due: Due::default(),
@@ -142,6 +147,23 @@ impl<K: NodeKernel> RoundDriver<K> {
             fights: Vec::new(),
             refused: RefusedParts::default(),
         }
+    }
+
+    /// Probes the gateways of this node's exits from now on.
+    #[must_use]
+    pub fn probing(mut self, prober: Prober) -> Self {
+        self.prober = Some(prober);
+        self
+    }
+
+    /// Tells the prober what this node needs now.
+    fn probe(&mut self, intent: &DesiredRevision) {
+        let Some(prober) = &mut self.prober else { return };
+        let config = &intent.set.config;
+        let range = self.reconciler.memory.kept().range().unwrap_or(config.range);
+        let nodes = self.reconciler.cluster.facts().nodes.len();
+        let targets = self.reconciler.applied().map(|compiled| compiled.probe_targets(range)).unwrap_or_default();
+        prober.set(ProbePlan { targets, timing: ProbeTiming::default().in_cluster(nodes) });
     }
 
     /// Takes in a kernel event. Returns whether it makes a round due.
@@ -212,6 +234,7 @@ impl<K: NodeKernel> RoundDriver<K> {
                 self.fights.extend(std::iter::repeat_n(Instant::now(), done.drifted));
                 let wall = [scheduled, done.wake].into_iter().flatten().min();
                 self.due.ended(Instant::now(), retry, wall);
+                self.probe(&intent);
                 log_round(&intent, done);
                 if done.refused != self.refused {
                     log_refused(&done.refused);

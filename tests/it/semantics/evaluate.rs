@@ -367,7 +367,8 @@ fn route(host: &Host<'_>, mark: u32, family: AddressFamily, destination: IpAddr)
     let state = host.later;
     let mut rules: Vec<_> = state.rules.iter().filter(|rule| rule.family == family).collect();
     rules.sort_by_key(|rule| rule.priority);
-    for rule in rules.into_iter().filter(|rule| mark & rule.mask == rule.mark) {
+    // Nothing but answers to probes has a source that a rule names.
+    for rule in rules.into_iter().filter(|rule| rule.from.is_none() && mark & rule.mask == rule.mark) {
         let fits = state.routes.iter().filter(|(key, _)| {
             key.family == family && key.table == rule.table && key.destination.contains(&destination)
         });

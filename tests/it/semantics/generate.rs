@@ -184,7 +184,7 @@ fn host_network(number: u8) -> impl Strategy<Value = HostNetwork> {
     let net1 = (flag(0.8), flag(0.8), flag(0.7));
     (net1, flag(0.4), flag(0.9), (flag(0.8), flag(0.7)), 0_u8..3).prop_map(
         move |((there, v4, v6), net2, ipv6, (default6, interface_kinds), rp_filter)| {
-            let features = KernelFeatures { owned_tables: true, interface_kinds, ipv6 };
+            let features = KernelFeatures { owned_tables: true, interface_kinds, resets: true, ipv6 };
             let mut host_network = HostNetwork { features, ..HostNetwork::default() };
             let mut add = |name: &str, addresses: Vec<String>| {
                 let addresses = addresses.iter().map(|text| network(text)).collect();

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use egret::core::compile::{Compiled, RP_FILTER_BEFORE, RefusedParts};
 use egret::core::evaluation::{NodeInput, evaluate};
+use egret::core::liveness::LivenessView;
 use egret::core::facts::Facts;
 use egret::core::host_network::HostNetwork;
 use egret::core::name::NodeName;
@@ -43,7 +44,7 @@ impl World {
     pub(crate) fn compiled(&self, node: &NodeName, before: &NodeState) -> Compiled {
         let host_network = observed_ground(&self.host_networks[node], before);
         let (host_network, refused) = (&host_network, RefusedParts::NOTHING);
-        let input = NodeInput { node, set: &self.set, facts: &self.facts, host_network, observed: before, refused };
+        let input = NodeInput { node, set: &self.set, facts: &self.facts, host_network, observed: before, refused, liveness: LivenessView::NOTHING };
         evaluate(&input, None, self.now).compiled
     }
 

@@ -12,7 +12,7 @@ use super::statements::{
     translated_to,
 };
 use super::{Builder, GUARD, INTO_TUNNEL, LAST, LEAVING};
-use crate::core::compile::{ExitRole, routing};
+use crate::core::compile::{ExitRole, NodeExit, routing};
 use crate::core::state::nft::{
     AddressFamily, ChainKind, DataType, ElementData, ElementKey, Field, Hook, KeyType, MatchValue, Statement,
 };
@@ -127,6 +127,7 @@ impl Builder<'_> {
         let mut rules: Vec<Vec<Statement>> =
             AddressFamily::BOTH.map(|family| vec![in_set(daddr(family), false, multicast(family)), accept()]).into();
         rules.push(vec![is_reply(), goto(UNTAG)]);
+        rules.extend(self.probes_leave(own, UNTAG));
         for family in self.families.iter().copied() {
             let value = MatchValue::Address(own.inner(family));
             let stands = Statement::Compare { field: saddr(family), mask: None, negated: false, value };
@@ -135,8 +136,11 @@ impl Builder<'_> {
             let its_way = Statement::InSet { fields, mask: Some(self.range.mask), negated: false, set: set.clone() };
             rules.push(vec![stands, its_way, goto(UNTAG)]);
             let remote = self.exits.values().filter(|exit| matches!(exit.role, ExitRole::Remote { .. }));
-            let way = |id| ElementKey::MarkAddress(self.range.mark(id), routing::next_hop(family, id));
-            let elements = remote.map(|exit| (way(exit.id), None)).collect();
+            let way = |exit: &NodeExit| {
+                let taken = exit.detours.get(&family).and_then(|to| self.exits.get(to)).unwrap_or(exit);
+                ElementKey::MarkAddress(self.range.mark(exit.id), routing::next_hop(family, taken.id))
+            };
+            let elements = remote.map(|exit| (way(exit), None)).collect();
             self.set(&set, &[KeyType::Mark, address_key(family)], None, false, elements);
         }
         rules.push(vec![Statement::Counter, drop()]);
@@ -148,13 +152,15 @@ impl Builder<'_> {
 
     /// Marks and egress addresses of the exits of this node.
     fn own_addresses(&self, family: AddressFamily) -> BTreeSet<(u32, IpAddr)> {
-        self.exits
-            .values()
-            .filter_map(|exit| match &exit.role {
-                ExitRole::Own { routes, .. } => routes.get(&family).map(|way| (self.range.mark(exit.id), way.address)),
-                ExitRole::Remote { .. } => None,
-            })
-            .collect()
+        let address = |exit: &NodeExit| match &exit.role {
+            ExitRole::Own { routes, .. } => routes.get(&family).map(|way| way.address),
+            ExitRole::Remote { .. } => None,
+        };
+        let taken = |exit: &NodeExit| match exit.detours.get(&family).and_then(|to| self.exits.get(to)) {
+            Some(here) => address(here),
+            None => address(exit),
+        };
+        self.exits.values().filter_map(|exit| Some((self.range.mark(exit.id), taken(exit)?))).collect()
     }
 
     /// Addresses of this host, by its kernel and by its Node object.

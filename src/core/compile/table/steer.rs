@@ -280,7 +280,8 @@ impl Builder<'_> {
             let known =
                 Statement::Compare { field: Field::CtMark, mask: Some(self.range.mask), negated: false, value: mark };
             let old = Statement::CtState { bits: NEW, negated: true };
-            let mut rules = vec![vec![old, known, goto(&exit_chain(exit.id))]];
+            let mut rules = self.probes_of(exit);
+            rules.push(vec![old, known, goto(&exit_chain(exit.id))]);
             let named = allowed(self.input.set, &exit.policies);
             for family in self.families.iter().copied() {
                 let set = format!("allowed{}_{}", family.suffix(), exit.id);

@@ -36,6 +36,7 @@ impl Builder<'_> {
         if self.tunnel.is_some() {
             self.untracked_output(&own);
             self.peers(&own);
+            self.probes_answered();
         }
     }
 
@@ -94,7 +95,8 @@ impl Builder<'_> {
         }
         // No packet from the tunnel is for this node's own sockets: a reply whose connection was flushed must not make
         // the host send a reset.
-        let mut rules = vec![vec![device(Field::Iifname), Statement::Counter, drop()]];
+        let mut rules = self.probes_return();
+        rules.push(vec![device(Field::Iifname), Statement::Counter, drop()]);
         // Only to the address that nodes send to: only a pod would send to another one, an egress address for example.
         rules.extend(own.iter().map(|address| {
             let family = AddressFamily::of(*address);

@@ -106,6 +106,7 @@ impl fmt::Display for Statement {
             Self::SnatMap { family, mask, map } => write!(f, "snat {family} to ct mark & {mask:#x} map @{map}"),
             Self::SnatTo { address } => write!(f, "snat {} to {address}", AddressFamily::of(*address)),
             Self::PacketForHost => f.write_str("meta pkttype set host"),
+            Self::Reset => f.write_str("meta l4proto tcp reject with tcp reset"),
             Self::NoTrack => f.write_str("notrack"),
             Self::NoRouteBack => f.write_str("fib saddr . iif oif missing"),
             Self::FromThisHost => f.write_str("fib saddr type local"),

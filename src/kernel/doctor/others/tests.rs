@@ -6,7 +6,7 @@ use super::*;
 use crate::core::state::nft::AddressFamily;
 
 fn rule(priority: u32, mark: u32, mask: u32, table: u32) -> RoutingRule {
-    RoutingRule { family: AddressFamily::V4, priority, mark, mask, table, odd: None }
+    RoutingRule { family: AddressFamily::V4, priority, mark, mask, from: None, table, odd: None }
 }
 
 fn chain(family: &str, table: &str, name: &str, drops: bool) -> ForeignChain {

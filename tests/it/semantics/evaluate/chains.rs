@@ -294,6 +294,8 @@ fn apply(table: &Table, rule: &NftRule, packet: &mut Packet) -> Said {
                 packet.for_host = true;
                 true
             }
+            // No packet here is a probe, whose address nobody else sends to.
+            Statement::Reset => return Said::Verdict(Verdict::Drop),
             Statement::NoRouteBack => packet.no_route_back,
             Statement::FromThisHost => packet.from_this_host,
             Statement::ToThisHost => packet.local.contains(&packet.destination),

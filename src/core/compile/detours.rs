@@ -1,0 +1,57 @@
+//! Detours as a node's kernel has them, and what the node reports of them.
+//!
+//! Not here: which detours apply (`core::detours`).
+
+use std::collections::BTreeMap;
+
+use super::exit_ids::ExitIds;
+use super::{Compiled, routing};
+use crate::core::detours::Detours;
+use crate::core::finding::Finding;
+use crate::core::liveness::{LivenessView, PathState};
+use crate::core::placement::{ExitKey, Placement};
+use crate::core::state::NodeState;
+use crate::core::state::net::Route;
+use crate::core::state::nft::AddressFamily;
+use crate::core::state::ownership::DatapathConfig;
+
+/// The detours that are in the kernel: the default route of an exit's table leads to another exit's next hop. So a new process goes
+/// on where the last one stopped.
+pub(crate) fn observed(placement: &Placement, ids: &ExitIds, state: &NodeState, range: DatapathConfig) -> Detours {
+    let by_id: BTreeMap<u32, &ExitKey> =
+        placement.exits.keys().filter_map(|exit| Some((ids.of(exit)?, exit))).collect();
+    let mut detours = Detours::new();
+    for (key, route) in &state.routes {
+        let Route::Via { gateway: Some(hop), encap: Some(_), .. } = route else { continue };
+        if key.destination.prefix_len() > 0 || key.table <= range.first {
+            continue;
+        }
+        let exit = by_id.get(&(key.table - range.first));
+        let to = routing::exit_of_next_hop(*hop).and_then(|id| by_id.get(&id));
+        if let (Some(exit), Some(to)) = (exit, to)
+            && exit != to
+        {
+            detours.insert(((*exit).clone(), key.family), (*to).clone());
+        }
+    }
+    detours
+}
+
+/// What a source reports of gateways that do not answer: one finding for each exit that its members use.
+pub(crate) fn findings(compiled: &Compiled, view: &LivenessView) -> Vec<Finding> {
+    const HINT: &str = "look at the gateway, its link, and `egret doctor` there; members return when it has answered for a while";
+    let mut findings = Vec::new();
+    for (key, exit) in compiled.exits.iter().filter(|(_, exit)| !exit.members.is_empty()) {
+        let silent = AddressFamily::BOTH.into_iter().any(|family| view.of(key, family) == PathState::Silent);
+        let mut carriers: Vec<String> = exit.detours.values().map(ExitKey::identity).collect();
+        carriers.dedup();
+        let consequence = match carriers.as_slice() {
+            [] if !silent => continue,
+            [] => "no standby answers either; members' packets are lost on the way".to_owned(),
+            carriers => format!("{} carries its members meanwhile", carriers.join(" and ")),
+        };
+        let message = format!("its gateway does not answer this node's probes; {consequence}");
+        findings.push(Finding::new("gateway-silent", key, message).hint(HINT));
+    }
+    findings
+}

@@ -1,0 +1,67 @@
+//! Rules for probes, by which a source finds out whether a gateway serves an exit.
+//!
+//! A probe is a SYN from the source's own socket with the exit's mark: it takes the exit's way, through the tunnel to the gateway, which
+//! looks the exit up as for any packet and routes it by the exit's table towards the egress interface. The forward hook there answers
+//! with a reset: while all of this is in place, whether or not Egret runs. Nothing reaches a socket or leaves the node. Not here: sending
+//! probes (`kernel::probe`), and what silence means (`core::liveness`).
+
+use super::Builder;
+use super::statements::{accept, daddr, device, goto, is_reply, saddr};
+use crate::core::compile::tunnel::TunnelEndpoint;
+use crate::core::compile::{NodeExit, routing};
+use crate::core::state::nft::{AddressFamily, ChainKind, Field, Hook, MatchValue, Statement};
+
+/// `raw`: ahead of every filter (0) and of mangle (-150).
+const AHEAD: i32 = -300;
+
+fn is(field: Field, address: std::net::IpAddr) -> Statement {
+    Statement::Compare { field, mask: None, negated: false, value: MatchValue::Address(address) }
+}
+
+/// To the probes' address.
+fn to_probes(family: AddressFamily) -> Statement {
+    is(daddr(family), routing::probe_address(family))
+}
+
+impl Builder<'_> {
+    /// On a gateway, in the chain of what arrives for an exit: a probe gets the exit's mark, and with it the exit's table. It is not
+    /// counted as the exit's traffic.
+    pub(super) fn probes_of(&self, exit: &NodeExit) -> Vec<Vec<Statement>> {
+        if !self.input.host_network.features.resets {
+            return Vec::new();
+        }
+        let mark = self.range.mark(exit.id);
+        let marks = [self.set_mark(Field::MetaMark, mark), self.set_mark(Field::CtMark, mark), accept()];
+        self.families.iter().map(|family| [&[to_probes(*family)][..], &marks].concat()).collect()
+    }
+
+    /// On a gateway, in the forward hook: the answers. Ahead of others' filters, which may drop what they do not know.
+    pub(super) fn probes_answered(&mut self) {
+        if !self.is_gateway || self.tunnel.is_none() || !self.input.host_network.features.resets {
+            return;
+        }
+        let of_an_exit = self.of_an_exit(Field::MetaMark, false);
+        let rule =
+            |family: &AddressFamily| vec![device(Field::Iifname), to_probes(*family), of_an_exit.clone(), Statement::Reset];
+        let rules = self.families.iter().map(rule).collect();
+        self.base("probes", ChainKind::Filter, Hook::Forward, AHEAD, rules);
+    }
+
+    /// On a source, in the input hook: answers are for the sockets that sent probes.
+    pub(super) fn probes_return(&self) -> Vec<Vec<Statement>> {
+        let rule = |family: &AddressFamily| {
+            let answer = is(saddr(*family), routing::probe_address(*family));
+            vec![device(Field::Iifname), answer, is_reply(), accept()]
+        };
+        self.families.iter().map(rule).collect()
+    }
+
+    /// Into the tunnel: this node's own probes, by the way of the exit whose mark they bear.
+    pub(super) fn probes_leave(&self, own: &TunnelEndpoint, untag: &str) -> Vec<Vec<Statement>> {
+        let rule = |family: &AddressFamily| {
+            let stands = is(saddr(*family), own.inner(*family));
+            vec![to_probes(*family), stands, self.of_an_exit(Field::MetaMark, false), goto(untag)]
+        };
+        self.families.iter().map(rule).collect()
+    }
+}

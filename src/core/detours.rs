@@ -1,0 +1,52 @@
+//! Detours: where packets of an exit go while its gateway does not answer probes.
+//!
+//! Each source decides alone, from its own probes ([`crate::core::liveness`]): they take the very path of its packets, so that two
+//! sources may rightly see different things. A detour changes one route of the source, so that packets of all connections of the
+//! exit take it. Not here: the choice of gateways and standbys (`placement`), and the route itself (`compile::routing`).
+
+use std::collections::BTreeMap;
+
+use super::liveness::{LivenessView, PathState};
+use super::placement::{ExitKey, Placement};
+use super::state::nft::AddressFamily;
+
+/// The exit that stands in for another, by family.
+pub type Detours = BTreeMap<(ExitKey, AddressFamily), ExitKey>;
+
+/// The detours that apply now. `before`: those in the kernel, for exits of which nothing is known yet.
+///
+/// An exit that does not answer is replaced by the first of its standbys that answers. Without such a standby nothing changes: the
+/// exit may yet answer, and no other gateway would do better. An exit that no policy is placed on any more keeps its detour, for the
+/// connections that began on it, as long as that answers.
+pub fn decide(placement: &Placement, view: &LivenessView, before: &Detours) -> Detours {
+    let mut detours = Detours::new();
+    for (exit, standbys) in placement.standbys() {
+        for family in AddressFamily::BOTH {
+            let key = (exit.clone(), family);
+            let to = match view.of(exit, family) {
+                PathState::Answering => None,
+                PathState::Unknown => before.get(&key).filter(|to| standbys.contains(to)),
+                PathState::Silent => {
+                    let answers = |to: &&ExitKey| view.of(to, family) == PathState::Answering;
+                    // A standby that works stays, whatever is preferred: every change costs connections.
+                    let kept = before.get(&key).filter(|to| standbys.contains(to)).filter(answers);
+                    kept.or_else(|| standbys.iter().copied().find(|to| answers(to)))
+                }
+            };
+            detours.extend(to.cloned().map(|to| (key, to)));
+        }
+    }
+    for (key, to) in before {
+        if placement.left.contains_key(&key.0)
+            && placement.exits.contains_key(to)
+            && view.of(&key.0, key.1) != PathState::Answering
+            && view.of(to, key.1) != PathState::Silent
+        {
+            detours.entry(key.clone()).or_insert_with(|| to.clone());
+        }
+    }
+    detours
+}
+
+#[cfg(test)]
+mod tests;

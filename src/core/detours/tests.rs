@@ -1,0 +1,82 @@
+//! Tests of detours: who stands in for whom.
+
+use super::*;
+use crate::core::name::{NodeName, ObjectName};
+use crate::core::placement::{Exit, PlacedPolicy};
+use crate::core::policy::{Egress, OnNoGateway, PolicyId, PolicyKind};
+
+const V4: AddressFamily = AddressFamily::V4;
+
+fn exit(node: &str) -> ExitKey {
+    ExitKey { gateway: NodeName::parse(node).unwrap(), egress: Egress::DefaultRoute, next_hops: Vec::new() }
+}
+
+/// Policies with their exit and its standbys.
+fn placement(policies: &[(&str, &str, &[&str])]) -> Placement {
+    let mut placement = Placement::default();
+    for (name, on, standbys) in policies {
+        let id = PolicyId { name: ObjectName::parse(name).unwrap(), kind: PolicyKind::Cilium };
+        let standbys: Vec<ExitKey> = standbys.iter().map(|node| exit(node)).collect();
+        for one in standbys.iter().chain([&exit(on)]) {
+            placement.exits.insert(one.clone(), Exit { mac: one.mac() });
+        }
+        let placed = PlacedPolicy {
+            exits: vec![exit(on)],
+            standbys: BTreeMap::from([(exit(on), standbys)]),
+            choices: Vec::new(),
+            on_no_gateway: OnNoGateway::Drop,
+        };
+        placement.policies.insert(id, placed);
+    }
+    placement
+}
+
+fn view(paths: &[(&str, PathState)]) -> LivenessView {
+    paths.iter().map(|(node, state)| ((exit(node), V4), *state)).collect()
+}
+
+fn to(detours: &Detours, node: &str) -> Option<String> {
+    detours.get(&(exit(node), V4)).map(|to| to.gateway.to_string())
+}
+
+#[test]
+fn the_first_standby_that_answers_stands_in_for_a_silent_gateway() {
+    use PathState::{Answering, Silent};
+    let placement = placement(&[("p", "a", &["b", "c"])]);
+    let decided = |paths: &[_]| to(&decide(&placement, &view(paths), &Detours::new()), "a");
+    assert_eq!(decided(&[("a", Answering), ("b", Answering)]), None);
+    assert_eq!(decided(&[("a", Silent), ("b", Answering), ("c", Answering)]), Some("b".into()));
+    assert_eq!(decided(&[("a", Silent), ("b", Silent), ("c", Answering)]), Some("c".into()));
+    assert_eq!(decided(&[("a", Silent), ("b", Silent), ("c", Silent)]), None, "no other would do better");
+    assert_eq!(decided(&[("a", Silent)]), None, "nobody is known to serve");
+}
+
+#[test]
+fn a_standby_that_carries_packets_stays_when_a_better_one_returns() {
+    use PathState::{Answering, Silent};
+    let placement = placement(&[("p", "a", &["b", "c"])]);
+    let before = Detours::from([((exit("a"), V4), exit("c"))]);
+    let decided = |paths: &[_]| to(&decide(&placement, &view(paths), &before), "a");
+    assert_eq!(decided(&[("a", Silent), ("b", Answering), ("c", Answering)]), Some("c".into()));
+    assert_eq!(decided(&[("a", Silent), ("b", Answering), ("c", Silent)]), Some("b".into()));
+    assert_eq!(decided(&[("a", Answering), ("b", Answering), ("c", Answering)]), None);
+}
+
+#[test]
+fn a_new_process_keeps_the_detours_that_it_finds_until_it_knows_better() {
+    let placement = placement(&[("p", "a", &["b"])]);
+    let before = Detours::from([((exit("a"), V4), exit("b"))]);
+    assert_eq!(to(&decide(&placement, LivenessView::NOTHING, &before), "a"), Some("b".into()));
+    let elsewhere = Detours::from([((exit("a"), V4), exit("x"))]);
+    assert_eq!(to(&decide(&placement, LivenessView::NOTHING, &elsewhere), "a"), None, "x stands by for nobody");
+}
+
+/// Both policies' packets take the same exit; one of them does not name the second node.
+#[test]
+fn a_policy_that_names_one_node_alone_never_leaves_by_another() {
+    use PathState::{Answering, Silent};
+    let placement = placement(&[("any", "a", &["b", "c"]), ("pinned", "a", &["c"])]);
+    let decided = |paths: &[_]| to(&decide(&placement, &view(paths), &Detours::new()), "a");
+    assert_eq!(decided(&[("a", Silent), ("b", Answering), ("c", Answering)]), Some("c".into()));
+    assert_eq!(decided(&[("a", Silent), ("b", Answering), ("c", Silent)]), None);
+}

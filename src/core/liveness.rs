@@ -1,0 +1,231 @@
+//! Which gateways answer this node's probes: when a path is probed, when it counts as silent, and when it is trusted again.
+//!
+//! A path is an exit in one family, as packets of this node take it. Times are durations since the prober began; this module has no
+//! clock and sends nothing. Not here: sockets (`kernel::probe`), and what follows from silence (`placement::detour`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::placement::ExitKey;
+use super::state::nft::AddressFamily;
+
+/// A path.
+pub type PathKey = (ExitKey, AddressFamily);
+
+/// How often probes are sent, and when silence counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProbeTiming {
+    /// Between two probes of a path that is in use.
+    pub interval: Duration,
+    /// How many probes in a row without an answer make a path silent.
+    pub misses: u32,
+}
+
+impl Default for ProbeTiming {
+    fn default() -> Self {
+        Self { interval: Duration::from_millis(75), misses: 3 }
+    }
+}
+
+/// At least this much time for each node of the cluster between two probes of a path: a gateway answers at most 10,000 a second,
+/// if all nodes are sources.
+const PER_NODE: Duration = Duration::from_micros(100);
+/// Between two probes of a standby, and of a path that is silent.
+const IDLE: Duration = Duration::from_secs(1);
+/// How long a path has to answer before it is used again after a silence; doubled each time it falls silent again soon.
+pub const RECOVERY: Duration = Duration::from_secs(10);
+/// The longest [`RECOVERY`].
+const LONGEST_RECOVERY: Duration = Duration::from_mins(5);
+/// A silence this long after the last one is not the same trouble.
+const SOON: Duration = Duration::from_mins(10);
+
+impl ProbeTiming {
+    /// The timing in a cluster of this many nodes.
+    #[must_use]
+    pub fn in_cluster(self, nodes: usize) -> Self {
+        let least = PER_NODE * u32::try_from(nodes).unwrap_or(u32::MAX);
+        Self { interval: self.interval.max(least), ..self }
+    }
+}
+
+/// What is known of a path.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PathState {
+    /// Nothing yet.
+    #[default]
+    Unknown,
+    /// The gateway answers.
+    Answering,
+    /// It does not, or has not for long enough since it last did not.
+    Silent,
+}
+
+/// What is known of all paths.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LivenessView(BTreeMap<PathKey, PathState>);
+
+impl LivenessView {
+    /// Nothing is known: nobody probes.
+    pub const NOTHING: &'static Self = &Self(BTreeMap::new());
+
+    /// What is known of one path.
+    pub fn of(&self, exit: &ExitKey, family: AddressFamily) -> PathState {
+        self.0.get(&(exit.clone(), family)).copied().unwrap_or_default()
+    }
+}
+
+impl FromIterator<(PathKey, PathState)> for LivenessView {
+    fn from_iter<I: IntoIterator<Item = (PathKey, PathState)>>(paths: I) -> Self {
+        Self(paths.into_iter().collect())
+    }
+}
+
+/// A path that is to be probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProbeTarget {
+    /// The packet mark that leads there.
+    pub mark: u32,
+    /// It stands by for another and carries nothing now.
+    pub standby: bool,
+    /// The path has a detour already, which a former process made.
+    pub replaced: bool,
+}
+
+/// One path's history.
+#[derive(Debug, Clone)]
+struct Path {
+    target: ProbeTarget,
+    state: PathState,
+    /// Probes since the last answer, and when the first of them was sent.
+    unanswered: u32,
+    first_unanswered: Duration,
+    /// When the next probe is due.
+    due: Duration,
+    /// Since when it answers again after a silence.
+    answers_since: Option<Duration>,
+    /// How long it then has to answer, and when it last fell silent.
+    recovery: Duration,
+    silent_at: Option<Duration>,
+}
+
+impl Path {
+    fn new(target: ProbeTarget, now: Duration) -> Self {
+        Self {
+            target,
+            state: PathState::Unknown,
+            unanswered: 0,
+            first_unanswered: now,
+            due: now,
+            answers_since: None,
+            recovery: RECOVERY,
+            silent_at: None,
+        }
+    }
+
+    fn answered(&mut self, now: Duration) {
+        self.unanswered = 0;
+        let doubted = self.state == PathState::Silent || self.state == PathState::Unknown && self.target.replaced;
+        if !doubted {
+            self.state = PathState::Answering;
+            return;
+        }
+        let since = *self.answers_since.get_or_insert(now);
+        if now.saturating_sub(since) >= self.recovery {
+            (self.state, self.answers_since) = (PathState::Answering, None);
+        }
+    }
+
+    /// Whether a probe is overdue that long that the path counts as silent.
+    fn judge(&mut self, now: Duration, timing: ProbeTiming) {
+        let waited = now.saturating_sub(self.first_unanswered);
+        if self.unanswered < timing.misses || waited < timing.interval * timing.misses {
+            return;
+        }
+        self.answers_since = None;
+        if self.state != PathState::Silent {
+            let again = self.silent_at.is_some_and(|at| now.saturating_sub(at) < SOON);
+            self.recovery = if again { (self.recovery * 2).min(LONGEST_RECOVERY) } else { RECOVERY };
+            self.silent_at = Some(now);
+            self.state = PathState::Silent;
+        }
+    }
+}
+
+/// All paths of a node.
+#[derive(Debug, Clone, Default)]
+pub struct PathMonitor {
+    paths: BTreeMap<PathKey, Path>,
+    timing: ProbeTiming,
+}
+
+impl PathMonitor {
+    /// Sets the paths to probe. What is known of those that stay is kept.
+    pub fn set(&mut self, targets: &BTreeMap<PathKey, ProbeTarget>, timing: ProbeTiming, now: Duration) {
+        self.timing = timing;
+        self.paths.retain(|key, _| targets.contains_key(key));
+        for (key, target) in targets {
+            self.paths.entry(key.clone()).or_insert_with(|| Path::new(*target, now)).target = *target;
+        }
+    }
+
+    /// Whether there is nothing to probe.
+    pub fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    /// The marks of the paths that are to be probed now; they count as sent.
+    pub fn due(&mut self, now: Duration) -> Vec<(PathKey, u32)> {
+        // A standby may be needed soon.
+        let trouble = self.paths.values().any(|path| !path.target.standby && path.unanswered > 1);
+        let timing = self.timing;
+        let mut due = Vec::new();
+        for (key, path) in &mut self.paths {
+            let idle = path.state == PathState::Silent || path.target.standby && !trouble;
+            let interval = if idle { timing.interval.max(IDLE) } else { timing.interval };
+            // The interval may have become shorter since the next probe was planned.
+            if now < path.due && path.due <= now + interval {
+                continue;
+            }
+            if path.unanswered == 0 {
+                path.first_unanswered = now;
+            }
+            path.unanswered += 1;
+            path.due = now + interval;
+            due.push((key.clone(), path.target.mark));
+        }
+        due
+    }
+
+    /// When something is due next: a probe, or a judgement.
+    pub fn next(&self) -> Option<Duration> {
+        let timing = self.timing;
+        let of = |path: &Path| {
+            let silent = path.first_unanswered + timing.interval * timing.misses;
+            let judged = path.unanswered >= timing.misses && path.state != PathState::Silent;
+            if judged { path.due.min(silent) } else { path.due }
+        };
+        self.paths.values().map(of).min()
+    }
+
+    /// A gateway answered.
+    pub fn answered(&mut self, key: &PathKey, now: Duration) {
+        if let Some(path) = self.paths.get_mut(key) {
+            path.answered(now);
+        }
+    }
+
+    /// Judges all paths, once all answers that have come are taken in. What happened while this process did not run is no silence:
+    /// only probes count that were sent.
+    pub fn judge(&mut self, now: Duration) {
+        let timing = self.timing;
+        self.paths.values_mut().for_each(|path| path.judge(now, timing));
+    }
+
+    /// What is known.
+    pub fn view(&self) -> LivenessView {
+        self.paths.iter().map(|(key, path)| (key.clone(), path.state)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

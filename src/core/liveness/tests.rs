@@ -1,0 +1,144 @@
+//! Tests of the paths' monitor on made-up times.
+
+use super::*;
+use crate::core::name::NodeName;
+use crate::core::policy::Egress;
+
+const TIMING: ProbeTiming = ProbeTiming { interval: Duration::from_millis(100), misses: 3 };
+
+fn key(node: &str) -> PathKey {
+    let exit = ExitKey { gateway: NodeName::parse(node).unwrap(), egress: Egress::DefaultRoute, next_hops: Vec::new() };
+    (exit, AddressFamily::V4)
+}
+
+fn target(standby: bool) -> ProbeTarget {
+    ProbeTarget { mark: 1, standby, replaced: false }
+}
+
+fn monitor(targets: &[(&str, ProbeTarget)]) -> PathMonitor {
+    let mut monitor = PathMonitor::default();
+    monitor.set(&targets.iter().map(|(node, target)| (key(node), *target)).collect(), TIMING, Duration::ZERO);
+    monitor
+}
+
+/// Runs from one time to another in steps of ten milliseconds; `answers` says who answers, at once.
+fn run(monitor: &mut PathMonitor, from: u64, to: u64, answers: impl Fn(&PathKey) -> bool) -> usize {
+    let mut sent = 0;
+    for now in (from..to).step_by(10).map(Duration::from_millis) {
+        for (key, _) in monitor.due(now) {
+            sent += 1;
+            if answers(&key) {
+                monitor.answered(&key, now);
+            }
+        }
+        monitor.judge(now);
+    }
+    sent
+}
+
+fn state(monitor: &PathMonitor, node: &str) -> PathState {
+    let (exit, family) = key(node);
+    monitor.view().of(&exit, family)
+}
+
+#[test]
+fn a_gateway_that_stops_answering_is_silent_after_three_intervals_and_a_probe() {
+    let mut monitor = monitor(&[("a", target(false))]);
+    run(&mut monitor, 0, 1_000, |_| true);
+    assert_eq!(state(&monitor, "a"), PathState::Answering);
+    run(&mut monitor, 1_000, 1_300, |_| false);
+    assert_eq!(state(&monitor, "a"), PathState::Answering, "the third answer may be on its way");
+    run(&mut monitor, 1_300, 1_410, |_| false);
+    assert_eq!(state(&monitor, "a"), PathState::Silent);
+}
+
+#[test]
+fn one_that_never_answered_is_silent_too() {
+    let mut monitor = monitor(&[("a", target(false))]);
+    run(&mut monitor, 0, 310, |_| false);
+    assert_eq!(state(&monitor, "a"), PathState::Silent);
+}
+
+#[test]
+fn a_process_that_stood_still_blames_nobody() {
+    let mut monitor = monitor(&[("a", target(false))]);
+    run(&mut monitor, 0, 500, |_| true);
+    // It sent one probe, was stopped for a minute, and takes in the answer only then.
+    assert_eq!(monitor.due(Duration::from_millis(500)).len(), 1);
+    let later = Duration::from_mins(1);
+    monitor.judge(later);
+    assert_eq!(state(&monitor, "a"), PathState::Answering, "one probe is no three");
+    monitor.answered(&key("a"), later);
+    monitor.judge(later);
+    assert_eq!(state(&monitor, "a"), PathState::Answering);
+}
+
+#[test]
+fn a_slow_path_answers_late_and_is_not_silent() {
+    let mut monitor = monitor(&[("a", target(false))]);
+    // Every answer takes 250 ms.
+    let mut on_their_way: Vec<Duration> = Vec::new();
+    for now in (0..5_000).step_by(10).map(Duration::from_millis) {
+        on_their_way.retain(|at| {
+            let here = *at <= now;
+            if here {
+                monitor.answered(&key("a"), now);
+            }
+            !here
+        });
+        on_their_way.extend(monitor.due(now).iter().map(|_| now + Duration::from_millis(250)));
+        monitor.judge(now);
+        assert_ne!(state(&monitor, "a"), PathState::Silent, "{now:?}");
+    }
+    assert_eq!(state(&monitor, "a"), PathState::Answering);
+}
+
+#[test]
+fn after_a_silence_it_is_trusted_once_it_has_answered_for_a_while_and_later_each_time() {
+    let mut monitor = monitor(&[("a", target(false))]);
+    run(&mut monitor, 0, 1_000, |_| true);
+    run(&mut monitor, 1_000, 2_000, |_| false);
+    run(&mut monitor, 2_000, 11_000, |_| true);
+    assert_eq!(state(&monitor, "a"), PathState::Silent, "nine seconds");
+    run(&mut monitor, 11_000, 14_000, |_| true);
+    assert_eq!(state(&monitor, "a"), PathState::Answering);
+    run(&mut monitor, 14_000, 15_000, |_| false);
+    run(&mut monitor, 15_000, 33_000, |_| true);
+    assert_eq!(state(&monitor, "a"), PathState::Silent, "it flaps: twice as long");
+    run(&mut monitor, 33_000, 38_000, |_| true);
+    assert_eq!(state(&monitor, "a"), PathState::Answering);
+}
+
+#[test]
+fn standbys_cost_a_probe_a_second_until_somebody_needs_them() {
+    let mut monitor = monitor(&[("a", target(false)), ("b", target(true))]);
+    let sent = run(&mut monitor, 0, 10_000, |_| true);
+    assert_eq!(sent, 100 + 10);
+    // The first two silent probes are trouble.
+    let sent = run(&mut monitor, 10_000, 10_300, |(exit, _)| exit.gateway.as_str() == "b");
+    assert!(sent >= 4, "{sent}");
+    assert_eq!(state(&monitor, "b"), PathState::Answering);
+}
+
+#[test]
+fn a_silent_path_is_probed_once_a_second() {
+    let mut monitor = monitor(&[("a", target(false))]);
+    run(&mut monitor, 0, 1_000, |_| false);
+    let sent = run(&mut monitor, 1_000, 11_000, |_| false);
+    assert!((9..=11).contains(&sent), "{sent}");
+}
+
+#[test]
+fn a_path_that_a_former_process_replaced_is_not_trusted_at_its_first_answer() {
+    let mut monitor = monitor(&[("a", ProbeTarget { replaced: true, ..target(false) })]);
+    run(&mut monitor, 0, 5_000, |_| true);
+    assert_eq!(state(&monitor, "a"), PathState::Unknown, "the detour stays");
+    run(&mut monitor, 5_000, 11_000, |_| true);
+    assert_eq!(state(&monitor, "a"), PathState::Answering);
+}
+
+#[test]
+fn all_nodes_together_send_a_gateway_at_most_ten_thousand_probes_a_second() {
+    assert_eq!(TIMING.in_cluster(3).interval, TIMING.interval);
+    assert_eq!(TIMING.in_cluster(5_000).interval, Duration::from_millis(500));
+}

@@ -1,0 +1,120 @@
+//! The prober: a thread that probes the gateways of this node's exits, and tells the node's loop what it sees.
+//!
+//! A thread of its own, because a round may take longer than a gateway has to answer. Not here: sockets (`kernel::probe`), and
+//! what silence means (`core::liveness`).
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::core::compile::probe_address;
+use crate::core::liveness::{LivenessView, PathKey, PathMonitor, ProbeTarget, ProbeTiming};
+use crate::kernel::probe::Probe;
+
+/// The kernel sends a SYN again after a second: a probe is given up before.
+const GIVEN_UP: Duration = Duration::from_millis(900);
+
+/// What to probe, and how often.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProbePlan {
+    /// The paths.
+    pub targets: BTreeMap<PathKey, ProbeTarget>,
+    /// How often.
+    pub timing: ProbeTiming,
+}
+
+/// A handle on the thread, which ends when it is dropped.
+#[derive(Debug)]
+pub struct Prober {
+    plans: Sender<ProbePlan>,
+    plan: ProbePlan,
+    seen: watch::Receiver<LivenessView>,
+}
+
+impl Prober {
+    /// Starts the thread. It probes nothing yet.
+    pub fn start() -> std::io::Result<Self> {
+        let (plans, received) = channel();
+        let (tell, seen) = watch::channel(LivenessView::default());
+        std::thread::Builder::new().name("egret-probes".to_owned()).spawn(move || probe(&received, &tell))?;
+        Ok(Self { plans, plan: ProbePlan::default(), seen })
+    }
+
+    /// Sets what to probe.
+    pub fn set(&mut self, plan: ProbePlan) {
+        if self.plan != plan {
+            self.plan = plan.clone();
+            // The thread ends only with this handle.
+            let _ = self.plans.send(plan);
+        }
+    }
+
+}
+
+/// Waits until gateways answer that did not, or the other way round; for ever, if nobody probes. Cancel-safe.
+pub async fn changed(prober: &mut Option<Prober>) -> LivenessView {
+    if let Some(prober) = prober
+        && prober.seen.changed().await.is_ok()
+    {
+        return prober.seen.borrow_and_update().clone();
+    }
+    std::future::pending().await
+}
+
+/// A probe that was sent.
+struct Sent {
+    key: PathKey,
+    probe: Probe,
+    at: Instant,
+}
+
+fn probe(plans: &Receiver<ProbePlan>, tell: &watch::Sender<LivenessView>) {
+    let began = Instant::now();
+    let mut monitor = PathMonitor::default();
+    let mut sent: Vec<Sent> = Vec::new();
+    let mut fault = None;
+    loop {
+        // Without paths there is nothing to do but wait for some.
+        let plan = if monitor.is_empty() { plans.recv_timeout(Duration::from_hours(1)) } else { plans.try_recv().or(Err(RecvTimeoutError::Timeout)) };
+        match plan {
+            Ok(plan) => monitor.set(&plan.targets, plan.timing, began.elapsed()),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        // Answers before judgements: what came while this thread did not run counts.
+        sent.retain(|one| match one.probe.answer() {
+            Some(answered) => {
+                if answered {
+                    monitor.answered(&one.key, began.elapsed());
+                }
+                false
+            }
+            None => one.at.elapsed() < GIVEN_UP,
+        });
+        monitor.judge(began.elapsed());
+        for (key, mark) in monitor.due(began.elapsed()) {
+            match Probe::send(mark, probe_address(key.1)) {
+                Ok(probe) => sent.push(Sent { key, probe, at: Instant::now() }),
+                Err(error) => {
+                    if fault.replace(error) != Some(error) {
+                        tracing::warn!(%error, "probes of gateways cannot be sent; a gateway that fails is noticed late");
+                    }
+                }
+            }
+        }
+        tell.send_if_modified(|before| {
+            let view = monitor.view();
+            let differs = *before != view;
+            *before = view;
+            differs
+        });
+        if tell.is_closed() {
+            return;
+        }
+        if let Some(next) = monitor.next() {
+            Probe::wait(sent.iter().map(|one| &one.probe), next.saturating_sub(began.elapsed()));
+        }
+    }
+}

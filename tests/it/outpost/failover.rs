@@ -1,0 +1,162 @@
+//! A gateway dies in one of many ways while members ask without pause: its standby carries them within a moment, nobody is seen with a
+//! wrong address, and nobody but the data path told.
+//!
+//! Not here: when silence counts (`core::liveness`), and who stands in for whom (`core::placement::detour`).
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use egret::core::liveness::RECOVERY;
+
+use super::stand::{DEADLINE, Document, Outcome, Stand, labels, print_figures};
+use crate::lab::{Answer, EGRESS, Hammer, OUTPOST, OUTPOST6, Options, wait_until};
+
+const GATEWAY: &str = "kind-worker2";
+const STANDBY: &str = "kind-worker3";
+const OTHER: &str = "10.0.3.43";
+const OTHER6: &str = "fd00:10:3::43";
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+/// The policy through the first of two gateways, the second standing by.
+fn with_standby() -> Result<Stand, crate::lab::LabError> {
+    let stand = Stand::up(Options { gateways: 2, ..Options::default() })?;
+    let (labels, policy) = (labels("kind-worker2, kind-worker3"), Document::default().text());
+    let files = [("nodes/gateways.yaml", labels.as_str()), ("policies/outpost.yaml", policy.as_str())];
+    stand.push_saying("two gateways", &files)?;
+    stand.await_granted("tiefighter")?;
+    stand.await_settled()?;
+    stand.lab.forget()?;
+    Ok(stand)
+}
+
+/// Waits for a request begun after `since` with this answer; how long after it was begun.
+fn first_with(hammer: &Hammer, answer: Answer, since: Instant, stand: &Stand) -> Duration {
+    let found = || hammer.requests().into_iter().find(|request| request.begun >= since && request.answer == answer);
+    assert!(
+        wait_until(DEADLINE, || found().is_some()),
+        "{answer} never came\n{}\n{}",
+        stand.log("kind-worker"),
+        stand.log(GATEWAY)
+    );
+    found().map(|request| request.begun.duration_since(since)).unwrap_or_default()
+}
+
+/// A gateway dies, its standby carries the members of another node.
+fn survives(kind: &str, die: impl FnOnce(&mut Stand) -> Outcome) -> Outcome {
+    let mut stand = with_standby()?;
+    let hammers = [stand.lab.hammer("tiefighter", OUTPOST)?, stand.lab.hammer("tiefighter", OUTPOST6)?];
+    let begun = Instant::now();
+    first_with(&hammers[0], Answer::Granted(EGRESS), begun, &stand);
+    let dead = Instant::now();
+    die(&mut stand)?;
+    let answers = [Answer::Granted(ip(OTHER)), Answer::Granted(ip(OTHER6))];
+    let took = hammers.iter().zip(answers).map(|(hammer, answer)| first_with(hammer, answer, dead, &stand)).collect();
+    print_figures(&format!("{kind}: from death to the first request through the standby"), took);
+    for hammer in hammers {
+        let wrong: Vec<_> =
+            hammer.stop().into_iter().filter(|request| matches!(request.answer, Answer::Denied(_))).collect();
+        assert_eq!(wrong, [], "{kind}");
+    }
+    stand.assert_no_leak_but(&[])
+}
+
+#[test]
+fn a_gateway_without_power() -> Outcome {
+    survives("power", |stand| {
+        stand.kill9(GATEWAY)?;
+        stand.lab.node(GATEWAY)?.ip_batch("link set eth0 down\nlink set net1 down\n")
+    })
+}
+
+#[test]
+fn a_gateway_whose_link_to_the_nodes_is_cut() -> Outcome {
+    survives("link", |stand| stand.lab.node(GATEWAY)?.ip_batch("link set eth0 down\n"))
+}
+
+#[test]
+fn a_gateway_whose_egress_interface_goes_down() -> Outcome {
+    survives("egress interface", |stand| stand.lab.node(GATEWAY)?.ip_batch("link set net1 down\n"))
+}
+
+#[test]
+fn a_gateway_whose_egress_interface_goes_down_while_egret_does_not_run_there() -> Outcome {
+    survives("egress interface, no agent", |stand| {
+        stand.kill9(GATEWAY)?;
+        stand.lab.node(GATEWAY)?.ip_batch("link set net1 down\n")
+    })
+}
+
+#[test]
+fn a_gateway_that_loses_its_rules_while_egret_does_not_run_there() -> Outcome {
+    survives("nft delete", |stand| {
+        stand.kill9(GATEWAY)?;
+        stand.lab.node(GATEWAY)?.nft("delete table inet egret; delete table netdev egret")
+    })
+}
+
+#[test]
+fn a_gateway_that_loses_its_tunnel_device_while_egret_does_not_run_there() -> Outcome {
+    survives("tunnel device", |stand| {
+        stand.kill9(GATEWAY)?;
+        stand.lab.node(GATEWAY)?.ip_batch("link del egret0\n")
+    })
+}
+
+#[test]
+fn egret_that_is_killed_stopped_or_restarted_on_the_gateway_moves_nobody() -> Outcome {
+    let mut stand = with_standby()?;
+    let hammer = stand.lab.hammer("tiefighter", OUTPOST)?;
+    let mut connection = stand.lab.long_connection("tiefighter", OUTPOST)?;
+    for _ in 0..3 {
+        stand.kill9(GATEWAY)?;
+        std::thread::sleep(Duration::from_secs(1));
+        stand.start(GATEWAY)?;
+        assert_eq!(connection.echo()?, EGRESS);
+    }
+    let requests = hammer.stop();
+    let other: Vec<_> =
+        requests.iter().filter(|request| request.answer != Answer::Granted(EGRESS)).collect();
+    assert_eq!(other, Vec::<&crate::lab::Request>::new(), "of {} requests", requests.len());
+    stand.assert_no_leak_but(&[])
+}
+
+#[test]
+fn members_return_once_the_gateway_has_answered_for_a_while_and_its_source_may_restart_meanwhile() -> Outcome {
+    let mut stand = with_standby()?;
+    let hammer = stand.lab.hammer("tiefighter", OUTPOST)?;
+    first_with(&hammer, Answer::Granted(EGRESS), Instant::now(), &stand);
+    let dead = Instant::now();
+    stand.lab.node(GATEWAY)?.ip_batch("link set eth0 down\n")?;
+    first_with(&hammer, Answer::Granted(ip(OTHER)), dead, &stand);
+    // The next process finds the detour in the kernel.
+    stand.kill9("kind-worker")?;
+    stand.start("kind-worker")?;
+    let (code, plan) = stand.plan("kind-worker")?;
+    assert_eq!(code, Some(0), "a detour is no difference: {plan}");
+    stand.lab.node(GATEWAY)?.ip_batch("link set eth0 up\nroute replace default via 172.18.0.1\n")?;
+    let back = Instant::now();
+    let took = first_with(&hammer, Answer::Granted(EGRESS), back, &stand);
+    assert!(took >= RECOVERY - Duration::from_secs(1), "it was trusted after {took:?}");
+    let requests = hammer.stop();
+    let mut course: Vec<Answer> =
+        requests.iter().map(|request| request.answer).filter(|answer| *answer != Answer::NoAnswer).collect();
+    course.dedup();
+    assert_eq!(course, [EGRESS, ip(OTHER), EGRESS].map(Answer::Granted), "nobody bounces");
+    stand.assert_no_leak_but(&[])
+}
+
+#[test]
+fn a_silent_gateway_stands_in_the_report_of_each_source_and_leaves_it_again() -> Outcome {
+    let stand = with_standby()?;
+    stand.lab.node(GATEWAY)?.ip_batch("link set eth0 down\n")?;
+    let silent = |report: &egret::core::report::history::NodeReport| {
+        report.findings.iter().any(|finding| finding.finding.code == "gateway-silent" && finding.finding.message.contains(STANDBY))
+    };
+    stand.await_report("kind-worker", "that its gateway is silent", silent);
+    stand.lab.node(GATEWAY)?.ip_batch("link set eth0 up\nroute replace default via 172.18.0.1\n")?;
+    stand.await_report("kind-worker", "that it is not", |report| !silent(report));
+    Ok(())
+}
