@@ -23,14 +23,16 @@ pub fn decide(placement: &Placement, view: &LivenessView, before: &Detours) -> D
     for (exit, standbys) in placement.standbys() {
         for family in AddressFamily::BOTH {
             let key = (exit.clone(), family);
+            let kept = before.get(&key).filter(|to| standbys.contains(to));
+            let answers = |to: &&ExitKey| view.of(to, family).answers();
             let to = match view.of(exit, family) {
                 PathState::Answering => None,
-                PathState::Unknown => before.get(&key).filter(|to| standbys.contains(to)),
+                PathState::Unknown => kept,
+                // What works stays, whatever is preferred: every change costs connections.
+                PathState::Recovering => kept.filter(answers),
                 PathState::Silent => {
-                    let answers = |to: &&ExitKey| view.of(to, family) == PathState::Answering;
-                    // A standby that works stays, whatever is preferred: every change costs connections.
-                    let kept = before.get(&key).filter(|to| standbys.contains(to)).filter(answers);
-                    kept.or_else(|| standbys.iter().copied().find(|to| answers(to)))
+                    let best = || standbys.iter().copied().find(|to| view.of(to, family) == PathState::Answering);
+                    kept.filter(answers).or_else(best).or_else(|| standbys.iter().copied().find(answers))
                 }
             };
             detours.extend(to.cloned().map(|to| (key, to)));

@@ -82,8 +82,9 @@ pub fn evaluate(input: &NodeInput<'_>, gateways: Option<&mut GatewayState>, now:
         None => place(input.set, input.facts, now),
     };
     let ids = ExitIds::observed(&input.observed.nft, input.set.config.range);
+    let enabled = input.set.config.failover.is_some();
     let before = observed_detours(&placement, &ids, input.observed, input.set.config.range);
-    let detours = detours::decide(&placement, input.liveness, &before);
+    let detours = if enabled { detours::decide(&placement, input.liveness, &before) } else { Detours::new() };
     let mut compiled = input.compile_with(&placement, &detours, &ids);
     let silent = detour_findings(&compiled, input.liveness);
     compiled.findings.extend(silent);

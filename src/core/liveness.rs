@@ -3,33 +3,16 @@
 //! A path is an exit in one family, as packets of this node take it. Times are durations since the prober began; this module has no
 //! clock and sends nothing. Not here: sockets (`kernel::probe`), and what follows from silence (`placement::detour`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::placement::ExitKey;
+use super::policy::config::ProbeTiming;
 use super::state::nft::AddressFamily;
 
 /// A path.
 pub type PathKey = (ExitKey, AddressFamily);
 
-/// How often probes are sent, and when silence counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProbeTiming {
-    /// Between two probes of a path that is in use.
-    pub interval: Duration,
-    /// How many probes in a row without an answer make a path silent.
-    pub misses: u32,
-}
-
-impl Default for ProbeTiming {
-    fn default() -> Self {
-        Self { interval: Duration::from_millis(75), misses: 3 }
-    }
-}
-
-/// At least this much time for each node of the cluster between two probes of a path: a gateway answers at most 10,000 a second,
-/// if all nodes are sources.
-const PER_NODE: Duration = Duration::from_micros(100);
 /// Between two probes of a standby, and of a path that is silent.
 const IDLE: Duration = Duration::from_secs(1);
 /// How long a path has to answer before it is used again after a silence; doubled each time it falls silent again soon.
@@ -39,15 +22,6 @@ const LONGEST_RECOVERY: Duration = Duration::from_mins(5);
 /// A silence this long after the last one is not the same trouble.
 const SOON: Duration = Duration::from_mins(10);
 
-impl ProbeTiming {
-    /// The timing in a cluster of this many nodes.
-    #[must_use]
-    pub fn in_cluster(self, nodes: usize) -> Self {
-        let least = PER_NODE * u32::try_from(nodes).unwrap_or(u32::MAX);
-        Self { interval: self.interval.max(least), ..self }
-    }
-}
-
 /// What is known of a path.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PathState {
@@ -56,13 +30,22 @@ pub enum PathState {
     Unknown,
     /// The gateway answers.
     Answering,
-    /// It does not, or has not for long enough since it last did not.
+    /// It answers again after a silence, and not for long enough to be trusted.
+    Recovering,
+    /// It does not.
     Silent,
 }
 
 /// What is known of all paths.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LivenessView(BTreeMap<PathKey, PathState>);
+
+impl PathState {
+    /// Whether the gateway answers now.
+    pub fn answers(self) -> bool {
+        matches!(self, Self::Answering | Self::Recovering)
+    }
+}
 
 impl LivenessView {
     /// Nothing is known: nobody probes.
@@ -81,7 +64,7 @@ impl FromIterator<(PathKey, PathState)> for LivenessView {
 }
 
 /// A path that is to be probed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeTarget {
     /// The packet mark that leads there.
     pub mark: u32,
@@ -89,6 +72,8 @@ pub struct ProbeTarget {
     pub standby: bool,
     /// The path has a detour already, which a former process made.
     pub replaced: bool,
+    /// The exits that stand by for it.
+    pub standbys: Vec<ExitKey>,
 }
 
 /// One path's history.
@@ -124,15 +109,17 @@ impl Path {
 
     fn answered(&mut self, now: Duration) {
         self.unanswered = 0;
-        let doubted = self.state == PathState::Silent || self.state == PathState::Unknown && self.target.replaced;
-        if !doubted {
-            self.state = PathState::Answering;
-            return;
-        }
+        let trusted = match self.state {
+            PathState::Answering => true,
+            PathState::Unknown => !self.target.replaced,
+            PathState::Recovering | PathState::Silent => false,
+        };
         let since = *self.answers_since.get_or_insert(now);
-        if now.saturating_sub(since) >= self.recovery {
-            (self.state, self.answers_since) = (PathState::Answering, None);
-        }
+        self.state = if trusted || now.saturating_sub(since) >= self.recovery {
+            PathState::Answering
+        } else {
+            PathState::Recovering
+        };
     }
 
     /// Whether a probe is overdue that long that the path counts as silent.
@@ -142,11 +129,12 @@ impl Path {
             return;
         }
         self.answers_since = None;
-        if self.state != PathState::Silent {
+        let trusted = matches!(self.state, PathState::Answering | PathState::Unknown);
+        self.state = PathState::Silent;
+        if trusted {
             let again = self.silent_at.is_some_and(|at| now.saturating_sub(at) < SOON);
             self.recovery = if again { (self.recovery * 2).min(LONGEST_RECOVERY) } else { RECOVERY };
             self.silent_at = Some(now);
-            self.state = PathState::Silent;
         }
     }
 }
@@ -164,7 +152,7 @@ impl PathMonitor {
         self.timing = timing;
         self.paths.retain(|key, _| targets.contains_key(key));
         for (key, target) in targets {
-            self.paths.entry(key.clone()).or_insert_with(|| Path::new(*target, now)).target = *target;
+            self.paths.entry(key.clone()).or_insert_with(|| Path::new(target.clone(), now)).target.clone_from(target);
         }
     }
 
@@ -175,12 +163,10 @@ impl PathMonitor {
 
     /// The marks of the paths that are to be probed now; they count as sent.
     pub fn due(&mut self, now: Duration) -> Vec<(PathKey, u32)> {
-        // A standby may be needed soon.
-        let trouble = self.paths.values().any(|path| !path.target.standby && path.unanswered > 1);
-        let timing = self.timing;
+        let (timing, needed) = (self.timing, self.needed());
         let mut due = Vec::new();
         for (key, path) in &mut self.paths {
-            let idle = path.state == PathState::Silent || path.target.standby && !trouble;
+            let idle = if path.target.standby { !needed.contains(key) } else { path.state == PathState::Silent };
             let interval = if idle { timing.interval.max(IDLE) } else { timing.interval };
             // The interval may have become shorter since the next probe was planned.
             if now < path.due && path.due <= now + interval {
@@ -194,6 +180,19 @@ impl PathMonitor {
             due.push((key.clone(), path.target.mark));
         }
         due
+    }
+
+    /// Standbys that may be needed at once: those of paths that begin to be silent, or that are and have none that answers.
+    fn needed(&self) -> BTreeSet<PathKey> {
+        let mut needed = BTreeSet::new();
+        for (key, path) in self.paths.iter().filter(|(_, path)| !path.target.standby && path.unanswered > 1) {
+            let standbys = || path.target.standbys.iter().map(|exit| (exit.clone(), key.1));
+            let answers = |key: &PathKey| self.paths.get(key).is_some_and(|path| path.state.answers() && path.unanswered < 2);
+            if path.state != PathState::Silent || !standbys().any(|standby| answers(&standby)) {
+                needed.extend(standbys());
+            }
+        }
+        needed
     }
 
     /// When something is due next: a probe, or a judgement.

@@ -232,11 +232,11 @@ kind-worker · 20 steps
   add     nft    netdev chain arrive { type filter hook ingress device \"egret0\" priority 0; policy drop; }
   add     nft    netdev element gateways { 0xac120003 }
   change  link   egret0 type vxlan external dstport 4790 nolearning address 02:00:ac:12:00:02 mtu 1450 up
-  add     addr   169.254.90.1/32 dev egret0
-  add     addr   fd65:6772:6574:1::1/128 dev egret0
   set     sysctl net.ipv4.conf.egret0.forwarding = 1
   set     sysctl net.ipv4.conf.egret0.rp_filter = 2
   set     sysctl net.ipv6.conf.egret0.disable_ipv6 = 0
+  add     addr   169.254.90.1/32 dev egret0
+  add     addr   fd65:6772:6574:1::1/128 dev egret0
   set     neigh  169.254.128.1 dev egret0 lladdr 36:c2:80:90:a1:dc nud permanent
   add     route  unreachable default table 9001 metric 4278198272
   add     route  default dev egret0 table 9000
@@ -255,7 +255,7 @@ kind-worker · 20 steps
     assert_eq!(summary, expected);
     let (diff, verdict) = diff.rsplit_once("\n\n").unwrap();
     let expected = format!(
-        "kind-worker: {} would take 18 steps: add 1 link, 138 nft, 1 addr, 4 route, 2 rule; change 1 link; set 3 sysctl, 1 neigh; flush 2 conn (exit \
+        "kind-worker: {} would take 20 steps: add 1 link, 140 nft, 2 addr, 5 route, 2 rule; change 1 link; set 3 sysctl, 1 neigh; flush 2 conn (exit \
          code 2)\n",
         &commit[..12]
     );

@@ -42,7 +42,7 @@ const ONE_SIDED: [(&str, &str); 19] = [
 ];
 
 /// Rules of the definitions that are no sizes, each with what keeps it. Sizes are read from the definitions (`core::policy::limits`).
-const KEPT: [(&str, &str); 40] = [
+const KEPT: [(&str, &str); 41] = [
     ("config required rule", "the controller writes all of them, with the fencing token"),
     ("count format minimum", "a count of policies"),
     ("destinationCIDRs minItems", "no-destination"),
@@ -64,6 +64,7 @@ const KEPT: [(&str, &str); 40] = [
     ("markMask format maximum minimum", "out-of-range"),
     ("matchExpressions.* required", "missing-field"),
     ("matchExpressions.* required rule", "no-values, needless-values"),
+    ("misses format maximum minimum", "out-of-range"),
     ("mtu format maximum minimum", "out-of-range"),
     ("nextHops.* rule", "bad-address"),
     ("onNoGateway enum", "unknown-value"),
@@ -248,6 +249,7 @@ fn every_object_of_a_schema_has_the_fields_of_some_reader() {
         document::CHANGE_WINDOWS,
         document::CHANGE_WINDOW,
         document::DATAPATH,
+        document::FAILOVER,
     ];
     let readers: BTreeSet<BTreeSet<&str>> = readers.iter().map(|fields| fields.iter().copied().collect()).collect();
     let mut all = BTreeMap::from([(".egret.yaml".to_owned(), schema_file("config.json"))]);

@@ -189,6 +189,7 @@ fn statement() -> impl Strategy<Value = Statement> {
         (field(), "[a-z]{1,8}").prop_map(|(field, map)| Statement::MarkFromMap { field, map }),
         Just(Statement::PacketForHost),
         Just(Statement::Reset),
+        Just(Statement::WithoutSyn),
         Just(Statement::NoTrack),
         Just(Statement::NoRouteBack),
         Just(Statement::FromThisHost),

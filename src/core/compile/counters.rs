@@ -220,6 +220,7 @@ mod tests {
             id: 1,
             role,
             standby: false,
+            standbys: Vec::new(),
             detours: BTreeMap::new(),
             refused: false,
             policies: BTreeSet::new(),

@@ -106,6 +106,8 @@ pub struct NodeExit {
     pub role: ExitRole,
     /// No policy is placed on it: it stands by for another.
     pub standby: bool,
+    /// The exits that stand by for it, for a source.
+    pub standbys: Vec<ExitKey>,
     /// The exit that its packets take, by family, while its gateway does not answer; for a source.
     pub detours: BTreeMap<AddressFamily, ExitKey>,
     /// The kernel refused a part of it: its packets are dropped.
@@ -351,6 +353,7 @@ fn exits(
     let (standing_by, placed): (Vec<_>, Vec<_>) = used.iter().partition(|(_, (_, standby))| *standby);
     let wanted: Vec<&ExitKey> = placed.into_iter().chain(standing_by).map(|(exit, _)| exit).collect();
     let ids = input.marks.assign(&wanted, range);
+    let standbys = input.placement.standbys();
     let mut exits = BTreeMap::new();
     for (key, (policies, standby)) in used {
         let (Some(id), Some(exit)) = (ids.get(&key).copied(), input.placement.exits.get(&key)) else {
@@ -382,7 +385,8 @@ fn exits(
         };
         let members = members_of(&key, grouping);
         let detours = BTreeMap::new();
-        exits.insert(key, NodeExit { id, role, standby, detours, refused, policies, members });
+        let standbys = standbys.get(&key).into_iter().flatten().map(|standby| (*standby).clone()).collect();
+        exits.insert(key, NodeExit { id, role, standby, standbys, detours, refused, policies, members });
     }
     add_detours(input, &mut exits);
     exits
@@ -398,7 +402,8 @@ impl Compiled {
                 if self.desired.routes.contains_key(&routing::probe_route(exit, family, range)) {
                     let standby = exit.standby && !in_use(key);
                     let replaced = exit.detours.contains_key(&family);
-                    let target = ProbeTarget { mark: range.mark(exit.id), standby, replaced };
+                    let standbys = exit.standbys.clone();
+                    let target = ProbeTarget { mark: range.mark(exit.id), standby, replaced, standbys };
                     targets.insert((key.clone(), family), target);
                 }
             }

@@ -41,7 +41,7 @@ fn to(detours: &Detours, node: &str) -> Option<String> {
 
 #[test]
 fn the_first_standby_that_answers_stands_in_for_a_silent_gateway() {
-    use PathState::{Answering, Silent};
+    use PathState::{Answering, Recovering, Silent};
     let placement = placement(&[("p", "a", &["b", "c"])]);
     let decided = |paths: &[_]| to(&decide(&placement, &view(paths), &Detours::new()), "a");
     assert_eq!(decided(&[("a", Answering), ("b", Answering)]), None);
@@ -49,17 +49,21 @@ fn the_first_standby_that_answers_stands_in_for_a_silent_gateway() {
     assert_eq!(decided(&[("a", Silent), ("b", Silent), ("c", Answering)]), Some("c".into()));
     assert_eq!(decided(&[("a", Silent), ("b", Silent), ("c", Silent)]), None, "no other would do better");
     assert_eq!(decided(&[("a", Silent)]), None, "nobody is known to serve");
+    assert_eq!(decided(&[("a", Silent), ("b", Recovering), ("c", Answering)]), Some("c".into()));
+    assert_eq!(decided(&[("a", Silent), ("b", Recovering), ("c", Silent)]), Some("b".into()), "an address has just moved there");
 }
 
 #[test]
 fn a_standby_that_carries_packets_stays_when_a_better_one_returns() {
-    use PathState::{Answering, Silent};
+    use PathState::{Answering, Recovering, Silent};
     let placement = placement(&[("p", "a", &["b", "c"])]);
     let before = Detours::from([((exit("a"), V4), exit("c"))]);
     let decided = |paths: &[_]| to(&decide(&placement, &view(paths), &before), "a");
     assert_eq!(decided(&[("a", Silent), ("b", Answering), ("c", Answering)]), Some("c".into()));
     assert_eq!(decided(&[("a", Silent), ("b", Answering), ("c", Silent)]), Some("b".into()));
     assert_eq!(decided(&[("a", Answering), ("b", Answering), ("c", Answering)]), None);
+    assert_eq!(decided(&[("a", Recovering), ("b", Answering), ("c", Answering)]), Some("c".into()));
+    assert_eq!(decided(&[("a", Recovering), ("b", Answering), ("c", Silent)]), None, "who answers is better than who does not");
 }
 
 #[test]

@@ -12,12 +12,12 @@ fn key(node: &str) -> PathKey {
 }
 
 fn target(standby: bool) -> ProbeTarget {
-    ProbeTarget { mark: 1, standby, replaced: false }
+    ProbeTarget { mark: 1, standby, replaced: false, standbys: Vec::new() }
 }
 
 fn monitor(targets: &[(&str, ProbeTarget)]) -> PathMonitor {
     let mut monitor = PathMonitor::default();
-    monitor.set(&targets.iter().map(|(node, target)| (key(node), *target)).collect(), TIMING, Duration::ZERO);
+    monitor.set(&targets.iter().map(|(node, target)| (key(node), target.clone())).collect(), TIMING, Duration::ZERO);
     monitor
 }
 
@@ -99,25 +99,32 @@ fn after_a_silence_it_is_trusted_once_it_has_answered_for_a_while_and_later_each
     run(&mut monitor, 0, 1_000, |_| true);
     run(&mut monitor, 1_000, 2_000, |_| false);
     run(&mut monitor, 2_000, 11_000, |_| true);
-    assert_eq!(state(&monitor, "a"), PathState::Silent, "nine seconds");
+    assert_eq!(state(&monitor, "a"), PathState::Recovering, "nine seconds");
     run(&mut monitor, 11_000, 14_000, |_| true);
     assert_eq!(state(&monitor, "a"), PathState::Answering);
     run(&mut monitor, 14_000, 15_000, |_| false);
     run(&mut monitor, 15_000, 33_000, |_| true);
-    assert_eq!(state(&monitor, "a"), PathState::Silent, "it flaps: twice as long");
+    assert_eq!(state(&monitor, "a"), PathState::Recovering, "it flaps: twice as long");
     run(&mut monitor, 33_000, 38_000, |_| true);
     assert_eq!(state(&monitor, "a"), PathState::Answering);
 }
 
 #[test]
 fn standbys_cost_a_probe_a_second_until_somebody_needs_them() {
-    let mut monitor = monitor(&[("a", target(false)), ("b", target(true))]);
+    let with_standby = ProbeTarget { standbys: vec![key("b").0], ..target(false) };
+    let mut monitor = monitor(&[("a", with_standby), ("b", target(true))]);
     let sent = run(&mut monitor, 0, 10_000, |_| true);
     assert_eq!(sent, 100 + 10);
     // The first two silent probes are trouble.
     let sent = run(&mut monitor, 10_000, 10_300, |(exit, _)| exit.gateway.as_str() == "b");
     assert!(sent >= 4, "{sent}");
     assert_eq!(state(&monitor, "b"), PathState::Answering);
+    // Nobody answers any more: who is first to do so is seen at once.
+    run(&mut monitor, 10_300, 12_000, |_| false);
+    assert_eq!([state(&monitor, "a"), state(&monitor, "b")], [PathState::Silent; 2]);
+    run(&mut monitor, 12_000, 12_110, |(exit, _)| exit.gateway.as_str() == "b");
+    assert_eq!(state(&monitor, "b"), PathState::Recovering);
+    assert!(state(&monitor, "b").answers());
 }
 
 #[test]
@@ -132,7 +139,7 @@ fn a_silent_path_is_probed_once_a_second() {
 fn a_path_that_a_former_process_replaced_is_not_trusted_at_its_first_answer() {
     let mut monitor = monitor(&[("a", ProbeTarget { replaced: true, ..target(false) })]);
     run(&mut monitor, 0, 5_000, |_| true);
-    assert_eq!(state(&monitor, "a"), PathState::Unknown, "the detour stays");
+    assert_eq!(state(&monitor, "a"), PathState::Recovering, "the detour stays");
     run(&mut monitor, 5_000, 11_000, |_| true);
     assert_eq!(state(&monitor, "a"), PathState::Answering);
 }

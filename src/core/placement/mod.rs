@@ -165,9 +165,9 @@ fn place_one(
     }
     let mut standbys = BTreeMap::new();
     for (one, of_entry) in of_entries {
-        let others = exits.iter().filter(|other| **other != one).cloned().collect::<Vec<_>>();
+        let others: Vec<ExitKey> = exits.iter().filter(|other| **other != one).cloned().collect();
         let own = of_entry.into_iter().filter(|standby| !exits.contains(standby));
-        standbys.insert(one, own.take(STANDBYS).chain(others.into_iter().take(STANDBYS)).collect());
+        standbys.insert(one, own.chain(others).take(nodes.0.standbys).collect());
     }
     for (spec, choice) in policy.gateways.iter().zip(&choices).filter(|(_, choice)| choice.gateway.is_none()) {
         findings.push(no_gateway(policy, spec, choice, exits.is_empty()));
@@ -207,7 +207,7 @@ fn choose(spec: &GatewaySpec, facts: &Facts, (nodes, reports): (&Nodes<'_>, Gate
         fit.push(name);
         let Egress::Address(address) = &spec.egress else {
             choice.gateway.get_or_insert_with(|| name.clone());
-            if fit.len() > STANDBYS {
+            if fit.len() > nodes.standbys {
                 break;
             }
             continue;
@@ -218,7 +218,7 @@ fn choose(spec: &GatewaySpec, facts: &Facts, (nodes, reports): (&Nodes<'_>, Gate
         }
     }
     let others = fit.into_iter().filter(|name| choice.gateway.as_ref() != Some(*name));
-    choice.standbys = others.take(STANDBYS).cloned().collect();
+    choice.standbys = others.take(nodes.standbys).cloned().collect();
     choice
 }
 
@@ -239,6 +239,8 @@ fn unserved(node: &NodeName, spec: &GatewaySpec, unfit_exits: &UnfitExits) -> Op
 
 /// What `choose` knows of the nodes.
 struct Nodes<'a> {
+    /// How many stand by.
+    standbys: usize,
     index: NodeIndex<'a>,
     owners: AddressOwners<'a>,
 }
@@ -246,7 +248,8 @@ struct Nodes<'a> {
 impl<'a> Nodes<'a> {
     fn new(set: &'a PolicySet, facts: &'a Facts) -> Self {
         let labels = facts.nodes.iter().map(|(name, node)| (name, &node.labels));
-        Self { index: NodeIndex::new(set, labels), owners: facts.owners() }
+        let standbys = if set.config.failover.is_some() { STANDBYS } else { 0 };
+        Self { standbys, index: NodeIndex::new(set, labels), owners: facts.owners() }
     }
 
     /// Why a node cannot be a gateway now. A node that shares its address with another cannot: it is unknown which of

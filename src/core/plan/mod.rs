@@ -135,7 +135,8 @@ pub fn plan_with(desired: &NodeState, observed: &NodeState, range: DatapathConfi
     }
     let mut all = order.labels;
     all.append(&mut steps);
-    all.extend(order.add_addresses.into_iter().chain(own));
+    // A device takes no IPv6 address before IPv6 is switched on there.
+    all.extend(own.into_iter().chain(order.add_addresses));
     all.extend(nft.adopt.map(Step::Nft));
     all.extend(nft.record.map(Step::Nft));
     all.extend(early);

@@ -174,8 +174,8 @@ fn a_link_that_cannot_be_changed_is_recreated_with_everything_on_it() {
 remove  link   egret0
 add     link   egret0 type vxlan external dstport 4790 nolearning address 02:00:ac:12:00:02 mtu 1450 down
 change  link   egret0 type vxlan external dstport 4790 nolearning address 02:00:ac:12:00:02 mtu 1450 up
-add     addr   169.254.90.1/32 dev egret0
 set     sysctl net.ipv4.conf.egret0.rp_filter = 2
+add     addr   169.254.90.1/32 dev egret0
 set     neigh  172.18.0.3 dev egret0 lladdr 02:00:ac:12:00:03 nud permanent
 add     route  default via 172.18.0.3 dev egret0 onlink table 9001 proto egret
 "

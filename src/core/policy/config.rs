@@ -62,6 +62,8 @@ pub struct Config {
     /// Whether each node chooses mark bits that no other program uses (`markMask: auto`,
     /// [`choose`](crate::core::state::mask::choose)).
     pub mask_is_auto: bool,
+    /// How gateways are probed; none: they are not, and no standby stands in for one that fails.
+    pub failover: Option<ProbeTiming>,
 }
 
 /// A crontab line with its time zone.
@@ -71,6 +73,33 @@ pub struct Schedule {
     pub cron: String,
     /// IANA name; the default is UTC.
     pub time_zone: String,
+}
+
+/// How often probes are sent, and when silence counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProbeTiming {
+    /// Between two probes of a path that is in use.
+    pub interval: Duration,
+    /// How many probes in a row without an answer make a path silent.
+    pub misses: u32,
+}
+
+impl Default for ProbeTiming {
+    fn default() -> Self {
+        Self { interval: Duration::from_millis(75), misses: 3 }
+    }
+}
+
+/// At least this much time for each node of the cluster between two probes of a path: a gateway answers at most 10,000 a second,
+/// if all nodes are sources.
+const PER_NODE: Duration = Duration::from_micros(100);
+impl ProbeTiming {
+    /// The timing in a cluster of this many nodes.
+    #[must_use]
+    pub fn in_cluster(self, nodes: usize) -> Self {
+        let least = PER_NODE * u32::try_from(nodes).unwrap_or(u32::MAX);
+        Self { interval: self.interval.max(least), ..self }
+    }
 }
 
 impl Config {
@@ -113,6 +142,7 @@ impl Default for Config {
             exclusions: Vec::new(),
             range: DatapathConfig::default(),
             mask_is_auto: true,
+            failover: Some(ProbeTiming::default()),
         }
     }
 }

@@ -148,9 +148,10 @@ pub const CONFIG_VALUES: &[&str] = &[
     "serviceCIDRs",
     "exclusions",
     "datapath",
+    "failover",
 ];
 /// Fields of a Config.
-pub const CONFIG: &[&str] = &joined::<21>(&[&["apiVersion", "kind", "metadata"], CONFIG_VALUES, &["clusters"]]);
+pub const CONFIG: &[&str] = &joined::<22>(&[&["apiVersion", "kind", "metadata"], CONFIG_VALUES, &["clusters"]]);
 /// Fields of `reports`.
 pub const REPORTS: &[&str] = &["branch", "enabled", "keep", "snapshot"];
 /// Fields of `reports.snapshot`.
@@ -167,6 +168,8 @@ pub const CHANGE_WINDOWS: &[&str] = &["open", "emergencyTrailer"];
 pub const CHANGE_WINDOW: &[&str] = &["name", "cron", "timeZone", "duration"];
 /// Fields of `datapath`.
 pub const DATAPATH: &[&str] = &["markMask", "firstTable", "port", "mtu"];
+/// Fields of `failover`.
+pub const FAILOVER: &[&str] = &["enabled", "interval", "misses"];
 /// Prefix of Egret's annotations.
 pub const ANNOTATION_PREFIX: &str = "egret.dev/";
 /// Annotations of a CiliumEgressGatewayPolicy, without their prefix.

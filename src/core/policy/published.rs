@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::check::REQUIRE;
-use super::config::Config;
+use super::config::{Config, ProbeTiming};
 use super::document::{CONFIG_FILE, DocumentKind, PUBLISHED};
 use super::grants::Grant;
 use super::{
@@ -227,6 +227,15 @@ pub(super) fn config(config: &Config, grants: Option<&[Grant]>) -> Value {
     // If left out, a node chooses bits that no other program uses; agents without that feature take the default.
     if !config.mask_is_auto {
         written["datapath"]["markMask"] = json!(range.mask);
+    }
+    // What is left out is the default, of the agent's version.
+    match config.failover {
+        None => written["failover"] = json!({"enabled": false}),
+        Some(timing) if timing != ProbeTiming::default() => {
+            let interval = format!("{}ms", timing.interval.as_millis());
+            written["failover"] = json!({"interval": interval, "misses": timing.misses});
+        }
+        Some(_) => {}
     }
     for (field, nets) in
         [("podCIDRs", &config.pod_cidrs), ("serviceCIDRs", &config.service_cidrs), ("exclusions", &config.exclusions)]

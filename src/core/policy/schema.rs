@@ -86,6 +86,7 @@ fn config() -> Value {
         "serviceCIDRs": list("Service networks.", &cidr()),
         "exclusions": list("Destinations that are never steered, whatever a policy says.", &cidr()),
         "datapath": datapath(),
+        "failover": failover(),
     });
     let mut properties = values.clone();
     properties["apiVersion"] = json!({"const": "egret.dev/v1alpha1"});
@@ -148,6 +149,18 @@ fn datapath() -> Value {
             "firstTable": number("The first routing table and rule priority; 9000 if left out.", 1, 32766),
             "port": number("The UDP port of the tunnel; 4790 if left out.", 1, 65535),
             "mtu": number("The MTU of the tunnel; 1450 if left out.", 1280, 65535),
+        }),
+    )
+}
+
+fn failover() -> Value {
+    object(
+        "How nodes probe the gateways of their members, and when a standby stands in for one that does not answer.",
+        &[],
+        &json!({
+            "enabled": {"type": "boolean", "description": "false: gateways are not probed; true if left out."},
+            "interval": text("The time between two probes of a gateway: 20ms to 10s; 75ms if left out. Large clusters use longer ones."),
+            "misses": number("How many probes in a row without an answer make a gateway silent; 3 if left out.", 2, 100),
         }),
     )
 }

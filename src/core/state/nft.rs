@@ -203,6 +203,8 @@ pub enum Statement {
     PacketForHost,
     /// `meta l4proto tcp reject with tcp reset`: answers a TCP segment with a reset, and drops it.
     Reset,
+    /// `tcp flags ! syn`: a TCP segment that begins no connection.
+    WithoutSyn,
     /// `notrack`: exempts the packet from connection tracking.
     NoTrack,
     /// `fib saddr . iif oif missing`: the route back to the source does not use the incoming interface.

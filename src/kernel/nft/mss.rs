@@ -1,7 +1,7 @@
 //! `tcp flags syn tcp option maxseg size set rt mtu`: the expressions that clamp a TCP connection's MSS to its route's
-//! MTU.
+//! MTU, and those of `tcp flags ! syn`.
 //!
-//! Three kinds of expression occur only in this statement, always with the same operands, so each is known as a whole. Not
+//! Three kinds of expression occur only in these statements, always with the same operands, so each is known as a whole. Not
 //! here: the whole statement (`statement`), and why the MSS is clamped (`core::compile::table`).
 
 use std::fmt;
@@ -32,7 +32,7 @@ const SYN: u8 = 2;
 /// The option's number, and where its value begins (RFC 9293, 3.2).
 const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 
-/// An expression that occurs only in this statement.
+/// An expression that occurs only in these statements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     /// `bitwise reg 1 = ( reg 1 & 0x02 ) ^ 0x00`, one byte

@@ -95,6 +95,14 @@ fn dependency(expressions: &[Expression]) -> Option<(Dependency, &[Expression])>
 fn guess(expressions: &[Expression]) -> Option<(Statement, usize)> {
     match expressions {
         [Expression::Counter { .. }, ..] => Some((Statement::Counter, 1)),
+        [
+            Expression::Meta { key: NFT_META_L4PROTO, .. },
+            _,
+            Expression::Payload { .. },
+            Expression::Mss(_),
+            Expression::Compare { negated: false, .. },
+            ..,
+        ] => Some((Statement::WithoutSyn, statement::without_syn().len())),
         [Expression::Meta { key: NFT_META_L4PROTO, .. }, _, Expression::Payload { .. }, Expression::Mss(_), ..] => {
             Some((Statement::ClampMss, statement::clamp_mss().len()))
         }

@@ -134,6 +134,7 @@ pub(super) fn fields(statement: &Statement) -> Vec<Field> {
         | Statement::SnatTo { .. }
         | Statement::PacketForHost
         | Statement::Reset
+        | Statement::WithoutSyn
         | Statement::NoTrack
         | Statement::NoRouteBack
         | Statement::FromThisHost
@@ -204,6 +205,8 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
         ]),
         // reject with tcp reset
         Statement::Reset => Some(reset()),
+        // tcp flags ! syn
+        Statement::WithoutSyn => Some(without_syn()),
         // notrack
         Statement::NoTrack => Some(vec![Expression::NoTrack]),
         // fib saddr . iif oif missing
@@ -253,19 +256,33 @@ pub(super) fn reset() -> Vec<Expression> {
     ]
 }
 
-/// `tcp flags syn tcp option maxseg size set rt mtu`
-pub(super) fn clamp_mss() -> Vec<Expression> {
+/// `tcp flags ! syn`
+pub(super) fn without_syn() -> Vec<Expression> {
+    syn(false)
+}
+
+/// `tcp flags syn` or `tcp flags ! syn`
+fn syn(set: bool) -> Vec<Expression> {
     let register = Register::FIRST;
     vec![
         Expression::Meta { key: NFT_META_L4PROTO, register },
         Expression::Compare { register, negated: false, value: vec![mss::TCP] },
         Expression::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: mss::FLAGS_OFFSET, length: 1, register },
         Expression::Mss(mss::Part::SynFlag),
-        Expression::Compare { register, negated: true, value: vec![0] },
+        Expression::Compare { register, negated: set, value: vec![0] },
+    ]
+}
+
+/// `tcp flags syn tcp option maxseg size set rt mtu`
+pub(super) fn clamp_mss() -> Vec<Expression> {
+    let register = Register::FIRST;
+    let mut expressions = syn(true);
+    expressions.extend([
         Expression::Rt { key: NFT_RT_TCPMSS, register },
         Expression::Mss(mss::Part::NetworkOrder),
         Expression::Mss(mss::Part::Write),
-    ]
+    ]);
+    expressions
 }
 
 /// `meta mark & 0x1fff . ip saddr @egress`: the fields are concatenated, each starting at a word boundary.

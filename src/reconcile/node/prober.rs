@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::core::compile::probe_address;
-use crate::core::liveness::{LivenessView, PathKey, PathMonitor, ProbeTarget, ProbeTiming};
+use crate::core::liveness::{LivenessView, PathKey, PathMonitor, ProbeTarget};
+use crate::core::policy::config::ProbeTiming;
 use crate::kernel::probe::Probe;
 
 /// The kernel sends a SYN again after a second: a probe is given up before.

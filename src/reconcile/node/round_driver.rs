@@ -11,7 +11,6 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::core::compile::RefusedParts;
-use crate::core::liveness::ProbeTiming;
 use crate::core::plan::{Step, summary};
 use crate::kernel::Kernel;
 use crate::kernel::watch::{EventSubject, KernelEvent};
@@ -160,10 +159,11 @@ impl<K: NodeKernel> RoundDriver<K> {
     fn probe(&mut self, intent: &DesiredRevision) {
         let Some(prober) = &mut self.prober else { return };
         let config = &intent.set.config;
+        let Some(timing) = config.failover else { return prober.set(ProbePlan::default()) };
         let range = self.reconciler.memory.kept().range().unwrap_or(config.range);
         let nodes = self.reconciler.cluster.facts().nodes.len();
         let targets = self.reconciler.applied().map(|compiled| compiled.probe_targets(range)).unwrap_or_default();
-        prober.set(ProbePlan { targets, timing: ProbeTiming::default().in_cluster(nodes) });
+        prober.set(ProbePlan { targets, timing: timing.in_cluster(nodes) });
     }
 
     /// Takes in a kernel event. Returns whether it makes a round due.

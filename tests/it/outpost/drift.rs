@@ -114,7 +114,7 @@ const AT_THE_SOURCE: [Act; 12] = [
 const AT_THE_GATEWAY: [Act; 6] = [
     takes(
         GATEWAY,
-        "ip rule del priority 500",
+        "ip rule del priority 500 fwmark 0x1fff/0x1fff",
         "ip rule 500: from all fwmark 0x1fff/0x1fff lookup 9000 proto egret",
         "500: from all fwmark 0x1fff/0x1fff lookup 9000 proto egret",
     ),

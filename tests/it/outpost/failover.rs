@@ -160,3 +160,55 @@ fn a_silent_gateway_stands_in_the_report_of_each_source_and_leaves_it_again() ->
     stand.await_report("kind-worker", "that it is not", |report| !silent(report));
     Ok(())
 }
+
+/// The address that both gateways may have; somebody else's daemon moves it, as keepalived does.
+const MOVING: &str = "10.0.3.100";
+
+/// Gives the moving address to a node and tells the network.
+fn hold(stand: &Stand, node: &str) -> Outcome {
+    let namespace = stand.lab.node(node)?;
+    namespace.ip_batch(&format!("addr add {MOVING}/32 dev net1\n"))?;
+    announce(&namespace, MOVING)
+}
+
+/// A gratuitous ARP (RFC 5227, 3).
+fn announce(namespace: &crate::lab::Namespace, address: &str) -> Outcome {
+    const ARP: &str = "import socket, sys
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('net1', 0)); m = s.getsockname()[4]; ip = socket.inet_aton(sys.argv[1])
+s.send(b'\\xff' * 6 + m + b'\\x08\\x06\\0\\x01\\x08\\0\\x06\\x04\\0\\x01' + m + ip + b'\\0' * 6 + ip)";
+    namespace.exec(["python3", "-c", ARP, address]).map(|_| ())
+}
+
+#[test]
+fn connections_live_on_when_their_address_moves_to_another_gateway() -> Outcome {
+    let mut stand = Stand::up(Options { gateways: 2, ..Options::default() })?;
+    hold(&stand, GATEWAY)?;
+    stand.lab.outpost().allow([ip(MOVING)]);
+    let egress = format!("nodeSelector: {{matchLabels: {{egress-gw: \"true\"}}}}, egressIP: {MOVING}");
+    let (labels, policy) = (labels("kind-worker2, kind-worker3"), Document { egress, ..Document::default() }.text());
+    let files = [("nodes/gateways.yaml", labels.as_str()), ("policies/outpost.yaml", policy.as_str())];
+    stand.push_saying("an address that moves", &files)?;
+    stand.await_answer("tiefighter", OUTPOST, Answer::Granted(ip(MOVING)))?;
+    stand.await_settled()?;
+    let mut connections = Vec::new();
+    for _ in 0..20 {
+        connections.push(stand.lab.long_connection("tiefighter", OUTPOST)?);
+        connections.push(stand.lab.long_datagrams("tiefighter", OUTPOST)?);
+    }
+    for connection in &mut connections {
+        assert_eq!(connection.echo()?, ip(MOVING));
+    }
+    let hammer = stand.lab.hammer("tiefighter", OUTPOST)?;
+    stand.kill9(GATEWAY)?;
+    stand.lab.node(GATEWAY)?.ip_batch("link set eth0 down\nlink set net1 down\n")?;
+    let dead = Instant::now();
+    hold(&stand, STANDBY)?;
+    let took = first_with(&hammer, Answer::Granted(ip(MOVING)), dead, &stand);
+    print_figures("an address moved by hand: from the move to the first request", vec![took]);
+    let alive = connections.iter_mut().filter_map(|connection| connection.echo().ok()).filter(|seen| *seen == ip(MOVING));
+    assert_eq!(alive.count(), 40, "connections that live on");
+    let wrong: Vec<_> =
+        hammer.stop().into_iter().filter(|request| matches!(request.answer, Answer::Denied(_))).collect();
+    assert_eq!(wrong, []);
+    Ok(())
+}

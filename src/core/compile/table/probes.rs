@@ -11,8 +11,8 @@ use crate::core::compile::tunnel::TunnelEndpoint;
 use crate::core::compile::{NodeExit, routing};
 use crate::core::state::nft::{AddressFamily, ChainKind, Field, Hook, MatchValue, Statement};
 
-/// `raw`: ahead of every filter (0) and of mangle (-150).
-const AHEAD: i32 = -300;
+/// Ahead of every filter (0) and of mangle (-150).
+const AHEAD: i32 = -290;
 
 fn is(field: Field, address: std::net::IpAddr) -> Statement {
     Statement::Compare { field, mask: None, negated: false, value: MatchValue::Address(address) }

@@ -11,6 +11,8 @@ use std::net::IpAddr;
 use super::statements::{accept, address_key, daddr, device, drop, in_set, saddr};
 use super::{ARRIVE, Builder, LAST, PEERS, RAW, WARD};
 use crate::core::compile::ExitRole;
+use crate::core::placement::ExitKey;
+use crate::core::policy::Egress;
 use crate::core::state::nft::{
     AddressFamily, BaseChain, Chain, ChainKind, ChainPolicy, DataType, ElementData, ElementKey, Field, Hook, KeyType,
     MatchValue, NftRule, Set, Statement, Table, Verdict,
@@ -19,6 +21,11 @@ use crate::core::state::ownership::TUNNEL;
 
 /// Before connection tracking (-200), and before `raw` (-300), where other programs exempt packets from it.
 const BEFORE_TRACKING: i32 = -310;
+/// `NF_CT_STATE_BIT` of IP_CT_NEW, and `NF_CT_STATE_INVALID_BIT` (include/uapi/linux/netfilter/nf_conntrack_common.h): by
+/// `nf_conntrack_tcp_loose` a segment in the middle of an unknown connection is one or the other.
+const NEW: u32 = 8;
+/// See [`NEW`].
+const INVALID: u32 = 1;
 /// `filter`
 const FILTER: i32 = 0;
 
@@ -96,6 +103,7 @@ impl Builder<'_> {
         // No packet from the tunnel is for this node's own sockets: a reply whose connection was flushed must not make
         // the host send a reset.
         let mut rules = self.probes_return();
+        rules.extend(self.quiet());
         rules.push(vec![device(Field::Iifname), Statement::Counter, drop()]);
         // Only to the address that nodes send to: only a pod would send to another one, an egress address for example.
         rules.extend(own.iter().map(|address| {
@@ -105,6 +113,30 @@ impl Builder<'_> {
         }));
         rules.push(vec![port, Statement::Counter, drop()]);
         self.base(PEERS, ChainKind::Filter, Hook::Input, LAST, rules);
+    }
+
+    /// What comes for an egress address in the middle of a connection that is not known here: it began on another gateway, from which the
+    /// address has just come. A reset would end it. With silence the other end sends again, and the member's next packet brings the
+    /// connection here. Only addresses that policies name move; a node's own answers as ever.
+    fn quiet(&mut self) -> Vec<Vec<Statement>> {
+        let mut rules = Vec::new();
+        for family in self.families.iter().copied() {
+            let moves = |key: &ExitKey| matches!(key.egress, Egress::Address(address) if !self.networks.nodes.contains(&address));
+            let own = self.exits.iter().filter(|(key, _)| moves(key)).filter_map(|(_, exit)| match &exit.role {
+                ExitRole::Own { routes, .. } => routes.get(&family).map(|way| way.address),
+                ExitRole::Remote { .. } => None,
+            });
+            let addresses: BTreeMap<_, _> = own.map(|address| (ElementKey::Address(address), None)).collect();
+            if addresses.is_empty() {
+                continue;
+            }
+            let set = format!("egress{}", family.suffix());
+            let unknown = Statement::CtState { bits: NEW | INVALID, negated: false };
+            let to_it = in_set(daddr(family), false, set.clone());
+            rules.push(vec![to_it, unknown, Statement::WithoutSyn, Statement::Counter, drop()]);
+            self.set(&set, &[address_key(family)], None, false, addresses);
+        }
+        rules
     }
 
     /// Packets that arrive for an egress address on the exit's interface bear the exit's mark until `steer`: a firewall

@@ -9,17 +9,17 @@ use ipnet::IpNet;
 
 use super::address::cidrs;
 use super::admission::{change_windows, suspension};
-use super::duration::duration;
+use super::duration::{duration, within};
 use super::policy::{EXISTING_CONNECTIONS, ON_NO_GATEWAY};
 use super::schedule::{crontab, time_zone};
 use super::signatures::signatures;
 use crate::core::admission::{ChangeWindows, Suspension};
 use crate::core::labelling::OnLabelDrift;
 use crate::core::labels::keys::{KeyPattern, LabelKeys};
-use crate::core::policy::config::{Config, Schedule};
+use crate::core::policy::config::{Config, ProbeTiming, Schedule};
 use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::policy::document::{
-    CONFIG, CONFIG_VALUES, DATAPATH, Document, GATEWAYS, NODE_LABELS, REPORTS, SCHEDULE, SNAPSHOT,
+    CONFIG, CONFIG_VALUES, DATAPATH, Document, FAILOVER, GATEWAYS, NODE_LABELS, REPORTS, SCHEDULE, SNAPSHOT,
 };
 use crate::core::policy::mapping_reader::{
     MappingReader, boolean, choice, in_range, integer, list, mapping, text, wrong_type,
@@ -85,6 +85,9 @@ pub struct ConfigFields {
     first: Option<u32>,
     port: Option<u16>,
     mtu: Option<u32>,
+    failover: Option<bool>,
+    interval: Option<Duration>,
+    misses: Option<u32>,
 }
 
 /// The value of `markMask`.
@@ -178,6 +181,13 @@ impl ConfigDocument {
                 mtu: own.mtu.or(common.mtu).unwrap_or(mtu),
             },
             mask_is_auto: given.is_none(),
+            failover: own.failover.or(common.failover).unwrap_or(true).then(|| {
+                let ProbeTiming { interval, misses } = ProbeTiming::default();
+                ProbeTiming {
+                    interval: own.interval.or(common.interval).unwrap_or(interval),
+                    misses: own.misses.or(common.misses).unwrap_or(misses),
+                }
+            }),
         }
     }
 }
@@ -255,6 +265,7 @@ fn settings(object: &MappingReader<'_>, top: bool, out: &mut DiagnosticSink<'_>)
     read_reports(object, &mut found, out);
     read_schedule(object, top, &mut found, out);
     read_datapath(object, &mut found, out);
+    read_failover(object, &mut found, out);
     found
 }
 
@@ -367,6 +378,16 @@ fn read_datapath(object: &MappingReader<'_>, found: &mut ConfigFields, out: &mut
         out.warning(entry.value.span, "foreign-port", format!("other tunnels use the UDP port {port}"))
             .hint("4790 is Egret's own choice");
     }
+}
+
+fn read_failover(object: &MappingReader<'_>, found: &mut ConfigFields, out: &mut DiagnosticSink<'_>) {
+    let limits = Duration::from_millis(20)..=Duration::from_secs(10);
+    let Some(entry) = object.get("failover") else { return };
+    let Some(failover) = MappingReader::read(&entry.value, "failover", entry.key_span, FAILOVER, out) else { return };
+    found.failover = failover.get("enabled").and_then(|entry| boolean(&entry.value, "`enabled`", out));
+    found.interval =
+        failover.get("interval").and_then(|entry| within(entry, limits, "a duration from 20ms to 10s, as in 75ms", out));
+    found.misses = number(&failover, "misses", 2..=100, out);
 }
 
 /// A share as Kubernetes writes it: `25%`.

@@ -7,16 +7,26 @@ use crate::core::policy::diagnostic_sink::{DiagnosticSink, quoted};
 use crate::core::policy::mapping_reader::text;
 use crate::core::policy::yaml::MappingEntry;
 
-/// A field as a duration of at least so many seconds; ten years are the most.
-pub(super) fn duration(entry: &MappingEntry, least: u64, out: &mut DiagnosticSink<'_>) -> Option<Duration> {
-    const MOST: u64 = 3_653 * 86_400;
+/// A field as a duration within these limits, which the hint tells.
+pub(super) fn within(
+    entry: &MappingEntry,
+    limits: std::ops::RangeInclusive<Duration>,
+    hint: &str,
+    out: &mut DiagnosticSink<'_>,
+) -> Option<Duration> {
     let what = quoted(&entry.key);
     let written = text(&entry.value, &what, out)?;
     let found = parse(written).and_then(|duration| Duration::try_from(duration).ok());
-    let found = found.filter(|found| (Duration::from_secs(least)..=Duration::from_secs(MOST)).contains(found));
+    let found = found.filter(|found| limits.contains(found));
     if found.is_none() {
-        out.error(entry.value.span, "bad-duration", format!("{what} is {}", quoted(written)))
-            .hint(format!("a duration from {} to 3653d, as in 90d, 1h 30m, 45m", shown(least)));
+        out.error(entry.value.span, "bad-duration", format!("{what} is {}", quoted(written))).hint(hint);
     }
     found
+}
+
+/// A field as a duration of at least so many seconds; ten years are the most.
+pub(super) fn duration(entry: &MappingEntry, least: u64, out: &mut DiagnosticSink<'_>) -> Option<Duration> {
+    const MOST: u64 = 3_653 * 86_400;
+    let hint = format!("a duration from {} to 3653d, as in 90d, 1h 30m, 45m", shown(least));
+    within(entry, Duration::from_secs(least)..=Duration::from_secs(MOST), &hint, out)
 }

@@ -296,6 +296,8 @@ fn apply(table: &Table, rule: &NftRule, packet: &mut Packet) -> Said {
             }
             // No packet here is a probe, whose address nobody else sends to.
             Statement::Reset => return Said::Verdict(Verdict::Drop),
+            // Packets here begin connections or answer them.
+            Statement::WithoutSyn => !packet.new,
             Statement::NoRouteBack => packet.no_route_back,
             Statement::FromThisHost => packet.from_this_host,
             Statement::ToThisHost => packet.local.contains(&packet.destination),
