@@ -12,7 +12,7 @@ use crate::core::compile::{NodeExit, routing};
 use crate::core::state::nft::{AddressFamily, ChainKind, Field, Hook, MatchValue, Statement};
 
 /// Ahead of every filter (0) and of mangle (-150).
-const AHEAD: i32 = -290;
+const AHEAD: i32 = -280;
 
 fn is(field: Field, address: std::net::IpAddr) -> Statement {
     Statement::Compare { field, mask: None, negated: false, value: MatchValue::Address(address) }
