@@ -8,8 +8,8 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use super::compile::exit_ids::ExitIds;
 use super::compile::detours::{findings as detour_findings, observed as observed_detours};
+use super::compile::exit_ids::ExitIds;
 use super::compile::{CompileInput, Compiled, RefusedParts, compile};
 use super::detours::{self, Detours};
 use super::facts::Facts;
@@ -17,8 +17,8 @@ use super::finding::Finding;
 use super::gateway_interfaces;
 use super::host_network::HostNetwork;
 use super::labels::Labels;
-use super::name::NodeName;
 use super::liveness::LivenessView;
+use super::name::NodeName;
 use super::placement::handover::{Handover, Serving};
 use super::placement::{GatewayReports, Placement, UnfitExits, place, place_with};
 use super::policy::PolicySet;

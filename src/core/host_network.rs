@@ -140,6 +140,7 @@ pub struct SourceTable {
 
 /// The kernel's features.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a feature of its own")]
 pub struct KernelFeatures {
     /// nftables' `owner` and `persist` table flags (kernel 6.9).
     pub owned_tables: bool,

@@ -187,7 +187,8 @@ impl PathMonitor {
         let mut needed = BTreeSet::new();
         for (key, path) in self.paths.iter().filter(|(_, path)| !path.target.standby && path.unanswered > 1) {
             let standbys = || path.target.standbys.iter().map(|exit| (exit.clone(), key.1));
-            let answers = |key: &PathKey| self.paths.get(key).is_some_and(|path| path.state.answers() && path.unanswered < 2);
+            let answers =
+                |key: &PathKey| self.paths.get(key).is_some_and(|path| path.state.answers() && path.unanswered < 2);
             if path.state != PathState::Silent || !standbys().any(|standby| answers(&standby)) {
                 needed.extend(standbys());
             }

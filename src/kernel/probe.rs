@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, getsockopt, setsockopt, socket, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, connect, getsockopt, setsockopt, socket, sockopt,
+};
 
 /// The port: no service of a node has it (discard, RFC 863), and no socket of the gateway ever sees a probe.
 const PORT: u16 = 9;
@@ -58,7 +60,7 @@ impl Probe {
             .collect();
         // Rounded up: a wait that ends early only comes again.
         let timeout = timeout.as_millis().saturating_add(1).min(u128::from(u16::MAX));
-        let timeout = PollTimeout::try_from(u16::try_from(timeout).unwrap_or(u16::MAX)).unwrap_or(PollTimeout::MAX);
+        let timeout = PollTimeout::from(u16::try_from(timeout).unwrap_or(u16::MAX));
         // An interruption is as good as a timeout.
         let _ = poll(&mut descriptors, timeout);
     }

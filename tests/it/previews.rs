@@ -18,9 +18,9 @@ use egret::cluster::Cluster;
 use egret::core::compile::RefusedParts;
 use egret::core::diagnostic::{Diagnostic, Severity, SpanPoint};
 use egret::core::evaluation::{NodeInput, evaluate};
-use egret::core::liveness::LivenessView;
 use egret::core::facts::Facts;
 use egret::core::host_network::{HostNetwork, KernelFeatures};
+use egret::core::liveness::LivenessView;
 use egret::core::name::NodeName;
 use egret::core::plan::text_diff;
 use egret::core::policy::PolicySet;
@@ -218,7 +218,15 @@ fn state_differs(case: &Case, node: &NodeName) -> bool {
             known.labels.retain(|key, value| new.contains_key(key) || old.get(key) != Some(value));
             known.labels.extend(new);
         }
-        let input = NodeInput { node, set, facts: &facts, host_network, observed, refused: RefusedParts::NOTHING, liveness: LivenessView::NOTHING };
+        let input = NodeInput {
+            node,
+            set,
+            facts: &facts,
+            host_network,
+            observed,
+            refused: RefusedParts::NOTHING,
+            liveness: LivenessView::NOTHING,
+        };
         evaluate(&input, None, now()).compiled.desired
     };
     let before = state(&case.before, &NodeState::default());

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use egret::core::compile::{Compiled, RP_FILTER_BEFORE, RefusedParts};
 use egret::core::diagnostic::Diagnostic;
 use egret::core::evaluation::{NodeInput, evaluate};
-use egret::core::liveness::LivenessView;
 use egret::core::host_network::HostNetwork;
 use egret::core::labels::Labels;
+use egret::core::liveness::LivenessView;
 use egret::core::name::NodeName;
 use egret::core::plan::{StateListing, plan, simulate, summary};
 use egret::core::policy::lint::lint;
@@ -136,7 +136,15 @@ fn compiled(
 ) -> (Compiled, Vec<egret::core::finding::Finding>) {
     let set = world.set();
     let facts = set.labelled(&world.facts);
-    let input = NodeInput { node, set, facts: &facts, host_network, observed, refused: RefusedParts::NOTHING, liveness: LivenessView::NOTHING };
+    let input = NodeInput {
+        node,
+        set,
+        facts: &facts,
+        host_network,
+        observed,
+        refused: RefusedParts::NOTHING,
+        liveness: LivenessView::NOTHING,
+    };
     let evaluation = evaluate(&input, None, now());
     let findings = evaluation.findings();
     (evaluation.compiled, findings)

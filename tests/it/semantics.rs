@@ -7,6 +7,7 @@ mod agreement;
 mod asserted;
 mod cost;
 mod damage;
+mod detoured;
 pub(crate) mod evaluate;
 mod foreign;
 mod generate;

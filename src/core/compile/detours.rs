@@ -39,7 +39,8 @@ pub(crate) fn observed(placement: &Placement, ids: &ExitIds, state: &NodeState, 
 
 /// What a source reports of gateways that do not answer: one finding for each exit that its members use.
 pub(crate) fn findings(compiled: &Compiled, view: &LivenessView) -> Vec<Finding> {
-    const HINT: &str = "look at the gateway, its link, and `egret doctor` there; members return when it has answered for a while";
+    const HINT: &str =
+        "look at the gateway, its link, and `egret doctor` there; members return when it has answered for a while";
     let mut findings = Vec::new();
     for (key, exit) in compiled.exits.iter().filter(|(_, exit)| !exit.members.is_empty()) {
         let silent = AddressFamily::BOTH.into_iter().any(|family| view.of(key, family) == PathState::Silent);

@@ -206,10 +206,9 @@ fn add_exit(
             // interface: they are not answered then, whether or not Egret runs here.
             if !networks.others.is_empty() {
                 let (link, gateway, onlink) = (way.interface.clone(), None, false);
-                desired.routes.insert(
-                    probe_route(exit, family, range),
-                    Route::Via { link, gateway, onlink, encap: None },
-                );
+                desired
+                    .routes
+                    .insert(probe_route(exit, family, range), Route::Via { link, gateway, onlink, encap: None });
             }
         }
         // Where src_valid_mark is on, the reverse-path check of a pod's own packet uses this table; a strict check must

@@ -301,7 +301,7 @@ fn a_refused_exit_drops_and_a_refused_return_path_is_left_out() {
     let marks = ExitIds::default();
     let input = |refused| {
         compile(&CompileInput {
-        detours: &crate::core::detours::Detours::new(),
+            detours: &crate::core::detours::Detours::new(),
             node: &name("n1"),
             set: &set,
             placement: &placement,

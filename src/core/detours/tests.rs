@@ -50,7 +50,11 @@ fn the_first_standby_that_answers_stands_in_for_a_silent_gateway() {
     assert_eq!(decided(&[("a", Silent), ("b", Silent), ("c", Silent)]), None, "no other would do better");
     assert_eq!(decided(&[("a", Silent)]), None, "nobody is known to serve");
     assert_eq!(decided(&[("a", Silent), ("b", Recovering), ("c", Answering)]), Some("c".into()));
-    assert_eq!(decided(&[("a", Silent), ("b", Recovering), ("c", Silent)]), Some("b".into()), "an address has just moved there");
+    assert_eq!(
+        decided(&[("a", Silent), ("b", Recovering), ("c", Silent)]),
+        Some("b".into()),
+        "an address has just moved there"
+    );
 }
 
 #[test]
@@ -63,7 +67,11 @@ fn a_standby_that_carries_packets_stays_when_a_better_one_returns() {
     assert_eq!(decided(&[("a", Silent), ("b", Answering), ("c", Silent)]), Some("b".into()));
     assert_eq!(decided(&[("a", Answering), ("b", Answering), ("c", Answering)]), None);
     assert_eq!(decided(&[("a", Recovering), ("b", Answering), ("c", Answering)]), Some("c".into()));
-    assert_eq!(decided(&[("a", Recovering), ("b", Answering), ("c", Silent)]), None, "who answers is better than who does not");
+    assert_eq!(
+        decided(&[("a", Recovering), ("b", Answering), ("c", Silent)]),
+        None,
+        "who answers is better than who does not"
+    );
 }
 
 #[test]

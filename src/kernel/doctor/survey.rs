@@ -136,7 +136,8 @@ impl Survey {
             host_network: HostNetwork {
                 features: crate::core::host_network::KernelFeatures {
                     owned_tables: true,
-                    interface_kinds: true, resets: true,
+                    interface_kinds: true,
+                    resets: true,
                     ipv6: true,
                 },
                 ..HostNetwork::default()

@@ -138,8 +138,11 @@ impl MetricsRecorder {
     }
 
     fn compiled(&self, compiled: &Compiled) {
-        let (gateway, source): (Vec<_>, Vec<_>) =
-            compiled.exits.values().filter(|exit| !exit.standby).partition(|exit| matches!(exit.role, ExitRole::Own { .. }));
+        let (gateway, source): (Vec<_>, Vec<_>) = compiled
+            .exits
+            .values()
+            .filter(|exit| !exit.standby)
+            .partition(|exit| matches!(exit.role, ExitRole::Own { .. }));
         self.metrics.exits(gateway.len(), source.len());
         let members: BTreeSet<&PodName> = compiled.members.values().flatten().collect();
         self.metrics.members(members.len());

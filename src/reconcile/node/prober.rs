@@ -51,7 +51,6 @@ impl Prober {
             let _ = self.plans.send(plan);
         }
     }
-
 }
 
 /// Waits until gateways answer that did not, or the other way round; for ever, if nobody probes. Cancel-safe.
@@ -78,7 +77,11 @@ fn probe(plans: &Receiver<ProbePlan>, tell: &watch::Sender<LivenessView>) {
     let mut fault = None;
     loop {
         // Without paths there is nothing to do but wait for some.
-        let plan = if monitor.is_empty() { plans.recv_timeout(Duration::from_hours(1)) } else { plans.try_recv().or(Err(RecvTimeoutError::Timeout)) };
+        let plan = if monitor.is_empty() {
+            plans.recv_timeout(Duration::from_hours(1))
+        } else {
+            plans.try_recv().or(Err(RecvTimeoutError::Timeout))
+        };
         match plan {
             Ok(plan) => monitor.set(&plan.targets, plan.timing, began.elapsed()),
             Err(RecvTimeoutError::Timeout) => {}

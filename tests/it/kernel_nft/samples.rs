@@ -216,7 +216,16 @@ pub(crate) fn every_kind() -> (Table, Table) {
         ("act", base(Filter, Hook::Forward, 0, ChainPolicy::Drop, acts())),
         ("translate", base(Nat, Hook::Postrouting, 100, ChainPolicy::Accept, translations())),
         ("guard", base(Filter, Hook::Postrouting, 101, ChainPolicy::Accept, vec![vec![Statement::ClampMss]])),
-        ("peers", base(Filter, Hook::Input, 0, ChainPolicy::Accept, vec![vec![Statement::Reset], vec![Statement::WithoutSyn, Statement::Counter]])),
+        (
+            "peers",
+            base(
+                Filter,
+                Hook::Input,
+                0,
+                ChainPolicy::Accept,
+                vec![vec![Statement::Reset], vec![Statement::WithoutSyn, Statement::Counter]],
+            ),
+        ),
         ("own", base(Route, Hook::Output, 1000, ChainPolicy::Accept, vec![])),
         ("raw", base(Filter, Hook::Prerouting, -310, ChainPolicy::Accept, vec![vec![Statement::NoTrack]])),
     ];

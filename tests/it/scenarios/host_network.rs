@@ -61,7 +61,12 @@ pub(crate) fn read(place: &str, text: &str) -> HostNetwork {
         rp_filter_all: written.rp_filter_all,
         src_valid_mark: written.src_valid_mark,
         loosened: BTreeMap::new(),
-        features: KernelFeatures { owned_tables: written.owned_tables, interface_kinds: true, resets: true, ipv6: written.ipv6 },
+        features: KernelFeatures {
+            owned_tables: written.owned_tables,
+            interface_kinds: true,
+            resets: true,
+            ipv6: written.ipv6,
+        },
         ..HostNetwork::default()
     }
 }

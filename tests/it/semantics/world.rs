@@ -7,9 +7,9 @@ use std::net::IpAddr;
 
 use egret::core::compile::{Compiled, RP_FILTER_BEFORE, RefusedParts};
 use egret::core::evaluation::{NodeInput, evaluate};
-use egret::core::liveness::LivenessView;
 use egret::core::facts::Facts;
 use egret::core::host_network::HostNetwork;
+use egret::core::liveness::LivenessView;
 use egret::core::name::NodeName;
 use egret::core::policy::PolicySet;
 use egret::core::state::NodeState;
@@ -42,9 +42,15 @@ pub(crate) type States = BTreeMap<NodeName, NodeState>;
 impl World {
     /// What Egret wants of one node that holds `before`.
     pub(crate) fn compiled(&self, node: &NodeName, before: &NodeState) -> Compiled {
+        self.compiled_seeing(node, before, LivenessView::NOTHING)
+    }
+
+    /// The same where it has probed gateways.
+    fn compiled_seeing(&self, node: &NodeName, before: &NodeState, liveness: &LivenessView) -> Compiled {
         let host_network = observed_ground(&self.host_networks[node], before);
         let (host_network, refused) = (&host_network, RefusedParts::NOTHING);
-        let input = NodeInput { node, set: &self.set, facts: &self.facts, host_network, observed: before, refused, liveness: LivenessView::NOTHING };
+        let input =
+            NodeInput { node, set: &self.set, facts: &self.facts, host_network, observed: before, refused, liveness };
         evaluate(&input, None, self.now).compiled
     }
 
@@ -52,6 +58,12 @@ impl World {
     pub(crate) fn desired(&self, before: &States) -> States {
         let nothing = NodeState::default();
         let one = |node: &NodeName| self.compiled(node, before.get(node).unwrap_or(&nothing)).desired;
+        self.facts.nodes.keys().map(|node| (node.clone(), one(node))).collect()
+    }
+
+    /// The same where all nodes see this of the gateways.
+    pub(crate) fn desired_seeing(&self, before: &States, liveness: &LivenessView) -> States {
+        let one = |node: &NodeName| self.compiled_seeing(node, &before[node], liveness).desired;
         self.facts.nodes.keys().map(|node| (node.clone(), one(node))).collect()
     }
 

@@ -41,8 +41,9 @@ impl Builder<'_> {
             return;
         }
         let of_an_exit = self.of_an_exit(Field::MetaMark, false);
-        let rule =
-            |family: &AddressFamily| vec![device(Field::Iifname), to_probes(*family), of_an_exit.clone(), Statement::Reset];
+        let rule = |family: &AddressFamily| {
+            vec![device(Field::Iifname), to_probes(*family), of_an_exit.clone(), Statement::Reset]
+        };
         let rules = self.families.iter().map(rule).collect();
         self.base("probes", ChainKind::Filter, Hook::Forward, AHEAD, rules);
     }

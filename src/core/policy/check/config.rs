@@ -385,8 +385,9 @@ fn read_failover(object: &MappingReader<'_>, found: &mut ConfigFields, out: &mut
     let Some(entry) = object.get("failover") else { return };
     let Some(failover) = MappingReader::read(&entry.value, "failover", entry.key_span, FAILOVER, out) else { return };
     found.failover = failover.get("enabled").and_then(|entry| boolean(&entry.value, "`enabled`", out));
-    found.interval =
-        failover.get("interval").and_then(|entry| within(entry, limits, "a duration from 20ms to 10s, as in 75ms", out));
+    found.interval = failover
+        .get("interval")
+        .and_then(|entry| within(entry, limits, "a duration from 20ms to 10s, as in 75ms", out));
     found.misses = number(&failover, "misses", 2..=100, out);
 }
 
