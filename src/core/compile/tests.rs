@@ -292,6 +292,13 @@ fn a_step_belongs_to_its_exits_or_is_shared() {
     }
 }
 
+/// Routes as text, without those that only pass on to the main table.
+fn routes_of(compiled: &Compiled) -> Vec<String> {
+    let routes = compiled.desired.routes.iter();
+    let steering = routes.filter(|(_, route)| **route != crate::core::state::net::Route::Throw);
+    steering.map(|(key, route)| crate::core::state::net::route_text(key, route)).collect()
+}
+
 #[test]
 fn a_refused_exit_drops_and_a_refused_return_path_is_left_out() {
     let set = set(&[policy("a", "empire", "10.0.4.0/24", "1"), policy("b", "empire", "10.0.5.0/24", "2")], "");
@@ -325,15 +332,8 @@ fn a_refused_exit_drops_and_a_refused_return_path_is_left_out() {
     assert!(!refused.extend(refuse(9001, "0.0.0.0/0")), "the same again is nothing new");
     assert!(refused.covers(&refuse(9002, "10.1.1.0/24")) && !refused.covers(&refuse(9000, "10.1.3.254/32")));
     let without = input(&refused);
-    let left: Vec<String> = without
-        .desired
-        .routes
-        .iter()
-        .filter(|(_, route)| **route != crate::core::state::net::Route::Throw)
-        .map(|(key, route)| crate::core::state::net::route_text(key, route))
-        .collect();
     assert_eq!(
-        left,
+        routes_of(&without),
         [
             "default dev egret0 table 9000 proto egret",
             "10.1.2.254 encap ip id 1 src 172.18.0.1 dst 172.18.0.2 via 169.254.128.0 dev egret0 onlink table 9000 proto egret",
