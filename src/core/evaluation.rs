@@ -3,7 +3,7 @@
 //! A round of the reconciler, `egret plan`, previews and tests all ask here. What the kernel holds is compared elsewhere (`plan`); reading it,
 //! and reading facts, is absent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -19,10 +19,11 @@ use super::host_network::HostNetwork;
 use super::labels::Labels;
 use super::liveness::LivenessView;
 use super::name::NodeName;
-use super::placement::handover::{Handover, Serving};
-use super::placement::{GatewayReports, Placement, UnfitExits, place, place_with};
+use super::placement::handover::{GatewayKnowledge, Handover, Serving};
+use super::placement::{ExitKey, GatewayReports, Placement, UnfitExits, place, place_with};
 use super::policy::PolicySet;
 use super::state::NodeState;
+use super::state::nft::AddressFamily;
 
 /// A node, and everything that decides what it has to hold.
 #[derive(Debug, Clone, Copy)]
@@ -46,8 +47,8 @@ pub struct NodeInput<'a> {
 /// What gateways report of themselves, and what was made of it so far.
 #[derive(Debug, Clone, Default)]
 pub struct GatewayState {
-    /// Which exits each gateway serves.
-    pub serving: Serving,
+    /// Which exits each gateway reports that it serves; none where no gateway can report.
+    pub serving: Option<Serving>,
     /// Which exits each reports that it could not serve.
     pub unfit: UnfitExits,
     /// Egress addresses that this node has, since when: it reports them.
@@ -75,15 +76,18 @@ impl Evaluation {
     }
 }
 
-/// Places, hands over and compiles. Without `gateways`, where no gateway can report, every exit counts as ready.
+/// Places, hands over and compiles. Without `gateways` nothing is handed over.
 pub fn evaluate(input: &NodeInput<'_>, gateways: Option<&mut GatewayState>, now: Timestamp) -> Evaluation {
-    let placement = match gateways {
-        Some(gateways) => gateways.place(input, now),
-        None => place(input.set, input.facts, now),
-    };
     let ids = ExitIds::observed(&input.observed.nft, input.set.config.range);
     let enabled = input.set.config.failover.is_some();
-    let before = observed_detours(&placement, &ids, input.observed, input.set.config.range);
+    let (placement, before) = match gateways {
+        Some(gateways) => gateways.place(input, &ids, now),
+        None => {
+            let placement = place(input.set, input.facts, now);
+            let before = observed_detours(placement.exits.keys(), &ids, input.observed, input.set.config.range);
+            (placement, before)
+        }
+    };
     let detours = if enabled { detours::decide(&placement, input.liveness, &before) } else { Detours::new() };
     let mut compiled = input.compile_with(&placement, &detours, &ids);
     let silent = detour_findings(&compiled, input.liveness);
@@ -110,8 +114,9 @@ impl NodeInput<'_> {
 }
 
 impl GatewayState {
-    fn place(&mut self, input: &NodeInput<'_>, now: Timestamp) -> Placement {
-        let NodeInput { node, set, facts, host_network, .. } = *input;
+    /// The placement that applies now, and the detours in the kernel.
+    fn place(&mut self, input: &NodeInput<'_>, ids: &ExitIds, now: Timestamp) -> (Placement, Detours) {
+        let NodeInput { node, set, facts, host_network, observed, liveness, .. } = *input;
         let labels = facts.nodes.get(node).map(|node| node.labels.clone()).unwrap_or_default();
         // What this node's kernel has is known here before any other node hears of it.
         let mut here = gateway_interfaces::held(host_network, set, &labels);
@@ -120,10 +125,16 @@ impl GatewayState {
         let mut held = facts.held.clone();
         held.insert(node.clone(), self.holds.clone());
         let placement = place_with(set, facts, GatewayReports { held: &held, unfit: &self.unfit }, now);
-        let mut placement = self.handover.next(placement, node, set, facts, &self.serving, now);
+        let exits: BTreeSet<&ExitKey> = placement.exits.keys().chain(self.handover.exits()).collect();
+        let before = observed_detours(exits.iter().copied(), ids, observed, set.config.range);
+        let answers = |exit: &ExitKey| AddressFamily::BOTH.iter().any(|family| liveness.of(exit, *family).answers());
+        let answering = exits.into_iter().filter(|exit| answers(exit)).cloned().collect();
+        let replaced = before.keys().map(|(exit, _)| exit.clone()).collect();
+        let known = GatewayKnowledge { serving: self.serving.as_ref(), answering: &answering, replaced: &replaced };
+        let mut placement = self.handover.next(placement, node, set, facts, known, now);
         // Connections of a gateway that forwards nothing are lost; they may begin anew elsewhere.
         placement.left.retain(|exit, _| !exit.is_among(&self.unfit));
-        placement
+        (placement, before)
     }
 }
 

@@ -165,6 +165,13 @@ pub(crate) fn with_ready(text: &str, node: &str, ready: bool) -> Option<String> 
     Some(format!("{before}      status: \"{status}\"{end}{}", &text[start + length..]))
 }
 
+/// The same with the node cordoned, as `kubectl cordon` does.
+pub(crate) fn cordoned(text: &str, node: &str) -> Option<String> {
+    let start = text.find(&format!("\n    name: {node}\n"))?;
+    let behind = start + text[start..].find("\n  spec:\n")? + "\n  spec:\n".len();
+    Some(format!("{}    unschedulable: true\n{}", &text[..behind], &text[behind..]))
+}
+
 /// Puts a text in place of a file in one step: it is written elsewhere in `scratch`, where nobody looks, and moved.
 pub(crate) fn replace(file: &Path, text: &str, scratch: &Path) -> Result<(), LabError> {
     let name = file.file_name().unwrap_or_default();

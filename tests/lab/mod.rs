@@ -138,6 +138,12 @@ impl Lab {
         self.edit_nodes(|text| manifests::with_ready(text, node, ready).ok_or_else(unknown))
     }
 
+    /// Cordons a node.
+    pub(crate) fn cordon(&self, node: &str) -> Result<(), LabError> {
+        let unknown = || LabError::Unknown { kind: "node in nodes.yaml:", name: node.to_owned() };
+        self.edit_nodes(|text| manifests::cordoned(text, node).ok_or_else(unknown))
+    }
+
     /// Changes nodes.yaml, in one step for those who read it.
     pub(crate) fn edit_nodes(&self, change: impl FnOnce(&str) -> Result<String, LabError>) -> Result<(), LabError> {
         let file = self.cluster_dir().join("nodes.yaml");

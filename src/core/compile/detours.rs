@@ -9,7 +9,7 @@ use super::{Compiled, routing};
 use crate::core::detours::Detours;
 use crate::core::finding::Finding;
 use crate::core::liveness::{LivenessView, PathState};
-use crate::core::placement::{ExitKey, Placement};
+use crate::core::placement::ExitKey;
 use crate::core::state::NodeState;
 use crate::core::state::net::Route;
 use crate::core::state::nft::AddressFamily;
@@ -17,9 +17,13 @@ use crate::core::state::ownership::DatapathConfig;
 
 /// The detours that are in the kernel: the default route of an exit's table leads to another exit's next hop. So a new process goes
 /// on where the last one stopped.
-pub(crate) fn observed(placement: &Placement, ids: &ExitIds, state: &NodeState, range: DatapathConfig) -> Detours {
-    let by_id: BTreeMap<u32, &ExitKey> =
-        placement.exits.keys().filter_map(|exit| Some((ids.of(exit)?, exit))).collect();
+pub(crate) fn observed<'e>(
+    exits: impl Iterator<Item = &'e ExitKey>,
+    ids: &ExitIds,
+    state: &NodeState,
+    range: DatapathConfig,
+) -> Detours {
+    let by_id: BTreeMap<u32, &ExitKey> = exits.filter_map(|exit| Some((ids.of(exit)?, exit))).collect();
     let mut detours = Detours::new();
     for (key, route) in &state.routes {
         let Route::Via { gateway: Some(hop), encap: Some(_), .. } = route else { continue };

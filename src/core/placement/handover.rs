@@ -24,6 +24,33 @@ use crate::core::state::net::Mac;
 /// The exits that each gateway reports as served, by identity.
 pub type Serving = BTreeMap<NodeName, BTreeSet<String>>;
 
+/// What a node knows of gateways.
+#[derive(Debug, Clone, Copy)]
+pub struct GatewayKnowledge<'a> {
+    /// What they report; none where no gateway can report, so that every exit counts as ready.
+    pub serving: Option<&'a Serving>,
+    /// Exits whose gateway answers this node's probes.
+    pub answering: &'a BTreeSet<ExitKey>,
+    /// Exits whose packets another gateway carries.
+    pub replaced: &'a BTreeSet<ExitKey>,
+}
+
+impl GatewayKnowledge<'_> {
+    /// Whether packets may be sent to an exit.
+    fn is_ready(&self, exit: &ExitKey, own: &NodeName) -> bool {
+        let Some(serving) = self.serving else { return true };
+        let says = serving.get(&exit.gateway).is_some_and(|exits| exits.contains(&exit.identity()));
+        exit.gateway == *own || says || self.answering.contains(exit)
+    }
+
+    /// Whether an exit's address was moved to another node: its connections can only continue there.
+    fn has_moved(&self, exit: &ExitKey, own: &NodeName) -> bool {
+        let Some(serving) = self.serving else { return false };
+        let says = serving.get(&exit.gateway).map(|exits| exits.contains(&exit.identity()));
+        matches!(exit.egress, Egress::Address(_)) && !says.unwrap_or(exit.gateway == *own)
+    }
+}
+
 /// How long an exit that was left is kept for the connections that began on it. Most end sooner; the others are then
 /// moved as if their gateway had failed.
 pub const DRAIN: SignedDuration = SignedDuration::from_mins(10);
@@ -74,12 +101,10 @@ impl Handover {
         own: &NodeName,
         set: &PolicySet,
         facts: &Facts,
-        serving: &Serving,
+        known: GatewayKnowledge<'_>,
         now: Timestamp,
     ) -> Placement {
-        let ready = |exit: &ExitKey| {
-            exit.gateway == *own || serving.get(&exit.gateway).is_some_and(|exits| exits.contains(&exit.identity()))
-        };
+        let ready = |exit: &ExitKey| known.is_ready(exit, own);
         let owners = facts.owners();
         let before = std::mem::take(self);
         let mut carried = BTreeMap::new();
@@ -93,7 +118,8 @@ impl Handover {
             if placed.exits.is_empty() {
                 let (alive, until) = (carried_by(), now.saturating_add(HOLD).unwrap_or(now));
                 let until = before.held.get(policy).copied().unwrap_or(until);
-                if !alive.is_empty() && now < until {
+                // Where nobody reports, there is one source of news, in its order.
+                if known.serving.is_some() && !alive.is_empty() && now < until {
                     placed.exits = alive;
                     self.held.insert(policy.clone(), until);
                 }
@@ -114,13 +140,8 @@ impl Handover {
             carried.insert(policy.clone(), Carried { exits: placed.exits.clone(), scope });
         }
         self.carried = carried;
-        self.leave(&before, &placement, set, facts, now);
-        // An address that was moved to another node is used there: its connections can only continue there.
-        let has_moved = |exit: &ExitKey| {
-            let says = serving.get(&exit.gateway).map(|exits| exits.contains(&exit.identity()));
-            matches!(exit.egress, Egress::Address(_)) && !says.unwrap_or(exit.gateway == *own)
-        };
-        self.left.retain(|exit, _| !has_moved(exit));
+        self.leave(&before, &placement, (set, facts), known.replaced, now);
+        self.left.retain(|exit, _| known.replaced.contains(exit) || !known.has_moved(exit, own));
         self.keep(&mut placement, facts);
         placement.findings.sort();
         placement
@@ -131,8 +152,20 @@ impl Handover {
         self.left.values().map(|left| left.until).chain(self.held.values().copied()).min()
     }
 
+    /// The exits that carry a policy, or are drained.
+    pub fn exits(&self) -> impl Iterator<Item = &ExitKey> {
+        self.carried.values().flat_map(|carried| &carried.exits).chain(self.left.keys())
+    }
+
     /// Records which exits each policy has left, and until when each is kept.
-    fn leave(&mut self, before: &Self, placement: &Placement, set: &PolicySet, facts: &Facts, now: Timestamp) {
+    fn leave(
+        &mut self,
+        before: &Self,
+        placement: &Placement,
+        (set, facts): (&PolicySet, &Facts),
+        replaced: &BTreeSet<ExitKey>,
+        now: Timestamp,
+    ) {
         let owners = facts.owners();
         let used: BTreeSet<&ExitKey> = placement.policies.values().flat_map(|placed| &placed.exits).collect();
         let keeps = |policy: &PolicyId| {
@@ -155,7 +188,8 @@ impl Handover {
         }
         left.retain(|exit, left| {
             left.policies.retain(|policy| keeps(policy));
-            !left.policies.is_empty() && !used.contains(exit) && is_there(exit, facts, &owners) && now < left.until
+            let carried = replaced.contains(exit) || is_there(exit, facts, &owners);
+            !left.policies.is_empty() && !used.contains(exit) && carried && now < left.until
         });
         self.left = left;
     }

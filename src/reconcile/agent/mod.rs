@@ -22,13 +22,13 @@ use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::cluster::live::{self, ApiClient, ApiError, Changed, ClusterWatch, WatchScope};
 use crate::core::compile::RefusedParts;
-use crate::core::evaluation::GatewayState;
 use crate::core::facts::Facts;
 use crate::core::gate::ActiveRevision;
 use crate::core::gateway_interfaces::GatewayInterface;
 use crate::core::host_network::KernelFeatures;
 use crate::core::liveness::LivenessView;
 use crate::core::name::NodeName;
+use crate::core::placement::handover::Serving;
 use crate::core::state::net::fnv1a;
 use crate::core::state::ownership::DatapathConfig;
 use crate::core::status::{
@@ -159,10 +159,9 @@ pub async fn serve<K: NodeKernel, E: KernelEvents>(
     let scope = WatchScope::Agent { node: options.node.clone() };
     let watching = ClusterWatch::open(&live, &scope, live::WatchOptions { seed, ..live::WatchOptions::default() });
     let cache = PolicyCache::default();
-    let handover = memory.handover().clone();
     let (cluster, clock) = (Cluster::Watched(Box::new(watching)), live.clock().clone());
     let mut reconciler = Reconciler::new(kernel, cluster, options.node.clone(), memory, clock);
-    reconciler.gateway_state = Some(GatewayState { handover, ..GatewayState::default() });
+    reconciler.gateway_state.serving = Some(Serving::default());
     let status_writer = StatusWriter::start(live.clone(), options.node.clone(), seed);
     tracing::info!(node = %options.node, server = live.server(), "egret runs");
     let beat = |namespace: String| Heartbeat::start(live.clone(), namespace, options.node.clone(), seed);
@@ -365,14 +364,13 @@ impl<K: NodeKernel> Agent<K> {
             return false;
         }
         let mut due = changed.synced || changed.facts();
-        if (changed.synced || changed.egress_nodes)
-            && let Some(state) = &mut self.driver.reconciler.gateway_state
-        {
+        if changed.synced || changed.egress_nodes {
+            let state = &mut self.driver.reconciler.gateway_state;
             let nodes = &watching.view().egress_nodes;
             let now = serving(nodes.iter().map(|(name, node)| (name, &node.status)));
             let cannot = unfit(nodes.iter().map(|(name, node)| (name, &node.status)));
-            due |= state.serving != now || state.unfit != cannot;
-            state.serving = now;
+            due |= state.serving.as_ref() != Some(&now) || state.unfit != cannot;
+            state.serving = Some(now);
             state.unfit = cannot;
             // The status from before a restart of this agent: a restart does not change since when an address is
             // there.
@@ -573,7 +571,7 @@ impl<K: NodeKernel> Agent<K> {
             (None, None) => None,
         };
         let revision = intent.map(|intent| intent.commit.id.to_string()).unwrap_or_default();
-        let holds = self.driver.reconciler.gateway_state.as_ref().map(|state| state.holds.clone()).unwrap_or_default();
+        let holds = self.driver.reconciler.gateway_state.holds.clone();
         let facts = NodeStatusInput {
             revision: &revision,
             boot_id: &self.boot_id,

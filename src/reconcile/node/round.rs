@@ -137,8 +137,8 @@ pub struct Reconciler<K = Kernel> {
     pub clock: Clock,
     /// The report of this node.
     pub report: NodeReport,
-    /// What gateways report of themselves; none without a live cluster.
-    pub gateway_state: Option<GatewayState>,
+    /// What is known of gateways, and what was made of it.
+    pub gateway_state: GatewayState,
     /// Which gateways answer this node's probes.
     pub liveness: LivenessView,
     /// The applied state as last read; none before the first round, and after one that failed.
@@ -161,6 +161,7 @@ impl<K: NodeKernel> Reconciler<K> {
     /// Creates a reconciler from its parts.
     pub fn new(kernel: K, cluster: Cluster, node: NodeName, memory: StateStore, clock: Clock) -> Self {
         let report = NodeReport::new(node.as_str());
+        let gateway_state = GatewayState { handover: memory.handover().clone(), ..GatewayState::default() };
         Self {
             kernel,
             cluster,
@@ -168,7 +169,7 @@ impl<K: NodeKernel> Reconciler<K> {
             memory,
             clock,
             report,
-            gateway_state: None,
+            gateway_state,
             liveness: LivenessView::default(),
             applied: None,
             holders: None,
@@ -351,7 +352,7 @@ impl<K: NodeKernel> Reconciler<K> {
             done.interfaces = reported(&observed.host_network, &intent.set, &node.labels);
             done.unfit = unfit(&self.node, &node.labels, &intent.set, &observed.host_network);
         }
-        let left = self.gateway_state.as_ref().and_then(|state| state.handover.wake());
+        let left = self.gateway_state.handover.wake();
         done.wake = [next_wake(intent, now), left].into_iter().flatten().min();
         self.persist_result(intent, compiled);
     }
@@ -372,7 +373,7 @@ impl<K: NodeKernel> Reconciler<K> {
         let (host_network, state) = (&observed.host_network, &observed.state);
         let input =
             NodeInput { node: &node, set, facts, host_network, observed: state, refused, liveness: &self.liveness };
-        let mut evaluation = evaluate(&input, self.gateway_state.as_mut(), now);
+        let mut evaluation = evaluate(&input, Some(&mut self.gateway_state), now);
         evaluation.compiled.findings.extend(self.marks.findings(&node));
         evaluation.compiled.findings.extend(assertions::findings(set, facts, (&node, host_network), now));
         evaluation.compiled.findings.sort();

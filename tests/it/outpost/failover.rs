@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use egret::core::liveness::RECOVERY;
 
 use super::stand::{DEADLINE, Document, Outcome, Stand, labels, print_figures};
-use crate::lab::{Answer, EGRESS, Hammer, OUTPOST, OUTPOST6, Options, wait_until};
+use crate::lab::{Answer, EGRESS, EGRESS6, Hammer, OUTPOST, OUTPOST6, Options, wait_until};
 
 const GATEWAY: &str = "kind-worker2";
 const STANDBY: &str = "kind-worker3";
@@ -161,6 +161,32 @@ fn a_silent_gateway_stands_in_the_report_of_each_source_and_leaves_it_again() ->
     stand.lab.node(GATEWAY)?.ip_batch("link set eth0 up\nroute replace default via 172.18.0.1\n")?;
     stand.await_report("kind-worker", "that it is not", |report| !silent(report));
     Ok(())
+}
+
+#[test]
+fn a_gateway_that_is_cordoned_loses_no_request_and_keeps_its_connections() -> Outcome {
+    let stand = with_standby()?;
+    let mut connections = Vec::new();
+    for _ in 0..50 {
+        connections.push(stand.lab.long_connection("tiefighter", OUTPOST)?);
+        connections.push(stand.lab.long_connection("tiefighter", OUTPOST6)?);
+    }
+    let hammers = [stand.lab.hammer("tiefighter", OUTPOST)?, stand.lab.hammer("tiefighter", OUTPOST6)?];
+    first_with(&hammers[0], Answer::Granted(EGRESS), Instant::now(), &stand);
+    let cordoned = Instant::now();
+    stand.lab.cordon(GATEWAY)?;
+    let took = vec![first_with(&hammers[0], Answer::Granted(ip(OTHER)), cordoned, &stand)];
+    print_figures("a cordoned gateway: to the first request through the standby", took);
+    first_with(&hammers[1], Answer::Granted(ip(OTHER6)), cordoned, &stand);
+    for (place, connection) in connections.iter_mut().enumerate() {
+        assert_eq!(connection.echo()?, [EGRESS, EGRESS6][place % 2], "live connections stay where they began");
+    }
+    for hammer in hammers {
+        let requests = hammer.stop();
+        let lost: Vec<_> = requests.iter().filter(|request| !matches!(request.answer, Answer::Granted(_))).collect();
+        assert_eq!(lost, Vec::<&crate::lab::Request>::new(), "of {} requests", requests.len());
+    }
+    stand.assert_no_leak_but(&[])
 }
 
 /// The address that both gateways may have; somebody else's daemon moves it, as keepalived does.

@@ -51,6 +51,12 @@ fn serving(nodes: &[&str]) -> Serving {
     nodes.iter().map(|node| (name(node), BTreeSet::from([format!("{node} default")]))).collect()
 }
 
+/// Nobody probes.
+fn reports(serving: &Serving) -> GatewayKnowledge<'_> {
+    const NONE: &BTreeSet<ExitKey> = &BTreeSet::new();
+    GatewayKnowledge { serving: Some(serving), answering: NONE, replaced: NONE }
+}
+
 struct Stage {
     set: PolicySet,
     memory: Handover,
@@ -72,7 +78,7 @@ impl Stage {
     ) -> (Vec<String>, Vec<String>) {
         let (facts, now) = (facts(labelled, dead), Timestamp::from_second(second).unwrap());
         let placed = place(&self.set, &facts, now);
-        let placement = self.memory.next(placed, &name(own), &self.set, &facts, &serving(serve), now);
+        let placement = self.memory.next(placed, &name(own), &self.set, &facts, reports(&serving(serve)), now);
         let carried = placement.policies.values().flat_map(|placed| placed.exits.iter().map(ExitKey::identity));
         let left: Vec<String> = placement.left.keys().map(ExitKey::identity).collect();
         assert!(placement.left.keys().all(|exit| placement.exits.contains_key(exit)));
@@ -213,7 +219,7 @@ fn members_follow_a_moved_address_once_its_new_node_serves_it() {
             })
             .collect();
         let placed = place(&set, &facts, now);
-        let placement = memory.next(placed, &name("three"), &set, &facts, &serving, now);
+        let placement = memory.next(placed, &name("three"), &set, &facts, reports(&serving), now);
         let carried: Vec<String> =
             placement.policies.values().flat_map(|placed| &placed.exits).map(ExitKey::identity).collect();
         (carried, placement.left.keys().map(ExitKey::identity).collect::<Vec<String>>())

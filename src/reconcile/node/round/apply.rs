@@ -133,9 +133,7 @@ impl<K: NodeKernel> Reconciler<K> {
             kept.active.clone_from(&intent.active);
             kept.range = Some((range.mask, range.first, range.port, range.mtu));
         });
-        if let Some(state) = &self.gateway_state {
-            self.memory.keep_handover(&state.handover);
-        }
+        self.memory.keep_handover(&self.gateway_state.handover);
         self.report.mark_corrected(now);
         self.report.set_active(&intent.commit.id.to_string(), &intent.commit.summary, now);
         self.report.rejected.clone_from(&intent.rejected);
