@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick bless worlds sim test-cluster test-openapi cilium-schema chart lint bench advisories static image
+.PHONY: help demo test test-quick bless worlds failover soak sim test-cluster test-openapi cilium-schema chart lint bench advisories static image
 
 # Where nft, ip, sshd and cargo are where nobody set the path up.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
@@ -65,6 +65,14 @@ bless: ## write the files anew that tests compare with (scenarios, previews, fin
 worlds: ## as root: every claim in every kind of cluster, with a table; EGRET_WORLDS=calico picks some (about 5 min)
 	$(call need,$(build) $(lab) $(worlds))
 	@cargo test --locked --test it worlds::every_claim_holds_in_every_world -- --ignored --nocapture
+
+failover: ## as root: how long members are without an answer when a gateway dies, over KILLS=200 deaths (12 min); writes docs/reliability.svg
+	$(call need,$(build) $(lab))
+	@EGRET_KILLS=$${KILLS:-200} cargo test --locked --test it outpost::failover::figures -- --ignored --nocapture
+
+soak: ## as root: random pushes, pods, deaths and drift while clients ask: make soak MINUTES=10 SEED=7; a seed repeats the order of events
+	$(call need,$(build) $(lab))
+	@EGRET_SOAK_MINUTES=$${MINUTES:-10} EGRET_SOAK_SEED=$${SEED:-1} cargo test --locked --test it outpost::soak -- --nocapture
 
 sim: ## the control plane in simulated worlds: make sim SEEDS=1000 FIRST=1; EGRET_SIM_SEED=7 repeats one and prints its log
 	$(call need,$(build))

@@ -97,6 +97,8 @@ struct GatewayFailureJson<'p> {
     pods: usize,
     then: &'static str,
     exits: Vec<String>,
+    /// Whether sources lead them there by themselves.
+    standby: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -220,7 +222,8 @@ fn gateway_failures<'p>(preview: &'p Preview<'p>) -> Vec<GatewayFailureJson<'p>>
             FailureOutcome::Own => ("own", Vec::new()),
         };
         let (gateway, policy) = (failure.gateway.as_str(), failure.policy.to_string());
-        GatewayFailureJson { gateway, policy, pods: failure.pods, then, exits }
+        let standby = failure.standby;
+        GatewayFailureJson { gateway, policy, pods: failure.pods, then, exits, standby }
     });
     failures.collect()
 }

@@ -77,6 +77,7 @@ pub(super) struct Values {
     pub(super) drift: Option<BTreeMap<DriftClass, u64>>,
     pub(super) drift_open: Option<usize>,
     pub(super) exits: Option<(usize, usize)>,
+    pub(super) silent: Option<Vec<(String, bool)>>,
     pub(super) members: Option<usize>,
     pub(super) counters: Option<Counters>,
     pub(super) git_fetched: Option<SystemTime>,
@@ -111,6 +112,7 @@ impl Metrics {
             drift: None,
             drift_open: None,
             exits: None,
+            silent: None,
             members: None,
             counters: None,
             git_fetched: None,
@@ -152,6 +154,11 @@ impl Metrics {
     /// The number of exits of which the node is a gateway, and of those of which it is only a source.
     pub fn exits(&self, gateway: usize, source: usize) {
         self.with(|values| values.exits = Some((gateway, source)));
+    }
+
+    /// The exits that members use, and whether their gateways do not answer.
+    pub fn silent(&self, exits: Vec<(String, bool)>) {
+        self.with(|values| values.silent = Some(exits));
     }
 
     /// The number of pods of this node that a policy selects.

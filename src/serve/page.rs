@@ -70,7 +70,7 @@ use MetricType::{Counter, Gauge, Histogram, Info};
 
 /// Every family that a process can have. docs/metrics.md lists them, and a test compares the two.
 #[rustfmt::skip]
-pub static FAMILIES: [MetricFamily; 27] = [
+pub static FAMILIES: [MetricFamily; 28] = [
     MetricFamily::new(Info, "build", None, &["version"], "The version of Egret."),
     MetricFamily::new(Counter, "reconcile", None, &["result"], "Reconciliation rounds, by result."),
     MetricFamily::new(Histogram, "reconcile_duration", Some(Unit::Seconds), &[], "Duration of reconciliation rounds."),
@@ -78,6 +78,7 @@ pub static FAMILIES: [MetricFamily; 27] = [
     MetricFamily::new(Gauge, "drift_open", None, &[], "Drifted objects that are not corrected yet."),
     MetricFamily::new(Counter, "state_write_failures", None, &[], "Writes to the state folder that failed."),
     MetricFamily::new(Info, "revision", None, &["revision"], "The active commit."),
+    MetricFamily::new(Gauge, "gateway_silent", None, &["exit"], "For each exit that members of this node use: 1 while its gateway does not answer this node's probes."),
     MetricFamily::new(Gauge, "exits", None, &["role"], "Exits that this node is the gateway of, and exits of other nodes that its pods use."),
     MetricFamily::new(Gauge, "members", None, &[], "Pods of this node that a policy selects."),
     MetricFamily::new(Gauge, "leader", None, &[], "1 if this controller leads, else 0."),
@@ -206,6 +207,10 @@ impl Writer<'_, '_> {
             let number = |exits| u64::try_from(exits).unwrap_or(u64::MAX);
             let series = vec![([("role", "gateway")], number(gateway)), ([("role", "source")], number(source))];
             self.gauges("exits", &series)?;
+        }
+        if let Some(silent) = &values.silent {
+            let series = silent.iter().map(|(exit, silent)| ([("exit", exit.as_str())], u64::from(*silent))).collect();
+            self.gauges("gateway_silent", &series)?;
         }
         if let Some(pods) = values.members {
             self.gauge("members", pods)?;

@@ -26,6 +26,7 @@ mod removals;
 mod reports;
 mod settings;
 mod signatures;
+mod soak;
 mod stand;
 mod state;
 mod stranger;

@@ -93,6 +93,11 @@ pub(crate) struct Hammer {
 impl Hammer {
     /// Starts it in a pod's namespace.
     pub(crate) fn start(pod: &Namespace, address: IpAddr) -> Result<Self, LabError> {
+        Self::start_with(pod, address, HASTE)
+    }
+
+    /// The same with another patience for each request.
+    pub(crate) fn start_with(pod: &Namespace, address: IpAddr, patience: Duration) -> Result<Self, LabError> {
         let (requests, stop) = (Arc::<Mutex<Vec<Request>>>::default(), Arc::<AtomicBool>::default());
         let (shared, stopped) = (Arc::clone(&requests), Arc::clone(&stop));
         // Started from a thread that is in the namespace, it is in it from its first instruction.
@@ -100,7 +105,7 @@ impl Hammer {
             std::thread::spawn(move || {
                 while !stopped.load(Ordering::Relaxed) {
                     let begun = Instant::now();
-                    let answer = ask(address, "/hammer", HASTE);
+                    let answer = ask(address, "/hammer", patience);
                     let request = Request { begun, took: begun.elapsed(), answer };
                     shared.lock().unwrap_or_else(PoisonError::into_inner).push(request);
                 }

@@ -166,6 +166,11 @@ impl Lab {
         Hammer::start(&self.pod(pod)?, address)
     }
 
+    /// The same where a request is given up sooner.
+    pub(crate) fn hasty_hammer(&self, pod: &str, address: IpAddr, patience: Duration) -> Result<Hammer, LabError> {
+        Hammer::start_with(&self.pod(pod)?, address, patience)
+    }
+
     /// Opens a TCP connection from a pod to the outpost, to be kept.
     pub(crate) fn long_connection(&self, pod: &str, address: IpAddr) -> Result<LongConnection, LabError> {
         LongConnection::tcp(&self.pod(pod)?, address)

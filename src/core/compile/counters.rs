@@ -186,6 +186,7 @@ impl AddAssign for RuleCounter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::compile::ExitPurpose;
     use crate::core::compile::{NodeExit, PolicyChain};
     use crate::core::name::{NodeName, ObjectName};
     use crate::core::placement::ExitKey;
@@ -219,7 +220,7 @@ mod tests {
         let of = NodeExit {
             id: 1,
             role,
-            standby: false,
+            purpose: ExitPurpose::Placed,
             standbys: Vec::new(),
             detours: BTreeMap::new(),
             refused: false,

@@ -41,6 +41,9 @@ pub(crate) fn observed<'e>(
     detours
 }
 
+/// Code of [`findings`].
+pub const SILENT: &str = "gateway-silent";
+
 /// What a source reports of gateways that do not answer: one finding for each exit that its members use.
 pub(crate) fn findings(compiled: &Compiled, view: &LivenessView) -> Vec<Finding> {
     const HINT: &str =
@@ -56,7 +59,7 @@ pub(crate) fn findings(compiled: &Compiled, view: &LivenessView) -> Vec<Finding>
             carriers => format!("{} carries its members meanwhile", carriers.join(" and ")),
         };
         let message = format!("its gateway does not answer this node's probes; {consequence}");
-        findings.push(Finding::new("gateway-silent", key, message).hint(HINT));
+        findings.push(Finding::new(SILENT, key.identity(), message).hint(HINT));
     }
     findings
 }

@@ -4,7 +4,7 @@
 
 mod concerned;
 pub mod counters;
-pub(crate) mod detours;
+pub mod detours;
 pub mod exit_ids;
 mod forwarding;
 mod groups;
@@ -104,8 +104,8 @@ pub struct NodeExit {
     pub id: u32,
     /// What this node does with its packets.
     pub role: ExitRole,
-    /// No policy is placed on it: it stands by for another.
-    pub standby: bool,
+    /// What it is for.
+    pub purpose: ExitPurpose,
     /// The exits that stand by for it, for a source.
     pub standbys: Vec<ExitKey>,
     /// The exit that its packets take, by family, while its gateway does not answer; for a source.
@@ -116,6 +116,17 @@ pub struct NodeExit {
     pub policies: BTreeSet<PolicyId>,
     /// Pods of this node that leave by it, by policy. A policy whose destinations are all won by others has none.
     pub members: BTreeMap<PolicyId, BTreeSet<PodName>>,
+}
+
+/// What a node has an exit for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ExitPurpose {
+    /// A policy is placed on it.
+    Placed,
+    /// It stands by for another.
+    Standby,
+    /// It is kept for connections that began on it.
+    Kept,
 }
 
 /// This node's role for an exit.
@@ -267,14 +278,15 @@ fn too_small_for_ipv6(
     Some(Finding::new("mtu-too-small-for-ipv6", input.node, message).hint(hint))
 }
 
-/// An exit's policies, and whether it only stands by.
-type UsedExits = BTreeMap<ExitKey, (BTreeSet<PolicyId>, bool)>;
+/// Exits with their policies.
+type UsedExits = BTreeMap<ExitKey, (BTreeSet<PolicyId>, ExitPurpose)>;
 
 /// Exits, with the policies that lead to them. A source has the standbys of the exits that its members use, and a gateway the exits
 /// that it stands by for.
 fn exits_with_standbys(input: &CompileInput<'_>, grouping: &Grouping) -> UsedExits {
     let used = used_exits(input, grouping);
-    let mut all: UsedExits = used.iter().map(|(exit, policies)| (exit.clone(), (policies.clone(), false))).collect();
+    let mut all: UsedExits =
+        used.iter().map(|(exit, policies)| (exit.clone(), (policies.clone(), ExitPurpose::Placed))).collect();
     let kept = kept_exits(input);
     for (exit, standbys) in input.placement.standbys() {
         let placed = input.placement.policies.iter().filter(|(_, placed)| placed.exits.contains(exit));
@@ -282,7 +294,8 @@ fn exits_with_standbys(input: &CompileInput<'_>, grouping: &Grouping) -> UsedExi
         for standby in standbys {
             let here = standby.gateway == *input.node;
             if here || exit.gateway != *input.node && used.contains_key(exit) {
-                let (of, _) = all.entry(standby.clone()).or_insert_with(|| (BTreeSet::new(), true));
+                let new = || (BTreeSet::new(), ExitPurpose::Standby);
+                let (of, _) = all.entry(standby.clone()).or_insert_with(new);
                 // A gateway lets through what policies name that may come to it.
                 of.extend(policies.iter().cloned());
             }
@@ -291,11 +304,11 @@ fn exits_with_standbys(input: &CompileInput<'_>, grouping: &Grouping) -> UsedExi
     // What carries the connections of an exit that was left.
     for ((exit, _), to) in input.detours {
         if kept.contains_key(exit) && input.placement.exits.contains_key(to) {
-            all.entry(to.clone()).or_insert_with(|| (BTreeSet::new(), true));
+            all.entry(to.clone()).or_insert_with(|| (BTreeSet::new(), ExitPurpose::Standby));
         }
     }
     for (exit, policies) in kept {
-        all.entry(exit).or_insert((policies, false));
+        all.entry(exit).or_insert((policies, ExitPurpose::Kept));
     }
     all
 }
@@ -350,14 +363,14 @@ fn exits(
     let used = exits_with_standbys(input, grouping);
     let range: DatapathConfig = input.set.config.range;
     // Standbys must not take the last marks.
-    let (standing_by, placed): (Vec<_>, Vec<_>) = used.iter().partition(|(_, (_, standby))| *standby);
-    let wanted: Vec<&ExitKey> = placed.into_iter().chain(standing_by).map(|(exit, _)| exit).collect();
+    let mut wanted: Vec<&ExitKey> = used.keys().collect();
+    wanted.sort_by_key(|exit| used[*exit].1 == ExitPurpose::Standby);
     let ids = input.marks.assign(&wanted, range);
     let standbys = input.placement.standbys();
     let mut exits = BTreeMap::new();
-    for (key, (policies, standby)) in used {
+    for (key, (policies, purpose)) in used {
         let (Some(id), Some(exit)) = (ids.get(&key).copied(), input.placement.exits.get(&key)) else {
-            if standby {
+            if purpose == ExitPurpose::Standby {
                 continue;
             }
             let message =
@@ -369,8 +382,8 @@ fn exits(
         let role = if key.gateway == *input.node {
             let (mut routes, mut missing) = own_exits::resolve(&key, families, input.host_network);
             missing.extend(forwarding::close(&key, &mut routes, input.host_network));
-            // A node that only stands by need not have the address.
-            findings.extend(missing.into_iter().filter(|_| !standby));
+            // A node that only stands by need not have the address, and nothing begins on an exit that was left.
+            findings.extend(missing.into_iter().filter(|_| purpose == ExitPurpose::Placed));
             if refused {
                 routes.clear();
             }
@@ -378,7 +391,7 @@ fn exits(
         } else {
             let outer =
                 networks.own.as_ref().zip(networks.others.get(&key.gateway)).and_then(|(own, peer)| own.to(peer));
-            if outer.is_none() && !standby {
+            if outer.is_none() && purpose == ExitPurpose::Placed {
                 findings.push(peers::unreachable(input, &key));
             }
             ExitRole::Remote { mac: exit.mac, outer }
@@ -386,7 +399,7 @@ fn exits(
         let members = members_of(&key, grouping);
         let detours = BTreeMap::new();
         let standbys = standbys.get(&key).into_iter().flatten().map(|standby| (*standby).clone()).collect();
-        exits.insert(key, NodeExit { id, role, standby, standbys, detours, refused, policies, members });
+        exits.insert(key, NodeExit { id, role, purpose, standbys, detours, refused, policies, members });
     }
     add_detours(input, &mut exits);
     exits
@@ -400,7 +413,7 @@ impl Compiled {
         for (key, exit) in self.exits.iter().filter(|(_, exit)| matches!(exit.role, ExitRole::Remote { .. })) {
             for family in AddressFamily::BOTH {
                 if self.desired.routes.contains_key(&routing::probe_route(exit, family, range)) {
-                    let standby = exit.standby && !in_use(key);
+                    let standby = exit.purpose == ExitPurpose::Standby && !in_use(key);
                     let replaced = exit.detours.contains_key(&family);
                     let standbys = exit.standbys.clone();
                     let target = ProbeTarget { mark: range.mark(exit.id), standby, replaced, standbys };

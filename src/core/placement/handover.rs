@@ -152,6 +152,11 @@ impl Handover {
         self.left.values().map(|left| left.until).chain(self.held.values().copied()).min()
     }
 
+    /// Drains an exit no longer: no connection can be on it.
+    pub fn forget(&mut self, exit: &ExitKey) {
+        self.left.remove(exit);
+    }
+
     /// The exits that carry a policy, or are drained.
     pub fn exits(&self) -> impl Iterator<Item = &ExitKey> {
         self.carried.values().flat_map(|carried| &carried.exits).chain(self.left.keys())

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use super::super::compile::{Compiled, EgressRoute, ExitRole};
+use super::super::compile::{Compiled, EgressRoute, ExitPurpose, ExitRole};
 use super::super::facts::PodName;
 use super::super::finding::Finding;
 use super::super::state::nft::{AddressFamily, NftChange, NftTransaction, TableFamily};
@@ -84,7 +84,7 @@ fn roles(compiled: &Compiled) -> Vec<String> {
         for policy in &exit.policies {
             let members = exit.members.get(policy).map(leaving);
             match &exit.role {
-                ExitRole::Own { routes, .. } if exit.standby => {
+                ExitRole::Own { routes, .. } if exit.purpose == ExitPurpose::Standby => {
                     lines.push(format!("stands by for the gateway of {policy}: {}", translation(routes)));
                 }
                 ExitRole::Own { routes, .. } => {

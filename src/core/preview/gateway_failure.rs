@@ -1,7 +1,7 @@
 //! Simulates the failure of each gateway after the change.
 //!
 //! Each gateway is marked unfit in turn, and the policies that it serves are placed again by the same function that
-//! every node uses. How long failover takes, and two failures at once, are not simulated.
+//! every node uses. Two failures at once are not simulated.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +25,9 @@ pub struct GatewayFailure {
     pub pods: usize,
     /// The outcome for them.
     pub then: FailureOutcome,
+    /// Sources lead them there by themselves, as soon as the gateway does not answer; otherwise it takes until the cluster reports
+    /// that the node is not Ready.
+    pub standby: bool,
 }
 
 /// The outcome for pods that lose their gateway.
@@ -57,6 +60,7 @@ pub(super) fn each(
             *serves.entry(exit.gateway.clone()).or_default().entry(policy.clone()).or_default() += pods;
         }
     }
+    let standbys: BTreeSet<ExitKey> = after.placement.standbys().into_keys().cloned().collect();
     let mut failures = Vec::new();
     for (gateway, policies) in serves.into_iter().take(input.limits.gateways) {
         let of_policy = |id: &PolicyId| after.set.policies.get(id).map(|policy| (id.clone(), policy.clone()));
@@ -78,7 +82,9 @@ pub(super) fn each(
                 ([], OnNoGateway::Passthrough) => FailureOutcome::Own,
                 (exits, _) => FailureOutcome::Through(exits.to_vec()),
             };
-            failures.push(GatewayFailure { gateway: gateway.clone(), policy, pods, then });
+            let served = after.placement.policies.get(&policy).into_iter().flat_map(|placed| &placed.exits);
+            let standby = served.filter(|exit| exit.gateway == gateway).all(|exit| standbys.contains(exit));
+            failures.push(GatewayFailure { gateway: gateway.clone(), policy, pods, then, standby });
         }
     }
     failures

@@ -223,13 +223,21 @@ impl Sentences<'_> {
                     .flat_map(|policy| &policy.destinations)
                     .map(|net| AddressRange::from(*net))
                     .collect();
-                exits.iter().enumerate().fold(
+                let later = if exits.iter().any(|exit| matches!(exit.egress, Egress::Address(_))) {
+                    ", as soon as the address is there"
+                } else if failure.standby {
+                    ", within a second"
+                } else {
+                    ", once the cluster reports that the node is not Ready: after some 40 s"
+                };
+                let phrase = exits.iter().enumerate().fold(
                     of.words(if failure.pods == 1 { " leaves as " } else { " leave as " }),
                     |phrase, (position, exit)| {
                         let phrase = if position > 0 { phrase.words(" or ") } else { phrase };
                         phrase.join(way(&self.0.input, &Disposition::Exit(exit.clone()), &ranges))
                     },
-                )
+                );
+                phrase.words(later)
             }
         }
     }

@@ -100,6 +100,8 @@ words! {
         GatewayNotForwarding,
         /// A kernel rejects a part of it.
         KernelRefused,
+        /// A gateway does not answer a source's probes.
+        GatewaySilent,
         /// A user suspended it, until a time that the message names.
         Suspended,
         /// Two policies have the same destinations for the same pods.

@@ -7,9 +7,10 @@
 
 pub mod heartbeat;
 pub mod policy_cache;
+mod removal;
 pub mod status_writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,11 +19,9 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
-use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::cluster::live::{self, ApiClient, ApiError, Changed, ClusterWatch, WatchScope};
 use crate::core::compile::RefusedParts;
-use crate::core::facts::Facts;
 use crate::core::gate::ActiveRevision;
 use crate::core::gateway_interfaces::GatewayInterface;
 use crate::core::host_network::KernelFeatures;
@@ -30,7 +29,6 @@ use crate::core::liveness::LivenessView;
 use crate::core::name::NodeName;
 use crate::core::placement::handover::Serving;
 use crate::core::state::net::fnv1a;
-use crate::core::state::ownership::DatapathConfig;
 use crate::core::status::{
     ConditionStatus, NodeFault, NodeStatus, NodeStatusInput, Reason, node_status, serving, unfit,
 };
@@ -45,7 +43,7 @@ use crate::reconcile::node::kernel::{KernelEvents, NodeKernel};
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
 use crate::reconcile::node::prober::{self, Prober};
 use crate::reconcile::node::round::{Reconciler, RoundError};
-use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
+use crate::reconcile::node::round_driver::{RoundDriver, Wakeup};
 use crate::reconcile::persistence::lock::{Lock, LockError};
 use crate::reconcile::persistence::state_store::StateStore;
 use crate::reconcile::process::{StartError, Stop};
@@ -119,7 +117,7 @@ pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
         tracing::error!(code = check.code, "{check}");
     }
     if options.remove {
-        return remove(kernel, range, options, memory).await;
+        return removal::remove(kernel, range, options, memory).await;
     }
     let live = ApiClient::connect().await?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
@@ -174,39 +172,6 @@ pub async fn serve<K: NodeKernel, E: KernelEvents>(
     Agent::new(driver, cache, status_writer, heartbeat).run(events, stop).await
 }
 
-/// Removes everything from the node, and then its object from the cluster. The kernel needs no API server.
-async fn remove(
-    kernel: Kernel,
-    range: DatapathConfig,
-    options: AgentOptions,
-    memory: StateStore,
-) -> Result<(), AgentError> {
-    let AgentOptions { node, namespace, .. } = options;
-    let nothing = Cluster::Fixed(Facts::default());
-    let mut reconciler = Reconciler::new(kernel, nothing, node.clone(), memory, Clock::system());
-    let steps = reconciler.remove(range).await?;
-    tracing::info!(steps = steps.len(), "everything of Egret's is gone from this node");
-    log_steps(&steps);
-    // The heartbeat first: an EgressNode without one is not reported as silent.
-    let gone = async {
-        let live = ApiClient::connect().await?;
-        if let Some(namespace) = &namespace {
-            live.delete_heartbeat(namespace, node.as_str()).await?;
-        }
-        live.delete_node(node.as_str()).await
-    };
-    if let Err(error) = gone.await {
-        if let Some(namespace) = namespace {
-            tracing::warn!(
-                "left, unless it is gone: the Lease egret-agent.{node}: kubectl -n {namespace} delete lease egret-agent.{node}"
-            );
-        }
-        tracing::warn!("left: EgressNode {node}: kubectl delete egressnode {node}");
-        return Err(AgentError::Left(error));
-    }
-    Ok(())
-}
-
 /// The state of the agent's loop.
 struct Agent<K> {
     driver: RoundDriver<K>,
@@ -223,6 +188,8 @@ struct Agent<K> {
     interfaces: Vec<GatewayInterface>,
     unfit: BTreeMap<String, String>,
     refused: RefusedParts,
+    /// Exits whose gateways are known to be silent.
+    silent: BTreeSet<String>,
     kernel: String,
     /// The node's boot ID, as the kubelet reads it.
     boot_id: String,
@@ -274,6 +241,7 @@ impl<K: NodeKernel> Agent<K> {
             interfaces: Vec::new(),
             unfit: BTreeMap::new(),
             refused: RefusedParts::default(),
+            silent: BTreeSet::new(),
             kernel: of_kernel("osrelease").trim().to_owned(),
             boot_id: of_kernel("random/boot_id").trim().to_owned(),
             last_status: NodeStatus::default(),
@@ -511,6 +479,12 @@ impl<K: NodeKernel> Agent<K> {
                 self.features = done.features;
                 self.interfaces = done.interfaces;
                 self.unfit = done.unfit;
+                for (exit, message) in &done.silent {
+                    if !self.silent.contains(exit) {
+                        self.note(Reason::GatewaySilent, format!("{exit}: {message}"));
+                    }
+                }
+                self.silent = done.silent.into_keys().collect();
                 if self.refused != done.refused {
                     for (exit, error) in
                         done.refused.exits.iter().filter(|(exit, _)| !self.refused.exits.contains_key(*exit))

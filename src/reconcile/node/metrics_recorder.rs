@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use crate::cluster::live::ErrorCounts;
-use crate::core::compile::{Compiled, ExitRole};
+use crate::core::compile::{Compiled, ExitPurpose, ExitRole};
 use crate::core::facts::PodName;
 use crate::core::report::drift::DriftClass;
 use crate::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
@@ -121,6 +121,12 @@ impl MetricsRecorder {
                 done.classes.iter().for_each(|(class, objects)| self.metrics.drift(*class, *objects));
                 self.metrics.revision(&intent.commit.id.to_string());
                 if let Some(compiled) = reconciler.applied() {
+                    let used = compiled.exits.iter().filter(|(_, exit)| !exit.members.is_empty());
+                    let silent = used.map(|(exit, _)| exit.identity()).map(|exit| {
+                        let silent = done.silent.contains_key(&exit);
+                        (exit, silent)
+                    });
+                    self.metrics.silent(silent.collect());
                     self.compiled(compiled);
                 }
                 self.health.set_ready(Ok(()));
@@ -141,7 +147,7 @@ impl MetricsRecorder {
         let (gateway, source): (Vec<_>, Vec<_>) = compiled
             .exits
             .values()
-            .filter(|exit| !exit.standby)
+            .filter(|exit| exit.purpose != ExitPurpose::Standby)
             .partition(|exit| matches!(exit.role, ExitRole::Own { .. }));
         self.metrics.exits(gateway.len(), source.len());
         let members: BTreeSet<&PodName> = compiled.members.values().flatten().collect();

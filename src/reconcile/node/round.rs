@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterError};
 use crate::core::compile::counters::{CounterIndex, Counters, Totals};
+use crate::core::compile::detours::SILENT;
 use crate::core::compile::{Compiled, RefusedParts, unfit};
 use crate::core::conntrack::{ConntrackTotals, ConntrackWatch};
 use crate::core::evaluation::{Evaluation, GatewayState, NodeInput, evaluate, own_labels};
@@ -117,6 +118,8 @@ pub struct RoundResult {
     pub interfaces: Vec<GatewayInterface>,
     /// The parts that the kernel rejected; the rest is applied without them.
     pub refused: RefusedParts,
+    /// Exits that members use and whose gateway does not answer, with the finding.
+    pub silent: BTreeMap<String, String>,
     /// The exits that this node cannot serve, whether or not it is asked to, with the reason.
     pub unfit: BTreeMap<String, String>,
     /// The next time at which something changes without an event: a suspension ends.
@@ -303,7 +306,10 @@ impl<K: NodeKernel> Reconciler<K> {
                 self.applied = Some((compiled.desired.clone(), compiled));
                 Ok(false)
             }
-            Ok(refused) => Ok(done.refused.extend(refused)),
+            Ok(refused) => {
+                refused.exits.keys().for_each(|exit| self.gateway_state.handover.forget(exit));
+                Ok(done.refused.extend(refused))
+            }
             Err(RoundError::Kernel(error)) if error.is_stale() => Ok(false),
             Err(error) => {
                 self.report.mark_uncorrected(&chain(&error));
@@ -352,6 +358,10 @@ impl<K: NodeKernel> Reconciler<K> {
             done.interfaces = reported(&observed.host_network, &intent.set, &node.labels);
             done.unfit = unfit(&self.node, &node.labels, &intent.set, &observed.host_network);
         }
+        // One that was left is done without.
+        done.refused.exits.retain(|exit, _| compiled.exits.contains_key(exit));
+        let silent = compiled.findings.iter().filter(|finding| finding.code == SILENT);
+        done.silent = silent.map(|finding| (finding.subject.clone(), finding.message.clone())).collect();
         let left = self.gateway_state.handover.wake();
         done.wake = [next_wake(intent, now), left].into_iter().flatten().min();
         self.persist_result(intent, compiled);

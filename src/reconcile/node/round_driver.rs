@@ -4,6 +4,7 @@
 //! Both loops use it: the standalone node, which reads Git itself, and the agent, which reads the published policies.
 //! Not here: the sources of triggers (`node`, `agent`), and what a round does (`round`).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -57,6 +58,8 @@ pub struct RoundDriver<K = Kernel> {
     fights: Vec<Instant>,
     /// What the kernel rejected in the last round that finished.
     refused: RefusedParts,
+    /// Gateways that did not answer as of the last round that finished.
+    silent: BTreeMap<String, String>,
 }
 
 /// When the loop wakes without an event. Each time has one owner, which sets and clears it: a time that one owner set
@@ -145,6 +148,7 @@ impl<K: NodeKernel> RoundDriver<K> {
             seen: None,
             fights: Vec::new(),
             refused: RefusedParts::default(),
+            silent: BTreeMap::new(),
         }
     }
 
@@ -236,6 +240,8 @@ impl<K: NodeKernel> RoundDriver<K> {
                 self.due.ended(Instant::now(), retry, wall);
                 self.probe(&intent);
                 log_round(&intent, done);
+                log_silent(&self.silent, &done.silent);
+                self.silent.clone_from(&done.silent);
                 if done.refused != self.refused {
                     log_refused(&done.refused);
                     self.refused.clone_from(&done.refused);
@@ -271,6 +277,16 @@ fn policies(done: &RoundResult) -> String {
         names.push(format!("and {} more", done.policies.len() - NAMED));
     }
     names.join(", ")
+}
+
+/// Logs gateways that fell silent, that another one carries now, or that answer again.
+fn log_silent(before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) {
+    for (exit, message) in now.iter().filter(|(exit, message)| before.get(*exit) != Some(*message)) {
+        tracing::warn!(%exit, "{message}");
+    }
+    for exit in before.keys().filter(|exit| !now.contains_key(*exit)) {
+        tracing::info!(%exit, "its gateway answers again, or is not used any more");
+    }
 }
 
 fn log_refused(refused: &RefusedParts) {

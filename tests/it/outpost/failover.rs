@@ -3,6 +3,8 @@
 //!
 //! Not here: when silence counts (`core::liveness`), and who stands in for whom (`core::placement::detour`).
 
+mod figures;
+
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
