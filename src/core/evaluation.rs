@@ -80,13 +80,12 @@ impl Evaluation {
 pub fn evaluate(input: &NodeInput<'_>, gateways: Option<&mut GatewayState>, now: Timestamp) -> Evaluation {
     let ids = ExitIds::observed(&input.observed.nft, input.set.config.range);
     let enabled = input.set.config.failover.is_some();
-    let (placement, before) = match gateways {
-        Some(gateways) => gateways.place(input, &ids, now),
-        None => {
-            let placement = place(input.set, input.facts, now);
-            let before = observed_detours(placement.exits.keys(), &ids, input.observed, input.set.config.range);
-            (placement, before)
-        }
+    let (placement, before) = if let Some(gateways) = gateways {
+        gateways.place(input, &ids, now)
+    } else {
+        let placement = place(input.set, input.facts, now);
+        let before = observed_detours(placement.exits.keys(), &ids, input.observed, input.set.config.range);
+        (placement, before)
     };
     let detours = if enabled { detours::decide(&placement, input.liveness, &before) } else { Detours::new() };
     let mut compiled = input.compile_with(&placement, &detours, &ids);

@@ -56,101 +56,107 @@ fn minutes() -> Duration {
 
 /// One event. Returns its name, for the message of a failure.
 fn event(stand: &mut Stand, dice: &mut Dice, broken: &mut Broken, number: usize) -> Outcome<String> {
+    match dice.below(6) {
+        0 => a_push(stand, dice, number),
+        1 => a_pod(stand, dice, broken, number),
+        2 | 3 => a_process(stand, dice, broken),
+        4 => a_link(stand, dice, broken),
+        _ => some_drift(stand, dice),
+    }
+}
+
+fn a_push(stand: &Stand, dice: &mut Dice, number: usize) -> Outcome<String> {
+    const EXCLUDED: [&str; 3] =
+        ["\"10.0.4.99/32\"", "\"10.0.4.99/32\", \"10.0.4.128/25\"", "\"10.0.4.64/26\", \"fd00:10:4::99/128\""];
+    const LABELLED: [&str; 4] = [
+        "kind-worker2, kind-worker3",
+        "kind-worker3, kind-worker4",
+        "kind-worker2, kind-worker3, kind-worker4",
+        "kind-worker4, kind-worker2",
+    ];
+    // The same text again would be no commit.
+    if dice.below(2) == 0 {
+        let excluded = dice.one(&EXCLUDED);
+        let text = Document { excluded, ..Document::default() }.text();
+        stand.push("policies/outpost.yaml", &format!("{text}# {number}\n"))?;
+        return Ok(format!("push with {excluded} excluded"));
+    }
+    let nodes = dice.one(&LABELLED);
+    stand.push("nodes/gateways.yaml", &format!("{}# {number}\n", labels(nodes)))?;
+    Ok(format!("labels for {nodes}"))
+}
+
+fn a_pod(stand: &Stand, dice: &mut Dice, broken: &mut Broken, number: usize) -> Outcome<String> {
+    if broken.pods.len() < 3 && dice.below(2) == 0 {
+        let name = format!("extra-{number}");
+        let host = u8::try_from(20 + number % 100).unwrap_or(20);
+        stand.lab.wire_pod(Pod::new(&name, SOURCE, host, &[("org", "empire")]))?;
+        stand.lab.announce_pod(&name)?;
+        broken.pods.push(name.clone());
+        return Ok(format!("pod {name} starts"));
+    }
+    let Some(name) = broken.pods.pop() else { return Ok("nothing".to_owned()) };
+    stand.lab.remove_pod(&name)?;
+    Ok(format!("pod {name} ends"))
+}
+
+/// Egret is killed, started, stopped or continued on a gateway, or restarted on the source.
+fn a_process(stand: &mut Stand, dice: &mut Dice, broken: &mut Broken) -> Outcome<String> {
     let node = dice.one(&GATEWAYS);
-    Ok(match dice.below(12) {
+    match dice.below(4) {
         0 => {
-            let excluded = dice.one(&[
-                "\"10.0.4.99/32\"",
-                "\"10.0.4.99/32\", \"10.0.4.128/25\"",
-                "\"10.0.4.64/26\", \"fd00:10:4::99/128\"",
-            ]);
-            stand.push(
-                "policies/outpost.yaml",
-                &format!("{}# {number}\n", Document { excluded, ..Document::default() }.text()),
-            )?;
-            format!("push with {excluded} excluded")
-        }
-        1 => {
-            let nodes = dice.one(&[
-                "kind-worker2, kind-worker3",
-                "kind-worker3, kind-worker4",
-                "kind-worker2, kind-worker3, kind-worker4",
-                "kind-worker4, kind-worker2",
-            ]);
-            stand.push("nodes/gateways.yaml", &format!("{}# {number}\n", labels(nodes)))?;
-            format!("labels for {nodes}")
-        }
-        2 if broken.pods.len() < 3 => {
-            let name = format!("extra-{number}");
-            let host = u8::try_from(20 + number % 100).unwrap_or(20);
-            stand.lab.wire_pod(Pod::new(&name, SOURCE, host, &[("org", "empire")]))?;
-            stand.lab.announce_pod(&name)?;
-            broken.pods.push(name.clone());
-            format!("pod {name} starts")
-        }
-        2 | 3 => match broken.pods.pop() {
-            Some(name) => {
-                stand.lab.remove_pod(&name)?;
-                format!("pod {name} ends")
-            }
-            None => "nothing".to_owned(),
-        },
-        4 if broken.agents.insert(node) => {
-            broken.stopped.remove(node);
-            stand.kill9(node)?;
-            format!("kill -9 on {node}")
-        }
-        4 | 5 => match broken.agents.pop_first() {
-            Some(node) => {
-                stand.start(node)?;
-                format!("start on {node}")
-            }
-            None => "nothing".to_owned(),
-        },
-        6 if !broken.agents.contains(node) => {
-            let (signal, what) = if broken.stopped.remove(node) {
-                (Signal::SIGCONT, "goes on")
-            } else {
-                (Signal::SIGSTOP, "stands still")
-            };
-            if signal == Signal::SIGSTOP {
-                broken.stopped.insert(node);
-            }
-            stand.process_mut(node).signal(signal)?;
-            format!("Egret on {node} {what}")
-        }
-        7 => {
             stand.kill9(SOURCE)?;
             stand.start(SOURCE)?;
-            "restart on the source".to_owned()
+            Ok("restart on the source".to_owned())
         }
-        8 if broken.links.len() < 2 => {
-            let link = (node, dice.one(&["eth0", "net1"]));
-            broken.links.insert(link);
-            stand.lab.node(node)?.ip_batch(&format!("link set {} down\n", link.1))?;
-            format!("{} of {node} goes down", link.1)
+        1 if broken.agents.remove(node) => {
+            stand.start(node)?;
+            Ok(format!("start on {node}"))
         }
-        8 | 9 => match broken.links.pop_first() {
-            Some(link) => {
-                mend(stand, link)?;
-                format!("{} of {} comes up", link.1, link.0)
-            }
-            None => "nothing".to_owned(),
-        },
+        1 => {
+            broken.agents.insert(node);
+            broken.stopped.remove(node);
+            stand.kill9(node)?;
+            Ok(format!("kill -9 on {node}"))
+        }
+        _ if broken.agents.contains(node) => Ok("nothing".to_owned()),
+        _ if broken.stopped.remove(node) => {
+            stand.process_mut(node).signal(Signal::SIGCONT)?;
+            Ok(format!("Egret on {node} goes on"))
+        }
         _ => {
-            let node = dice.one(&[SOURCE, GATEWAYS[0], GATEWAYS[1], GATEWAYS[2]]);
-            let what = dice.one(&[
-                "ip rule del priority 501",
-                "ip -6 rule del priority 501",
-                "ip route flush table 9001",
-                "ip link set egret0 down",
-                "ip neigh flush dev egret0 nud permanent",
-            ]);
-            // It may not be there.
-            let _ = stand.lab.node(node)?.exec(what.split(' '));
-            format!("`{what}` on {node}")
+            broken.stopped.insert(node);
+            stand.process_mut(node).signal(Signal::SIGSTOP)?;
+            Ok(format!("Egret on {node} stands still"))
         }
-    })
+    }
+}
+
+fn a_link(stand: &Stand, dice: &mut Dice, broken: &mut Broken) -> Outcome<String> {
+    let link = (dice.one(&GATEWAYS), dice.one(&["eth0", "net1"]));
+    if broken.links.len() < 2 && broken.links.insert(link) {
+        stand.lab.node(link.0)?.ip_batch(&format!("link set {} down\n", link.1))?;
+        return Ok(format!("{} of {} goes down", link.1, link.0));
+    }
+    let Some(link) = broken.links.pop_first() else { return Ok("nothing".to_owned()) };
+    mend(stand, link)?;
+    Ok(format!("{} of {} comes up", link.1, link.0))
+}
+
+/// Somebody deletes what is Egret's.
+fn some_drift(stand: &Stand, dice: &mut Dice) -> Outcome<String> {
+    const ACTS: [&str; 5] = [
+        "ip rule del priority 501",
+        "ip -6 rule del priority 501",
+        "ip route flush table 9001",
+        "ip link set egret0 down",
+        "ip neigh flush dev egret0 nud permanent",
+    ];
+    let node = dice.one(&[SOURCE, GATEWAYS[0], GATEWAYS[1], GATEWAYS[2]]);
+    let what = dice.one(&ACTS);
+    // It may not be there.
+    let _ = stand.lab.node(node)?.exec(what.split(' '));
+    Ok(format!("`{what}` on {node}"))
 }
 
 /// An interface comes up, with what the kernel took away with it.

@@ -71,7 +71,6 @@ fn one(death: Death) -> Result<Duration, crate::lab::LabError> {
 
 #[test]
 #[ignore = "`make failover`: some minutes"]
-#[expect(clippy::print_stdout, reason = "measured, never asserted; the test harness takes what is printed so")]
 fn figures() -> Outcome {
     let kills: usize = std::env::var("EGRET_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(DEATHS.len());
     let mut all: Vec<(usize, Duration)> = Vec::new();
