@@ -78,7 +78,7 @@ pub static FAMILIES: [MetricFamily; 28] = [
     MetricFamily::new(Gauge, "drift_open", None, &[], "Drifted objects that are not corrected yet."),
     MetricFamily::new(Counter, "state_write_failures", None, &[], "Writes to the state folder that failed."),
     MetricFamily::new(Info, "revision", None, &["revision"], "The active commit."),
-    MetricFamily::new(Gauge, "gateway_silent", None, &["exit"], "For each exit that members of this node use: 1 while its gateway does not answer this node's probes."),
+    MetricFamily::new(Gauge, "gateway_silent", None, &["exit"], "By exit that members here use: 1 while its gateway does not answer probes."),
     MetricFamily::new(Gauge, "exits", None, &["role"], "Exits that this node is the gateway of, and exits of other nodes that its pods use."),
     MetricFamily::new(Gauge, "members", None, &[], "Pods of this node that a policy selects."),
     MetricFamily::new(Gauge, "leader", None, &[], "1 if this controller leads, else 0."),
