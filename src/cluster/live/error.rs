@@ -138,7 +138,7 @@ impl ApiError {
     }
 
     /// Whether there is no server, or something before it says so: it will concern every request.
-    pub(super) fn is_outage(&self) -> bool {
+    pub fn is_outage(&self) -> bool {
         match &self.cause {
             ApiErrorCause::Unreachable(_) | ApiErrorCause::Timeout(_) => true,
             ApiErrorCause::Refused { code: 502..=504, reason, .. } => reason.is_empty(),

@@ -89,7 +89,7 @@ impl StatusWriter {
         let (updates, receiver) = watch::channel(None);
         let (notes, noted) = mpsc::channel(WAITING);
         let recorder = live.recorder("egret.dev/agent", node.as_str());
-        let events = tokio::spawn(record(recorder, node.clone(), noted));
+        let events = tokio::spawn(record(recorder, node.clone(), noted, Backoff::new(seed)));
         let status = tokio::spawn(write_updates(live, node, receiver, Backoff::new(seed)));
         Self { updates, notes, tasks: [status, events] }
     }
@@ -118,12 +118,19 @@ impl Drop for StatusWriter {
     }
 }
 
-async fn record(mut recorder: Recorder, node: NodeName, mut notes: mpsc::Receiver<EventNote>) {
+/// Records events. What happens while there is no API server is recorded when it is back: a gateway may have failed with it.
+async fn record(mut recorder: Recorder, node: NodeName, mut notes: mpsc::Receiver<EventNote>, mut backoff: Backoff) {
     while let Some(note) = notes.recv().await {
         let regarding = Regarding::Node { name: node.to_string(), uid: note.uid };
-        if let Err(error) = recorder.event(&regarding, EventKind::Warning, note.reason, &note.text).await {
+        while let Err(error) = recorder.event(&regarding, EventKind::Warning, note.reason, &note.text).await {
+            if error.is_outage() {
+                sleep(backoff.next_wait()).await;
+                continue;
+            }
             tracing::warn!(error = chain(&error), reason = note.reason.as_str(), "an event is not written");
+            break;
         }
+        backoff.reset();
     }
 }
 

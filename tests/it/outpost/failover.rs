@@ -191,6 +191,31 @@ fn a_gateway_that_is_cordoned_loses_no_request_and_keeps_its_connections() -> Ou
     stand.assert_no_leak_but(&[])
 }
 
+#[test]
+fn an_upgrade_of_all_nodes_one_after_the_other_loses_no_request_and_cuts_no_connection() -> Outcome {
+    let mut stand = with_standby()?;
+    let mut connections = Vec::new();
+    for _ in 0..50 {
+        connections.push((stand.lab.long_connection("tiefighter", OUTPOST)?, EGRESS));
+        connections.push((stand.lab.long_connection("tiefighter", OUTPOST6)?, EGRESS6));
+    }
+    let hammers = [stand.lab.hammer("tiefighter", OUTPOST)?, stand.lab.hammer("tiefighter", OUTPOST6)?];
+    for node in [GATEWAY, "kind-worker", STANDBY] {
+        stand.terminate(node)?;
+        stand.start(node)?;
+        stand.await_settled()?;
+    }
+    for (connection, egress) in &mut connections {
+        assert_eq!(connection.echo()?, *egress);
+    }
+    for (hammer, egress) in hammers.into_iter().zip([EGRESS, EGRESS6]) {
+        let requests = hammer.stop();
+        let other: Vec<_> = requests.iter().filter(|request| request.answer != Answer::Granted(egress)).collect();
+        assert_eq!(other, Vec::<&crate::lab::Request>::new(), "of {} requests", requests.len());
+    }
+    stand.assert_no_leak_but(&[])
+}
+
 /// The address that both gateways may have; somebody else's daemon moves it, as keepalived does.
 const MOVING: &str = "10.0.3.100";
 

@@ -37,9 +37,9 @@ fn a_policy_stays_on_its_gateway_until_the_agent_of_the_next_one_runs() -> Outco
     stand.assert_no_leak_but(&[])
 }
 
-#[test]
-fn members_of_a_gateway_that_is_not_ready_any_more_leave_through_the_next_with_no_controller_about() -> Outcome {
-    let mut stand = Stand::at(Side::Second)?;
+/// The policy by a label that both gateways have, on the first of them.
+fn two_gateways() -> Outcome<Stand> {
+    let stand = Stand::at(Side::Second)?;
     let both = "apiVersion: egret.dev/v1alpha1
 kind: NodeLabels
 metadata: {name: gateways}
@@ -58,22 +58,62 @@ spec:
             && stand.nodes().iter().all(|node| stand.object("egressnodes", node)["status"]["revision"] == *commit)
     })?;
     stand.await_granted("tiefighter")?;
+    Ok(stand)
+}
+
+/// What the node lifecycle controller says of kind-worker2.
+fn set_ready(stand: &Stand, ready: bool) {
+    let status = if ready { "True" } else { "Unknown" };
+    let mut node = stand.api.get("nodes", "", "kind-worker2").expect("a node");
+    let conditions = node["status"]["conditions"].as_array_mut().expect("conditions");
+    conditions.iter_mut().filter(|one| one["type"] == "Ready").for_each(|one| one["status"] = json!(status));
+    let conditions = node["status"]["conditions"].clone();
+    let path = "/api/v1/nodes/kind-worker2/status";
+    let patch = json!({"status": {"conditions": conditions}});
+    let (code, body) = stand.api.send("PATCH", path, "application/strategic-merge-patch+json", &patch);
+    assert_eq!(code, 200, "{body}");
+}
+
+#[test]
+fn a_gateway_that_dies_is_replaced_with_nobody_to_say_so_and_connections_stay_there_once_somebody_does() -> Outcome {
+    let mut stand = two_gateways()?;
+    stand.kill9("controller-one")?;
+    stand.api.away();
+    stand.kill9("kind-worker2")?;
+    stand.lab.node("kind-worker2")?.ip_batch("link set eth0 down\nlink set net1 down\n")?;
+    let began = std::time::Instant::now();
+    for (outpost, egress) in Side::Third.ways() {
+        stand.await_answer("tiefighter", outpost, Answer::Granted(egress))?;
+    }
+    println!("measured: from a gateway's death to the next one, without an API server: {:.1?}", began.elapsed());
+    let mut connections = vec![];
+    for (outpost, egress) in Side::Third.ways() {
+        connections.push((stand.lab.long_connection("tiefighter", outpost)?, egress));
+    }
+    stand.api.back();
+    set_ready(&stand, false);
+    let silent = |event: &serde_json::Value| event["reason"] == "GatewaySilent";
+    stand.await_that("an event of the source", || {
+        stand.api.list("events.events.k8s.io").iter().filter(|one| silent(one)).count() == 1
+    })?;
+    stand.await_that("that the node places the policy elsewhere", || {
+        let node = stand.object("egressnodes", "kind-worker");
+        !node["status"]["report"].to_string().contains("gateway-silent")
+    })?;
+    for (connection, egress) in &mut connections {
+        assert_eq!(connection.echo()?, *egress, "a connection that began on the detour");
+    }
+    stand.assert_no_leak_but(&[])
+}
+
+#[test]
+fn members_of_a_gateway_that_is_not_ready_any_more_leave_through_the_next_with_no_controller_about() -> Outcome {
+    let mut stand = two_gateways()?;
     stand.kill9("controller-one")?;
     // As when a node dies: its agent says nothing any more.
     stand.kill9("kind-worker2")?;
-    let ready = |ready: bool| {
-        let status = if ready { "True" } else { "Unknown" };
-        let mut node = stand.api.get("nodes", "", "kind-worker2").expect("a node");
-        let conditions = node["status"]["conditions"].as_array_mut().expect("conditions");
-        conditions.iter_mut().filter(|one| one["type"] == "Ready").for_each(|one| one["status"] = json!(status));
-        let conditions = node["status"]["conditions"].clone();
-        let path = "/api/v1/nodes/kind-worker2/status";
-        let patch = json!({"status": {"conditions": conditions}});
-        let (code, body) = stand.api.send("PATCH", path, "application/strategic-merge-patch+json", &patch);
-        assert_eq!(code, 200, "{body}");
-    };
     let began = std::time::Instant::now();
-    ready(false);
+    set_ready(&stand, false);
     for (outpost, egress) in Side::Third.ways() {
         stand.await_answer("tiefighter", outpost, Answer::Granted(egress))?;
     }
@@ -81,7 +121,7 @@ spec:
         "measured: a gateway that is not ready, to both families let in through the next: {:.1?}",
         began.elapsed()
     );
-    ready(true);
+    set_ready(&stand, true);
     for (outpost, egress) in Side::Second.ways() {
         stand.await_answer("tiefighter", outpost, Answer::Granted(egress))?;
     }
