@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::liveness::{LivenessView, PathState};
+use super::name::NodeName;
 use super::placement::{ExitKey, Placement};
 use super::state::nft::AddressFamily;
 
@@ -18,9 +19,13 @@ pub type Detours = BTreeMap<(ExitKey, AddressFamily), ExitKey>;
 /// An exit that does not answer is replaced by the first of its standbys that answers. Without such a standby nothing changes: the
 /// exit may yet answer, and no other gateway would do better. An exit that no policy is placed on any more keeps its detour, for the
 /// connections that began on it, as long as that answers.
-pub fn decide(placement: &Placement, view: &LivenessView, before: &Detours) -> Detours {
+pub fn decide(placement: &Placement, own: &NodeName, view: &LivenessView, before: &Detours) -> Detours {
     let mut detours = Detours::new();
-    for (exit, standbys) in placement.standbys() {
+    for (exit, mut standbys) in placement.standbys() {
+        // An exit of this node without a way out is no reason to use another address of this node.
+        if exit.gateway == *own {
+            standbys.retain(|standby| standby.gateway != *own);
+        }
         for family in AddressFamily::BOTH {
             let key = (exit.clone(), family);
             let kept = before.get(&key).filter(|to| standbys.contains(to));

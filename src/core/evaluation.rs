@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
-use super::compile::detours::{findings as detour_findings, observed as observed_detours};
+use super::compile::detours::{findings as detour_findings, observed as observed_detours, own_paths};
 use super::compile::exit_ids::ExitIds;
 use super::compile::{CompileInput, Compiled, RefusedParts, compile};
 use super::detours::{self, Detours};
@@ -87,7 +87,12 @@ pub fn evaluate(input: &NodeInput<'_>, gateways: Option<&mut GatewayState>, now:
         let before = observed_detours(placement.exits.keys(), &ids, input.observed, input.set.config.range);
         (placement, before)
     };
-    let detours = if enabled { detours::decide(&placement, input.liveness, &before) } else { Detours::new() };
+    let detours = if enabled {
+        let own = own_paths(input.node, &placement, &AddressFamily::BOTH, input.host_network);
+        detours::decide(&placement, input.node, &input.liveness.with(own), &before)
+    } else {
+        Detours::new()
+    };
     let mut compiled = input.compile_with(&placement, &detours, &ids);
     let silent = detour_findings(&compiled, input.liveness);
     compiled.findings.extend(silent);

@@ -51,6 +51,12 @@ impl LivenessView {
     /// Nothing is known: nobody probes.
     pub const NOTHING: &'static Self = &Self(BTreeMap::new());
 
+    /// The same with what is known of more paths.
+    #[must_use]
+    pub fn with(&self, more: Vec<(PathKey, PathState)>) -> Self {
+        Self(self.0.iter().map(|(key, state)| (key.clone(), *state)).chain(more).collect())
+    }
+
     /// What is known of one path.
     pub fn of(&self, exit: &ExitKey, family: AddressFamily) -> PathState {
         self.0.get(&(exit.clone(), family)).copied().unwrap_or_default()

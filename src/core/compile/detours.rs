@@ -5,11 +5,13 @@
 use std::collections::BTreeMap;
 
 use super::exit_ids::ExitIds;
-use super::{Compiled, routing};
+use super::{Compiled, ExitRole, forwarding, own_exits, routing};
 use crate::core::detours::Detours;
 use crate::core::finding::Finding;
-use crate::core::liveness::{LivenessView, PathState};
-use crate::core::placement::ExitKey;
+use crate::core::host_network::HostNetwork;
+use crate::core::liveness::{LivenessView, PathKey, PathState};
+use crate::core::name::NodeName;
+use crate::core::placement::{ExitKey, Placement};
 use crate::core::state::NodeState;
 use crate::core::state::net::Route;
 use crate::core::state::nft::AddressFamily;
@@ -41,6 +43,25 @@ pub(crate) fn observed<'e>(
     detours
 }
 
+/// What this node knows of the exits that it is the gateway of: whether it has a way out.
+pub(crate) fn own_paths(
+    node: &NodeName,
+    placement: &Placement,
+    families: &[AddressFamily],
+    host_network: &HostNetwork,
+) -> Vec<(PathKey, PathState)> {
+    let mut paths = Vec::new();
+    for exit in placement.exits.keys().filter(|exit| exit.gateway == *node) {
+        let (mut routes, _) = own_exits::resolve(exit, families, host_network);
+        forwarding::close(exit, &mut routes, host_network);
+        for family in families {
+            let state = if routes.contains_key(family) { PathState::Answering } else { PathState::Silent };
+            paths.push(((exit.clone(), *family), state));
+        }
+    }
+    paths
+}
+
 /// Code of [`findings`].
 pub const SILENT: &str = "gateway-silent";
 
@@ -58,8 +79,11 @@ pub(crate) fn findings(compiled: &Compiled, view: &LivenessView) -> Vec<Finding>
             [] => "no standby answers either; members' packets are lost on the way".to_owned(),
             carriers => format!("{} carries its members meanwhile", carriers.join(" and ")),
         };
-        let message = format!("its gateway does not answer this node's probes; {consequence}");
-        findings.push(Finding::new(SILENT, key.identity(), message).hint(HINT));
+        let fault = match exit.role {
+            ExitRole::Remote { .. } => "its gateway does not answer this node's probes",
+            ExitRole::Own { .. } => "this node has no way out for it",
+        };
+        findings.push(Finding::new(SILENT, key.identity(), format!("{fault}; {consequence}")).hint(HINT));
     }
     findings
 }

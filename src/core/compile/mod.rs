@@ -288,12 +288,18 @@ fn exits_with_standbys(input: &CompileInput<'_>, grouping: &Grouping) -> UsedExi
     let mut all: UsedExits =
         used.iter().map(|(exit, policies)| (exit.clone(), (policies.clone(), ExitPurpose::Placed))).collect();
     let kept = kept_exits(input);
+    let of_members: BTreeSet<&ExitKey> = grouping
+        .groups
+        .iter()
+        .flat_map(|group| &group.policies)
+        .filter_map(|(_, way)| if let Disposition::Exit(exit) = way { Some(exit) } else { None })
+        .collect();
     for (exit, standbys) in input.placement.standbys() {
         let placed = input.placement.policies.iter().filter(|(_, placed)| placed.exits.contains(exit));
         let policies: BTreeSet<PolicyId> = placed.map(|(policy, _)| policy.clone()).collect();
         for standby in standbys {
             let here = standby.gateway == *input.node;
-            if here || exit.gateway != *input.node && used.contains_key(exit) {
+            if here || of_members.contains(exit) {
                 let new = || (BTreeSet::new(), ExitPurpose::Standby);
                 let (of, _) = all.entry(standby.clone()).or_insert_with(new);
                 // A gateway lets through what policies name that may come to it.
@@ -434,7 +440,7 @@ fn add_detours(input: &CompileInput<'_>, exits: &mut BTreeMap<ExitKey, NodeExit>
         });
         if let Some(exit) = exits.get_mut(from)
             && leads_on
-            && matches!(exit.role, ExitRole::Remote { .. })
+            && !matches!(&exit.role, ExitRole::Own { routes, .. } if routes.contains_key(family))
         {
             exit.detours.insert(*family, to.clone());
         }

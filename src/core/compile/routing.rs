@@ -219,25 +219,29 @@ fn add_exit(
     }
 }
 
-/// The routes of a remote exit: its gateway's probes always take its own way into the tunnel, members' packets that of a detour while there
-/// is one.
+/// Routes into the tunnel. Probes of a remote exit's gateway always take its own way, members' packets that of a detour while there is
+/// one; so do they where this node is the gateway and has no way out.
 fn add_way_in(
     desired: &mut NodeState,
     (exit, exits): (&NodeExit, &BTreeMap<ExitKey, NodeExit>),
     families: &[AddressFamily],
     range: DatapathConfig,
 ) {
-    let ExitRole::Remote { mac, outer } = exit.role else { return };
     if exit.refused {
         return;
     }
     let table = range.table(exit.id);
     for family in families.iter().copied() {
         let key = |destination| RouteKey { family, table, destination, metric: default_metric(family) };
-        if let Some(outer) = outer {
+        let detour = exit.detours.get(&family);
+        let taken = match (&exit.role, detour) {
+            (_, Some(to)) => exits.get(to),
+            (ExitRole::Remote { .. }, None) => Some(exit),
+            (ExitRole::Own { .. }, None) => None,
+        };
+        if let ExitRole::Remote { mac, outer: Some(outer) } = exit.role {
             tunnel_route(desired, probe_route(exit, family, range), (exit.id, mac), outer);
         }
-        let taken = exit.detours.get(&family).map_or(Some(exit), |to| exits.get(to));
         match taken.map(|taken| (taken.id, &taken.role)) {
             Some((id, ExitRole::Remote { mac, outer: Some(outer) })) => {
                 tunnel_route(desired, key(everything(family)), (id, *mac), *outer);

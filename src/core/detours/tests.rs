@@ -11,6 +11,10 @@ fn exit(node: &str) -> ExitKey {
     ExitKey { gateway: NodeName::parse(node).unwrap(), egress: Egress::DefaultRoute, next_hops: Vec::new() }
 }
 
+fn own() -> NodeName {
+    NodeName::parse("source").unwrap()
+}
+
 /// Policies with their exit and its standbys.
 fn placement(policies: &[(&str, &str, &[&str])]) -> Placement {
     let mut placement = Placement::default();
@@ -43,7 +47,7 @@ fn to(detours: &Detours, node: &str) -> Option<String> {
 fn the_first_standby_that_answers_stands_in_for_a_silent_gateway() {
     use PathState::{Answering, Recovering, Silent};
     let placement = placement(&[("p", "a", &["b", "c"])]);
-    let decided = |paths: &[_]| to(&decide(&placement, &view(paths), &Detours::new()), "a");
+    let decided = |paths: &[_]| to(&decide(&placement, &own(), &view(paths), &Detours::new()), "a");
     assert_eq!(decided(&[("a", Answering), ("b", Answering)]), None);
     assert_eq!(decided(&[("a", Silent), ("b", Answering), ("c", Answering)]), Some("b".into()));
     assert_eq!(decided(&[("a", Silent), ("b", Silent), ("c", Answering)]), Some("c".into()));
@@ -62,7 +66,7 @@ fn a_standby_that_carries_packets_stays_when_a_better_one_returns() {
     use PathState::{Answering, Recovering, Silent};
     let placement = placement(&[("p", "a", &["b", "c"])]);
     let before = Detours::from([((exit("a"), V4), exit("c"))]);
-    let decided = |paths: &[_]| to(&decide(&placement, &view(paths), &before), "a");
+    let decided = |paths: &[_]| to(&decide(&placement, &own(), &view(paths), &before), "a");
     assert_eq!(decided(&[("a", Silent), ("b", Answering), ("c", Answering)]), Some("c".into()));
     assert_eq!(decided(&[("a", Silent), ("b", Answering), ("c", Silent)]), Some("b".into()));
     assert_eq!(decided(&[("a", Answering), ("b", Answering), ("c", Answering)]), None);
@@ -78,9 +82,9 @@ fn a_standby_that_carries_packets_stays_when_a_better_one_returns() {
 fn a_new_process_keeps_the_detours_that_it_finds_until_it_knows_better() {
     let placement = placement(&[("p", "a", &["b"])]);
     let before = Detours::from([((exit("a"), V4), exit("b"))]);
-    assert_eq!(to(&decide(&placement, LivenessView::NOTHING, &before), "a"), Some("b".into()));
+    assert_eq!(to(&decide(&placement, &own(), LivenessView::NOTHING, &before), "a"), Some("b".into()));
     let elsewhere = Detours::from([((exit("a"), V4), exit("x"))]);
-    assert_eq!(to(&decide(&placement, LivenessView::NOTHING, &elsewhere), "a"), None, "x stands by for nobody");
+    assert_eq!(to(&decide(&placement, &own(), LivenessView::NOTHING, &elsewhere), "a"), None, "x stands by for nobody");
 }
 
 /// Both policies' packets take the same exit; one of them does not name the second node.
@@ -88,7 +92,7 @@ fn a_new_process_keeps_the_detours_that_it_finds_until_it_knows_better() {
 fn a_policy_that_names_one_node_alone_never_leaves_by_another() {
     use PathState::{Answering, Silent};
     let placement = placement(&[("any", "a", &["b", "c"]), ("pinned", "a", &["c"])]);
-    let decided = |paths: &[_]| to(&decide(&placement, &view(paths), &Detours::new()), "a");
+    let decided = |paths: &[_]| to(&decide(&placement, &own(), &view(paths), &Detours::new()), "a");
     assert_eq!(decided(&[("a", Silent), ("b", Answering), ("c", Answering)]), Some("c".into()));
     assert_eq!(decided(&[("a", Silent), ("b", Answering), ("c", Silent)]), None);
 }

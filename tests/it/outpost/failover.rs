@@ -166,6 +166,25 @@ fn a_silent_gateway_stands_in_the_report_of_each_source_and_leaves_it_again() ->
 }
 
 #[test]
+fn pods_on_a_gateway_that_loses_its_egress_interface_leave_by_the_standby() -> Outcome {
+    let stand = with_standby()?;
+    stand.lab.add_pod("deathstar-0", GATEWAY, &[("org", "empire")])?;
+    stand.await_granted("deathstar-0")?;
+    let hammer = stand.lab.hammer("deathstar-0", OUTPOST)?;
+    first_with(&hammer, Answer::Granted(EGRESS), Instant::now(), &stand);
+    let dead = Instant::now();
+    stand.lab.node(GATEWAY)?.ip_batch("link set net1 down\n")?;
+    let took = first_with(&hammer, Answer::Granted(ip(OTHER)), dead, &stand);
+    print_figures("pods on the gateway itself: to the first request through the standby", vec![took]);
+    stand.lab.node(GATEWAY)?.ip_batch("link set net1 up\n")?;
+    first_with(&hammer, Answer::Granted(EGRESS), Instant::now(), &stand);
+    let wrong: Vec<_> =
+        hammer.stop().into_iter().filter(|request| matches!(request.answer, Answer::Denied(_))).collect();
+    assert_eq!(wrong, []);
+    stand.assert_no_leak_but(&[])
+}
+
+#[test]
 fn a_gateway_that_is_cordoned_loses_no_request_and_keeps_its_connections() -> Outcome {
     let stand = with_standby()?;
     let mut connections = Vec::new();

@@ -128,6 +128,15 @@ impl Builder<'_> {
             AddressFamily::BOTH.map(|family| vec![in_set(daddr(family), false, multicast(family)), accept()]).into();
         rules.push(vec![is_reply(), goto(UNTAG)]);
         rules.extend(self.probes_leave(own, UNTAG));
+        // A gateway without a way out leads its own pods to a standby, and does not pass on what other nodes send: they see that it
+        // does not answer.
+        let leads_on = |exit: &NodeExit| matches!(exit.role, ExitRole::Own { .. }) && !exit.detours.is_empty();
+        if self.exits.values().any(leads_on) {
+            for family in self.families.iter().copied() {
+                let set = format!("tunnels{}", family.suffix());
+                rules.push(vec![in_set(began_by(family), false, set), Statement::Counter, drop()]);
+            }
+        }
         for family in self.families.iter().copied() {
             let value = MatchValue::Address(own.inner(family));
             let stands = Statement::Compare { field: saddr(family), mask: None, negated: false, value };
@@ -135,7 +144,9 @@ impl Builder<'_> {
             let fields = vec![Field::CtMark, next_hop(family)];
             let its_way = Statement::InSet { fields, mask: Some(self.range.mask), negated: false, set: set.clone() };
             rules.push(vec![stands, its_way, goto(UNTAG)]);
-            let remote = self.exits.values().filter(|exit| matches!(exit.role, ExitRole::Remote { .. }));
+            let led_there =
+                |exit: &&NodeExit| matches!(exit.role, ExitRole::Remote { .. }) || exit.detours.contains_key(&family);
+            let remote = self.exits.values().filter(led_there);
             let way = |exit: &NodeExit| {
                 let taken = exit.detours.get(&family).and_then(|to| self.exits.get(to)).unwrap_or(exit);
                 ElementKey::MarkAddress(self.range.mark(exit.id), routing::next_hop(family, taken.id))
