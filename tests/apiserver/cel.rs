@@ -3,13 +3,15 @@
 //! Deliberately absent: the cost of a rule, types before it runs, quantities, URLs and dates. What cannot be evaluated is an error that
 //! the whole server remembers, never a rule that holds.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use cel::extractors::This;
 use cel::objects::Opaque;
-use cel::{Context, Env, ExecutionError, Value as Cel};
+use cel::{Context, Env, ExecutionError, Program, Value as Cel};
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -33,14 +35,65 @@ impl Opaque for Cidr {
     }
 }
 
+/// A rule, compiled.
+struct Rule {
+    program: Program,
+    /// Whether it speaks of what was before.
+    is_transition: bool,
+}
+
+/// What a thread needs to evaluate rules. Rules are few, evaluated with every write, and slow to compile.
+struct Evaluator {
+    env: Arc<Env>,
+    /// Knows the functions, and no variable.
+    context: Result<Context<'static, 'static>, String>,
+    rules: RefCell<HashMap<String, Result<Rc<Rule>, String>>>,
+}
+
+thread_local! {
+    static EVALUATOR: Evaluator = Evaluator::new();
+}
+
+impl Evaluator {
+    fn new() -> Self {
+        let env = Arc::new(Env::stdlib());
+        let mut context = Context::with_env(Arc::clone(&env));
+        let known = functions(&mut context).map_err(|error| format!("{error:?}"));
+        Self { env, context: known.map(|()| context), rules: RefCell::default() }
+    }
+
+    fn rule(&self, text: &str) -> Result<Rc<Rule>, String> {
+        if let Some(compiled) = self.rules.borrow().get(text) {
+            return compiled.clone();
+        }
+        let program = self.env.compile(text).map_err(|errors| format!("{text}: {errors}"));
+        let rule = program.map(|program| {
+            let is_transition = program.references().has_variable("oldSelf");
+            Rc::new(Rule { program, is_transition })
+        });
+        self.rules.borrow_mut().insert(text.to_owned(), rule.clone());
+        rule
+    }
+
+    fn run<'a>(&self, text: &str, known: impl IntoIterator<Item = (&'a str, Cel)>) -> Result<Cel, String> {
+        let rule = self.rule(text)?;
+        let context = self.context.as_ref().map_err(|error| format!("{text}: {error}"))?;
+        let mut scope = context.new_inner_scope();
+        for (name, value) in known {
+            scope.add_variable_from_value(name, value);
+        }
+        rule.program.execute(&scope).map_err(|error| format!("{text}: {error}"))
+    }
+}
+
 /// Whether a rule compiles.
 pub(crate) fn check(rule: &str) -> Result<(), String> {
-    Env::stdlib().compile(rule).map(|_| ()).map_err(|errors| format!("{rule}: {errors}"))
+    EVALUATOR.with(|evaluator| evaluator.rule(rule).map(|_| ()))
 }
 
 /// Whether a rule speaks of what was before.
 pub(crate) fn is_transition(rule: &str) -> bool {
-    Env::stdlib().compile(rule).is_ok_and(|program| program.references().has_variable("oldSelf"))
+    EVALUATOR.with(|evaluator| evaluator.rule(rule).is_ok_and(|rule| rule.is_transition))
 }
 
 /// Evaluates a rule to a truth.
@@ -65,14 +118,7 @@ fn evaluate(rule: &str, value: &Value, old: Option<&Value>) -> Result<Cel, Strin
 }
 
 fn run<'a>(rule: &str, known: impl IntoIterator<Item = (&'a str, Cel)>) -> Result<Cel, String> {
-    let env = Arc::new(Env::stdlib());
-    let program = env.compile(rule).map_err(|errors| format!("{rule}: {errors}"))?;
-    let mut context = Context::with_env(env);
-    functions(&mut context).map_err(|error| format!("{rule}: {error:?}"))?;
-    for (name, value) in known {
-        context.add_variable_from_value(name, value);
-    }
-    program.execute(&context).map_err(|error| format!("{rule}: {error}"))
+    EVALUATOR.with(|evaluator| evaluator.run(rule, known))
 }
 
 /// What expressions of an admission policy know.

@@ -89,7 +89,7 @@ pub(crate) fn one(world: &mut World, user: &User, target: &Target, options: &Opt
 pub(crate) fn all(world: &mut World, user: &User, target: &Target, selector: &Selector, options: &Options) -> Answer {
     let resource = &target.resource;
     let mut items = Vec::new();
-    for (key, object) in world.store.list(&resource.id(), &target.namespace) {
+    for (key, object) in world.store.list(resource.id(), &target.namespace) {
         if selector.selects(&object) {
             let target = Target { namespace: key.namespace, name: key.name, ..target.clone() };
             one(world, user, &target, options)?;

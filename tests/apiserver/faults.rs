@@ -128,6 +128,11 @@ impl Faults {
         self.rules.clear();
     }
 
+    /// Whether none is set.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
     /// How many requests met a fault; nothing where it was cleared.
     pub(crate) fn met(&self, id: FaultId) -> Option<usize> {
         self.rules.iter().find(|rule| rule.id == id).map(|rule| rule.met)

@@ -179,6 +179,9 @@ pub(crate) async fn answer(
 /// The fault that a test set for this request.
 fn meet(shared: &Shared, asked: &Asked) -> Option<(FaultId, Fault)> {
     let mut world = shared.world();
+    if world.faults.is_empty() {
+        return None;
+    }
     let target = Target::parse(&asked.path, &world.customs);
     let (verb, resource) = (asked.verb(target.as_ref()), resource_of(asked, target.as_ref()));
     let user = rbac::authenticate(&world, asked.authorization.as_deref()).map(|user| user.name).unwrap_or_default();
@@ -201,7 +204,7 @@ async fn wait_for_end(shared: &Shared, id: FaultId) {
 fn resource_of(asked: &Asked, target: Option<&Target>) -> String {
     match target {
         None => asked.path.clone(),
-        Some(Target { resource, subresource, .. }) if subresource.is_empty() => resource.id(),
+        Some(Target { resource, subresource, .. }) if subresource.is_empty() => resource.id().to_owned(),
         Some(Target { resource, subresource, .. }) => format!("{}/{subresource}", resource.id()),
     }
 }
@@ -244,8 +247,9 @@ fn execute(shared: &Shared, asked: &Asked) -> Reply {
     let code = if let Reply::Whole(code, _) = &reply { *code } else { 200 };
     let wrote = world.store.version() != before;
     note(&mut world, asked, code, wrote);
+    let written = world.store.take_written();
     drop(world);
-    shared.notify();
+    shared.notify_written(&written);
     reply
 }
 
@@ -253,8 +257,9 @@ fn execute(shared: &Shared, asked: &Asked) -> Reply {
 pub(crate) fn execute_as_admin(shared: &Shared, asked: &Asked) -> (u16, Value) {
     let mut world = shared.world();
     let reply = act(&mut world, &User::admin("test"), asked);
+    let written = world.store.take_written();
     drop(world);
-    shared.notify();
+    shared.notify_written(&written);
     match reply {
         Ok(Reply::Whole(code, body)) | Err(Refusal { code, body }) => (code, body),
         Ok(Reply::Events(_)) => (200, Value::Null),
@@ -302,7 +307,7 @@ fn act(world: &mut World, user: &User, asked: &Asked) -> Outcome<Reply> {
                 return whole(delete::one(world, user, &target, &options));
             }
             let id = target.resource.id();
-            let selector = Selector::parse(&id, &query("labelSelector"), &query("fieldSelector"))?;
+            let selector = Selector::parse(id, &query("labelSelector"), &query("fieldSelector"))?;
             whole(delete::all(world, user, &target, &selector, &options))
         }
         _ => Err(status::not_allowed()),
@@ -372,15 +377,13 @@ fn whole(code: u16, body: &Value) -> Response {
 }
 
 fn events(shared: Arc<Shared>, watch: Box<Watch>) -> Response {
-    let changed = shared.changed.subscribe();
+    let changed = shared.of_resource(watch.resource());
     let stream = futures::stream::unfold((shared, watch, changed), |(shared, mut watch, mut changed)| async move {
         loop {
             changed.mark_seen();
             let news = watch.news(&shared.world());
             match news {
-                News::Events(events) => {
-                    let lines: Vec<String> = events.iter().map(|event| format!("{event}\n")).collect();
-                    let lines = lines.concat();
+                News::Events(lines) => {
                     return Some((Ok::<_, std::convert::Infallible>(Bytes::from(lines)), (shared, watch, changed)));
                 }
                 News::Nothing(until) => {

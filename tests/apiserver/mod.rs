@@ -125,14 +125,22 @@ impl ApiServer {
 
     /// An object as it is stored. The namespace is empty where there is none.
     pub(crate) fn get(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
-        let object = self.shared.world().store.get(&Key::new(resource, namespace, name));
-        object.map(|object| Value::clone(&object))
+        self.stored(resource, namespace, name).map(|object| Value::clone(&object))
+    }
+
+    /// The same without a copy, for those who look often.
+    pub(crate) fn stored(&self, resource: &str, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        self.shared.world().store.get(&Key::new(resource, namespace, name))
     }
 
     /// All objects of a resource, by namespace and name.
     pub(crate) fn list(&self, resource: &str) -> Vec<Value> {
-        let objects = self.shared.world().store.list(resource, "");
-        objects.into_values().map(|object| Value::clone(&object)).collect()
+        self.all_stored(resource).iter().map(|object| Value::clone(object)).collect()
+    }
+
+    /// The same without copies.
+    pub(crate) fn all_stored(&self, resource: &str) -> Vec<Arc<Value>> {
+        self.shared.world().store.list(resource, "").into_values().collect()
     }
 
     /// Sends a request as an admin, past all faults. It is not written down.

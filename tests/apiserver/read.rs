@@ -37,17 +37,17 @@ pub(crate) fn version(text: &str) -> Outcome<u64> {
 pub(crate) fn list(world: &World, target: &Target, query: &dyn Fn(&str) -> String, partial: bool) -> Answer {
     let resource = &target.resource;
     let id = resource.id();
-    let selector = Selector::parse(&id, &query("labelSelector"), &query("fieldSelector"))?;
+    let selector = Selector::parse(id, &query("labelSelector"), &query("fieldSelector"))?;
     let limit: usize = query("limit").parse().unwrap_or(0);
     let page = Page::read(&query("continue"))?;
     let wanted = version(&query("resourceVersion"))?;
-    let current = world.stale.get(&id).copied().unwrap_or_else(|| world.store.version());
+    let current = world.stale.get(id).copied().unwrap_or_else(|| world.store.version());
     if wanted > world.store.version() {
         return Err(status::too_large(wanted, world.store.version()));
     }
     let exact = query("resourceVersionMatch") == "Exact" && wanted > 0;
     let at = page.as_ref().map_or(if exact { wanted } else { current }, |page| page.version);
-    let objects = world.store.list_at(&id, &target.namespace, at).ok_or_else(|| expired(page.is_some(), at))?;
+    let objects = world.store.list_at(id, &target.namespace, at).ok_or_else(|| expired(page.is_some(), at))?;
     let start = |key: &Key| page.as_ref().is_none_or(|page| place(target, key) > page.start);
     let all = objects.into_iter().filter(|(key, object)| start(key) && selector.selects(object));
     let all: Vec<_> = all.collect();

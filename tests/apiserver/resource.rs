@@ -7,11 +7,13 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::{Value, json};
 
+use super::schema;
 use super::shape::{self, Shape};
 use super::status::Named;
 
 /// A resource.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "discovery and the schema say each by itself")]
 pub(crate) struct Resource {
     /// Empty for the core.
     pub(crate) group: String,
@@ -33,6 +35,10 @@ pub(crate) struct Resource {
     pub(crate) shape: Shape,
     /// The schema of a custom one.
     pub(crate) schema: Option<Value>,
+    /// Whether the schema has rules.
+    pub(crate) rules: bool,
+    /// `nodes`, `gadgets.egret.dev`.
+    id: String,
 }
 
 /// Group, plural, kind, whether in namespaces, whether with status, whether with generation.
@@ -64,6 +70,10 @@ const BUILTIN: &[Row] = &[
     ),
 ];
 
+fn id_of(group: &str, plural: &str) -> String {
+    if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") }
+}
+
 static RESOURCES: LazyLock<Vec<Arc<Resource>>> = LazyLock::new(|| BUILTIN.iter().map(builtin).collect());
 
 fn builtin((group, plural, kind, namespaced, status, generation): &Row) -> Arc<Resource> {
@@ -78,6 +88,8 @@ fn builtin((group, plural, kind, namespaced, status, generation): &Row) -> Arc<R
         generation: *generation,
         shape: shape::builtin(kind),
         schema: None,
+        rules: false,
+        id: id_of(group, plural),
     })
 }
 
@@ -99,15 +111,20 @@ impl Resource {
                 status: version["subresources"]["status"].is_object(),
                 generation: true,
                 shape: shape::custom(&schema),
+                rules: schema::has_rules(&schema),
                 schema: Some(schema),
+                id: id_of(
+                    spec["group"].as_str().unwrap_or_default(),
+                    spec["names"]["plural"].as_str().unwrap_or_default(),
+                ),
             })
         };
         versions.map(resource).collect()
     }
 
     /// `nodes`, `gadgets.egret.dev`: what it is stored as, and what tests call it.
-    pub(crate) fn id(&self) -> String {
-        if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
+    pub(crate) fn id(&self) -> &str {
+        &self.id
     }
 
     /// `v1`, `egret.dev/v1alpha1`.

@@ -77,9 +77,18 @@ pub(crate) fn fill(schema: &Value, value: &mut Value) {
 
 /// Everything that is wrong with an object. The error is a rule that could not be evaluated.
 pub(crate) fn validate(schema: &Value, object: &Value, old: Option<&Value>) -> Result<Vec<Mistake>, String> {
+    validate_with(schema, has_rules(schema), object, old)
+}
+
+/// The same where it is known whether the schema has rules.
+pub(crate) fn validate_with(
+    schema: &Value,
+    rules: bool,
+    object: &Value,
+    old: Option<&Value>,
+) -> Result<Vec<Mistake>, String> {
     let mut mistakes = Vec::new();
     check(schema, object, "", &mut mistakes);
-    let rules = has_rules(schema);
     if mistakes.iter().any(|one| one.reason != "FieldValueInvalid") {
         if rules {
             let why = "some validation rules were not checked because the object was invalid; correct the existing errors to \
@@ -89,7 +98,7 @@ pub(crate) fn validate(schema: &Value, object: &Value, old: Option<&Value>) -> R
         return Ok(mistakes);
     }
     if rules {
-        evaluate(schema, &rooted(object), old.map(rooted).as_ref(), "", &mut mistakes)?;
+        evaluate(schema, object, old, "", &mut mistakes)?;
     }
     Ok(mistakes)
 }
@@ -103,7 +112,8 @@ fn rooted(object: &Value) -> Value {
     object
 }
 
-fn has_rules(schema: &Value) -> bool {
+/// Whether there is a rule anywhere in a schema.
+pub(crate) fn has_rules(schema: &Value) -> bool {
     match schema {
         Value::Object(map) => map.contains_key("x-kubernetes-validations") || map.values().any(has_rules),
         _ => false,
@@ -253,8 +263,16 @@ fn evaluate(
     path: &str,
     mistakes: &mut Vec<Mistake>,
 ) -> Result<(), String> {
-    for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
-        mistakes.extend(broken_by(rule, value, old, path)?);
+    let rules = schema["x-kubernetes-validations"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if path.is_empty() && !rules.is_empty() {
+        let (root, old) = (rooted(value), old.map(rooted));
+        for rule in rules {
+            mistakes.extend(broken_by(rule, &root, old.as_ref(), path)?);
+        }
+    } else {
+        for rule in rules {
+            mistakes.extend(broken_by(rule, value, old, path)?);
+        }
     }
     match value {
         Value::Object(map) => {

@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: what is said on them (`http`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -20,8 +21,10 @@ use super::world::{Simulated, World};
 /// What all tasks of a server and the test share.
 pub(crate) struct Shared {
     world: Mutex<World>,
-    /// Counts everything that somebody may wait for.
+    /// Counts everything that somebody may wait for but writes.
     pub(crate) changed: Signal,
+    /// Counts the writes to each resource that is watched.
+    written: Mutex<BTreeMap<String, Signal>>,
     lines: Mutex<Vec<Weak<Line>>>,
     /// Whether connections are to be refused.
     pub(crate) away: AtomicBool,
@@ -35,6 +38,7 @@ impl Shared {
         Self {
             world: Mutex::new(World::new(simulated)),
             changed: Signal::default(),
+            written: Mutex::default(),
             lines: Mutex::default(),
             away: AtomicBool::new(false),
             listening: AtomicBool::new(true),
@@ -49,6 +53,18 @@ impl Shared {
     /// Wakes everybody who waits.
     pub(crate) fn notify(&self) {
         self.changed.send();
+        lock(&self.written).values().for_each(Signal::send);
+    }
+
+    /// Wakes those who watch these resources.
+    pub(crate) fn notify_written(&self, resources: &BTreeSet<String>) {
+        let written = lock(&self.written);
+        resources.iter().filter_map(|resource| written.get(resource)).for_each(Signal::send);
+    }
+
+    /// What concerns the watches of a resource.
+    pub(crate) fn of_resource(&self, resource: &str) -> Changes {
+        lock(&self.written).entry(resource.to_owned()).or_default().subscribe()
     }
 
     /// Drops every connection.

@@ -2,7 +2,8 @@
 //!
 //! Deliberately absent: what is written is right already (`write`); who reads is let in already (`http`).
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -38,6 +39,14 @@ pub(crate) struct Change {
     pub(crate) object: Arc<Value>,
     /// Whether it is gone.
     pub(crate) deleted: bool,
+    text: OnceCell<String>,
+}
+
+impl Change {
+    /// The object after as JSON: every watch of it sends the same.
+    pub(crate) fn text(&self) -> &str {
+        self.text.get_or_init(|| self.object.to_string())
+    }
 }
 
 /// Objects, and what happened to them since the last compaction.
@@ -47,6 +56,8 @@ pub(crate) struct Store {
     log: Vec<Change>,
     version: u64,
     compacted: u64,
+    /// The resources that were written to since somebody asked.
+    written: BTreeSet<String>,
 }
 
 impl Store {
@@ -66,9 +77,7 @@ impl Store {
         object["metadata"]["resourceVersion"] = Value::String(self.version.to_string());
         let object = Arc::new(object);
         let before = self.objects.insert(key.clone(), Arc::clone(&object));
-        let change =
-            Change { version: self.version, key: key.clone(), before, object: Arc::clone(&object), deleted: false };
-        self.log.push(change);
+        self.note(key, before, Arc::clone(&object), false);
         object
     }
 
@@ -78,15 +87,21 @@ impl Store {
             self.version += 1;
             let mut last = Value::clone(&before);
             last["metadata"]["resourceVersion"] = Value::String(self.version.to_string());
-            let change = Change {
-                version: self.version,
-                key: key.clone(),
-                before: Some(before),
-                object: Arc::new(last),
-                deleted: true,
-            };
-            self.log.push(change);
+            self.note(key, Some(before), Arc::new(last), true);
         }
+    }
+
+    fn note(&mut self, key: &Key, before: Option<Arc<Value>>, object: Arc<Value>, deleted: bool) {
+        if !self.written.contains(&key.resource) {
+            self.written.insert(key.resource.clone());
+        }
+        let text = OnceCell::new();
+        self.log.push(Change { version: self.version, key: key.clone(), before, object, deleted, text });
+    }
+
+    /// The resources that were written to since this was last asked.
+    pub(crate) fn take_written(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.written)
     }
 
     /// The objects of a resource, in all namespaces or in one, in order.

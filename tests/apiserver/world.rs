@@ -110,7 +110,7 @@ impl World {
 
     /// Where the object of a target is.
     pub(crate) fn key(target: &Target) -> Key {
-        Key::new(&target.resource.id(), &target.namespace, &target.name)
+        Key::new(target.resource.id(), &target.namespace, &target.name)
     }
 
     /// The resource of an object.

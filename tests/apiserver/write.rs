@@ -329,7 +329,7 @@ fn valid(world: &mut World, call: &Call<'_>, new: &Value, old: Option<&Value>) -
     let mut mistakes = validate::metadata(resource, new, old);
     mistakes.extend(builtin::validate(resource, new, old));
     if let Some(schema) = &resource.schema {
-        mistakes.extend(world.known(schema::validate(schema, new, old))?);
+        mistakes.extend(world.known(schema::validate_with(schema, resource.rules, new, old))?);
     }
     let name = new["metadata"]["name"].as_str().unwrap_or_default();
     if mistakes.is_empty() { Ok(()) } else { Err(status::invalid(resource.of_kind(name), &mistakes)) }
@@ -338,7 +338,7 @@ fn valid(world: &mut World, call: &Call<'_>, new: &Value, old: Option<&Value>) -
 fn finish_create(world: &mut World, call: &Call<'_>, mut new: Value, managers: &Managers) -> Answer {
     let Target { resource, namespace, .. } = call.target;
     let name = new["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let key = Key::new(&resource.id(), namespace, &name);
+    let key = Key::new(resource.id(), namespace, &name);
     if !namespace.is_empty() && world.store.get(&Key::new("namespaces", "", namespace)).is_none() {
         return Err(status::not_found(status::Named { group: "", kind: "namespaces", name: namespace }));
     }
@@ -384,11 +384,11 @@ fn finish_update(world: &mut World, call: &Call<'_>, live: &Arc<Value>, mut new:
     valid(world, call, &new, Some(&bare))?;
     let write = admission::Write { operation: "UPDATE", object: &new, old: &bare };
     admission::validate(world, call.user, call.target, write)?;
-    if resource.generation && essence(call, &new) != essence(call, &bare) {
+    if resource.generation && !essence(call, &new).eq(essence(call, &bare)) {
         new["metadata"]["generation"] = json!(bare["metadata"]["generation"].as_i64().unwrap_or_default() + 1);
     }
     managers::put(&mut new, managers);
-    if without_times(&new) == without_times(live) {
+    if is_same_but_for_times(&new, live) {
         return Ok((200, Value::clone(live)));
     }
     if call.dry() {
@@ -409,28 +409,43 @@ fn finish_update(world: &mut World, call: &Call<'_>, live: &Arc<Value>, mut new:
 const MAX_REQUEST: usize = 1_572_864 - 1024;
 
 fn storable(object: &Value) -> Outcome<()> {
-    if object.to_string().len() > MAX_REQUEST {
+    if longest(object) > MAX_REQUEST && object.to_string().len() > MAX_REQUEST {
         Err(status::internal("etcdserver: request is too large"))
     } else {
         Ok(())
     }
 }
 
+/// More bytes than an object has as JSON, without writing it: of a text every byte may be escaped.
+fn longest(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) => 5,
+        Value::Number(_) => 32,
+        Value::String(text) => 6 * text.len() + 2,
+        Value::Array(items) => items.iter().map(|item| longest(item) + 1).sum::<usize>() + 2,
+        Value::Object(map) => map.iter().map(|(name, value)| 6 * name.len() + 4 + longest(value)).sum::<usize>() + 2,
+    }
+}
+
 /// What the generation counts the changes of.
-fn essence(call: &Call<'_>, object: &Value) -> Value {
-    let resource = &call.target.resource;
-    let counted = |name: &str| name != "metadata" && !(resource.status && name == "status");
-    let fields = object.as_object().into_iter().flatten().filter(|(name, _)| counted(name));
-    fields.map(|(name, value)| (name.clone(), value.clone())).collect()
+fn essence<'a>(call: &Call<'_>, object: &'a Value) -> impl Iterator<Item = (&'a String, &'a Value)> {
+    let status = call.target.resource.status;
+    let counted = move |name: &str| name != "metadata" && !(status && name == "status");
+    object.as_object().into_iter().flatten().filter(move |(name, _)| counted(name))
 }
 
 /// A write that changes nothing but when somebody last wrote is none.
-fn without_times(object: &Value) -> Value {
-    let mut object = object.clone();
-    for entry in object["metadata"]["managedFields"].as_array_mut().into_iter().flatten() {
-        entry["time"].take();
+fn is_same_but_for_times(one: &Value, other: &Value) -> bool {
+    fn parts<'a>(value: &'a Value, without: &'a str) -> impl Iterator<Item = (&'a String, &'a Value)> {
+        value.as_object().into_iter().flatten().filter(move |(name, _)| *name != without)
     }
-    object
+    fn entries(object: &Value) -> &[Value] {
+        object["metadata"]["managedFields"].as_array().map(Vec::as_slice).unwrap_or_default()
+    }
+    parts(one, "metadata").eq(parts(other, "metadata"))
+        && parts(&one["metadata"], "managedFields").eq(parts(&other["metadata"], "managedFields"))
+        && entries(one).len() == entries(other).len()
+        && entries(one).iter().zip(entries(other)).all(|(one, other)| parts(one, "time").eq(parts(other, "time")))
 }
 
 /// Whether it is to be deleted and nobody holds it any more.
@@ -472,7 +487,7 @@ fn after(world: &mut World, call: &Call<'_>, key: &Key) {
     let writing = Writing { shape: &call.target.resource.shape, manager, ignored: &[], now: &now };
     let managers = managers::update(&writing, &live, &new, managers);
     managers::put(&mut new, &managers);
-    if without_times(&new) != without_times(&definition) {
+    if !is_same_but_for_times(&new, &definition) {
         world.store.put(key, new);
     }
 }

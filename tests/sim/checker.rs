@@ -144,7 +144,7 @@ impl Checker {
 
 /// Follows packets: pod, and network. What is wrong with them.
 fn follow(truth: &Truth, packets: &[(String, RunningPod, u8)], settled: Option<&BTreeSet<u8>>) -> BTreeSet<String> {
-    let states: Vec<(NodeState, HostNetwork)> =
+    let states: Vec<(Arc<NodeState>, Arc<HostNetwork>)> =
         truth.machines.iter().map(|machine| (machine.egret(), machine.host())).collect();
     let hosts: BTreeMap<NodeName, Host<'_>> = (0_u8..)
         .zip(&states)
@@ -213,8 +213,7 @@ impl Truth {
                 // A label is set before its commit's policies are published, and removed after: policies of the one commit
                 // meet labels of the other.
                 for labels in &self.revisions {
-                    let mixed = Revision { groups: labels.groups.clone(), ..revision.clone() };
-                    addresses.extend(mixed.addresses(*team, network).into_iter().flatten());
+                    addresses.extend(revision.addresses_with(&labels.groups, *team, network).into_iter().flatten());
                 }
             }
         }

@@ -14,6 +14,11 @@ use super::random::Random;
 use super::world::World;
 use crate::apiserver::{Fault, FaultId, Filter};
 
+/// A node reads its status back at least once in this time, unless it watches it.
+const READ_BACK: Duration = Duration::from_mins(10);
+/// What a watch lost is found within this time, by comparing versions (docs/api-server.md).
+const VERSIONS_COMPARED: Duration = Duration::from_mins(15);
+
 /// The kinds of happenings. A test may ask for some of them alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -242,7 +247,6 @@ impl Lasting {
                 self.add(&mut random, (60, 100), kind, Undo::ClearFault(fault));
             }
             Kind::WatchSwallowed => {
-                world.found_late = true;
                 let process = any_process(world, &mut random);
                 let lost = *random.pick(&["pods", "nodes", "egressconfigs", "publishedegresspolicies"]);
                 world.process(process).line.set_weather(|weather| weather.swallowed.push(lost));
@@ -291,7 +295,7 @@ fn edit_by_hand(world: &mut World, random: &mut Random) {
         _ => {
             let node = node_name(draw(random, world.nodes()));
             if world.api.get("egressnodes.egret.dev", "", &node).is_some() {
-                world.found_late = true;
+                world.is_compared_within(READ_BACK);
                 world.api.delete("egressnodes.egret.dev", "", &node);
             }
         }
@@ -304,6 +308,11 @@ impl World {
             Place::Controller(place) => &self.controllers[place],
             Place::Agent(place) => &self.agents[place],
         }
+    }
+
+    /// Something happened that is found by a comparison within this time.
+    fn is_compared_within(&mut self, time: Duration) {
+        self.compared = self.compared.max(Instant::now() + time);
     }
 
     fn undo(&mut self, undo: Undo) {
@@ -332,7 +341,10 @@ impl World {
                 *weather = Weather { link, swallowed, ..Weather::default() };
             }),
             Undo::ClearFault(fault) => self.api.clear(fault),
-            Undo::HearAgain(process) => self.process(process).line.set_weather(|weather| weather.swallowed.clear()),
+            Undo::HearAgain(process) => {
+                self.process(process).line.set_weather(|weather| weather.swallowed.clear());
+                self.is_compared_within(VERSIONS_COMPARED);
+            }
             Undo::ClockBack => self.offset.store(0, std::sync::atomic::Ordering::SeqCst),
         }
     }

@@ -26,8 +26,8 @@ use super::random::Random;
 use crate::apiserver::signal::{Changes, Signal};
 
 struct State {
-    egret: NodeState,
-    host: HostNetwork,
+    egret: Arc<NodeState>,
+    host: Arc<HostNetwork>,
     generation: u32,
     events: VecDeque<KernelEvent>,
 }
@@ -41,7 +41,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new(host: HostNetwork) -> Self {
-        let state = State { egret: NodeState::default(), host, generation: 1, events: VecDeque::new() };
+        let state = State { egret: Arc::default(), host: Arc::new(host), generation: 1, events: VecDeque::new() };
         Self { state: Arc::new(Mutex::new(state)), changed: Signal::default() }
     }
 
@@ -49,17 +49,17 @@ impl Machine {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn egret(&self) -> NodeState {
-        self.state().egret.clone()
+    pub(crate) fn egret(&self) -> Arc<NodeState> {
+        Arc::clone(&self.state().egret)
     }
 
-    pub(crate) fn host(&self) -> HostNetwork {
-        self.state().host.clone()
+    pub(crate) fn host(&self) -> Arc<HostNetwork> {
+        Arc::clone(&self.state().host)
     }
 
     /// The agent's sockets are closed: the kernel keeps tables with the flag `persist`, without an owner.
     pub(crate) fn owner_died(&self) {
-        for table in self.state().egret.nft.values_mut() {
+        for table in Arc::make_mut(&mut self.state().egret).nft.values_mut() {
             (table.owned, table.abandoned) = (false, true);
         }
     }
@@ -67,7 +67,7 @@ impl Machine {
     /// Somebody else changes Egret's objects.
     pub(crate) fn disturb(&self, change: impl FnOnce(&mut NodeState)) {
         let mut state = self.state();
-        change(&mut state.egret);
+        change(Arc::make_mut(&mut state.egret));
         state.generation += 1;
         let actor = Actor::Process(4242, Some("ip".to_owned()));
         state.events.push_back(KernelEvent { subject: EventSubject::Everything, actor, generation: None });
@@ -106,7 +106,7 @@ impl NodeKernel for Sockets {
     async fn observe(&mut self) -> Result<Observed, KernelError> {
         self.work().await;
         let state = self.machine.state();
-        let (egret, host) = (state.egret.clone(), state.host.clone());
+        let (egret, host) = (NodeState::clone(&state.egret), HostNetwork::clone(&state.host));
         let generation = Generation(state.generation);
         Ok(Observed { host_network: with_loosened(host, &egret), state: egret, generation })
     }
@@ -121,7 +121,7 @@ impl NodeKernel for Sockets {
             state.generation += 1;
             *generation = Generation(state.generation);
         }
-        simulate::apply(step, &mut state.egret);
+        simulate::apply(step, Arc::make_mut(&mut state.egret));
         drop(state);
         (self.after_step)();
         Ok(())

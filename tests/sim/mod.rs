@@ -30,7 +30,7 @@ use log::Log;
 use world::World;
 
 /// How many seeds a run tries if nobody says.
-const SEEDS: u64 = 24;
+const SEEDS: u64 = 48;
 /// Episodes of one world.
 const EPISODES: usize = 2;
 

@@ -155,9 +155,19 @@ impl Revision {
 
     /// The addresses that a team's packets to a network may leave with; none: they are not steered.
     pub(crate) fn addresses(&self, team: u8, network: u8) -> Option<BTreeSet<IpAddr>> {
+        self.addresses_with(&self.groups, team, network)
+    }
+
+    /// The same with these nodes in the groups.
+    pub(crate) fn addresses_with(
+        &self,
+        groups: &BTreeMap<u8, BTreeSet<u8>>,
+        team: u8,
+        network: u8,
+    ) -> Option<BTreeSet<IpAddr>> {
         let mut found = None;
         for policy in self.policies.values().filter(|policy| policy.team == team && policy.network == network) {
-            let nodes = self.groups.get(&policy.group).into_iter().flatten();
+            let nodes = groups.get(&policy.group).into_iter().flatten();
             found.get_or_insert_with(BTreeSet::new).extend(nodes.map(|node| egress_address(*node)));
         }
         found

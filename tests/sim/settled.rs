@@ -13,9 +13,8 @@ use super::world::World;
 /// Until when everything has to be as it should be, after the last thing that happened. The repository is polled every half a minute, failures
 /// back off to a minute, and the removal of a label waits half a minute for agents.
 const BOUND: Duration = Duration::from_mins(4);
-/// The same where a watch lost events, which a list after a quarter of an hour shows, or a node's status was deleted, which the node reads
-/// back every ten minutes.
-const BOUND_LATE: Duration = Duration::from_mins(25);
+/// The same after something was found that only a comparison from time to time finds.
+const AFTER_COMPARISON: Duration = Duration::from_mins(2);
 /// How long what is new in a policy may leave by its former gateway: nobody's packet shows that while no member is there.
 const HANDOVER: Duration = Duration::from_secs(6);
 
@@ -28,7 +27,7 @@ impl World {
     /// Waits until the world is settled.
     pub(crate) async fn settle(&self) -> Result<(), String> {
         let began = Instant::now();
-        let bound = if self.found_late { BOUND_LATE } else { BOUND };
+        let until = (began + BOUND).max(self.compared + AFTER_COMPARISON);
         let mut since: Option<Instant> = None;
         loop {
             self.check()?;
@@ -40,8 +39,8 @@ impl World {
                 continue;
             };
             since = None;
-            if began.elapsed() > bound {
-                return Err(format!("not settled {} s after the last fault: {why}", bound.as_secs()));
+            if Instant::now() > until {
+                return Err(format!("not settled {} s after the last fault: {why}", began.elapsed().as_secs()));
             }
             sleep(Duration::from_millis(500)).await;
         }
@@ -52,14 +51,14 @@ impl World {
 
     /// Why the world is not settled.
     fn unsettled(&self) -> Option<String> {
-        let config = self.api.get("egressconfigs.egret.dev", "", "default").unwrap_or_default();
+        let config = self.api.stored("egressconfigs.egret.dev", "", "default").unwrap_or_default();
         let revision = config["spec"]["revision"].as_str().unwrap_or_default();
         let newest = self.pushed.last()?;
         let published = self.git.position(revision).map(|position| &self.pushed[position]);
         if !published.is_some_and(|one| one.asks_the_same(newest)) {
             return Some(format!("published is {:?}", self.git.position(revision)));
         }
-        let policies = self.api.list("publishedegresspolicies.egret.dev");
+        let policies = self.api.all_stored("publishedegresspolicies.egret.dev");
         if policies.len() != newest.policies.len() {
             return Some(format!("{} policies are published, not {}", policies.len(), newest.policies.len()));
         }
@@ -68,7 +67,7 @@ impl World {
         }
         for number in 0..self.nodes() {
             let name = node_name(number);
-            let node = self.api.get("egressnodes.egret.dev", "", &name).unwrap_or_default();
+            let node = self.api.stored("egressnodes.egret.dev", "", &name).unwrap_or_default();
             if node["status"]["revision"] != revision {
                 return Some(format!("{name} has {}", node["status"]["revision"]));
             }
@@ -77,7 +76,8 @@ impl World {
             }
             let wanted = newest.groups.iter().find(|(_, nodes)| nodes.contains(&number));
             let wanted = wanted.map(|(group, _)| format!("g{group}"));
-            let labels = &self.api.get("nodes", "", &name).unwrap_or_default()["metadata"]["labels"];
+            let labelled = self.api.stored("nodes", "", &name).unwrap_or_default();
+            let labels = &labelled["metadata"]["labels"];
             if labels["egress"].as_str() != wanted.as_deref() {
                 return Some(format!("{name} is labelled {}, not {wanted:?}", labels["egress"]));
             }
@@ -98,7 +98,8 @@ impl World {
     /// Nothing happens for a while, and nobody does anything but what has to be done.
     pub(crate) async fn idle(&self) -> Result<(), String> {
         // Exits that were left are kept for ten minutes, and pod counts may wait for five.
-        self.wait(if self.found_late { BOUND_LATE } else { Duration::from_mins(12) }).await?;
+        let kept = Instant::now() + Duration::from_mins(12);
+        self.wait(kept.max(self.compared + AFTER_COMPARISON) - Instant::now()).await?;
         let since = Instant::now();
         self.wait(Duration::from_mins(2)).await?;
         for process in self.processes() {

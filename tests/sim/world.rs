@@ -51,8 +51,8 @@ pub(crate) struct World {
     pub(crate) weather: Weather,
     pub(crate) log: Log,
     pub(crate) offset: Arc<AtomicI64>,
-    /// Whether something happened that only a comparison from time to time finds.
-    pub(crate) found_late: bool,
+    /// Until when everything is found that only a comparison from time to time finds.
+    pub(crate) compared: Instant,
     seen: Seen,
     surroundings: Surroundings,
     starts: u64,
@@ -108,7 +108,7 @@ impl World {
             weather: Weather::default(),
             log,
             offset,
-            found_late: false,
+            compared: Instant::now(),
             seen: Seen::default(),
             surroundings,
             starts: 0,
@@ -141,7 +141,7 @@ impl World {
 
     /// What is published.
     pub(crate) fn published(&self) -> Revision {
-        let config = self.api.get("egressconfigs.egret.dev", "", "default").unwrap_or_default();
+        let config = self.api.stored("egressconfigs.egret.dev", "", "default").unwrap_or_default();
         let position = config["spec"]["revision"].as_str().and_then(|revision| self.git.position(revision));
         position.map(|position| self.pushed[position].clone()).unwrap_or_default()
     }
@@ -236,7 +236,7 @@ impl World {
 
     /// What must hold of the objects in the API server at any time.
     pub(crate) fn watch(&mut self, lasting: &Lasting) -> Result<(), String> {
-        let config = self.api.get("egressconfigs.egret.dev", "", "default").unwrap_or_default();
+        let config = self.api.stored("egressconfigs.egret.dev", "", "default").unwrap_or_default();
         let fence = config["spec"]["fence"].as_i64().unwrap_or_default();
         if fence < self.seen.fence || fence > 10_000 {
             return Err(format!("the fencing token went from {} to {fence}", self.seen.fence));

@@ -345,6 +345,11 @@ fn a_refused_exit_drops_and_a_refused_return_path_is_left_out() {
     assert_eq!(whole.desired.rules, without.desired.rules, "their packets end in their tables");
     assert_eq!(elements(&whole, "leaves4"), ["0x00000001 . 10.0.3.42"]);
     assert_eq!(without.desired.nft[&TableFamily::Inet].sets.get("leaves4"), None, "nobody leaves");
+    assert_what_refused_parts_mean_is_reported(&without);
+}
+
+/// Each part is reported at what it means for packets.
+fn assert_what_refused_parts_mean_is_reported(without: &Compiled) {
     let found: Vec<(&str, &str)> = without
         .findings
         .iter()

@@ -116,8 +116,8 @@ impl Handover {
                 old.filter(|exit| is_there(exit, facts, &owners) && ready(exit)).collect::<Vec<ExitKey>>()
             };
             if placed.exits.is_empty() {
-                let (alive, until) = (carried_by(), now.saturating_add(HOLD).unwrap_or(now));
-                let until = before.held.get(policy).copied().unwrap_or(until);
+                let alive = carried_by();
+                let until = ends_by(now, HOLD, before.held.get(policy).copied());
                 // Where nobody reports, there is one source of news, in its order.
                 if known.serving.is_some() && !alive.is_empty() && now < until {
                     placed.exits = alive;
@@ -181,12 +181,15 @@ impl Handover {
                     .is_some_and(|policy| policy.existing_connections == ExistingConnections::Keep)
         };
         let mut left = before.left.clone();
+        for left in left.values_mut() {
+            left.until = ends_by(now, DRAIN, Some(left.until));
+        }
         for (policy, carried) in before.carried.iter().filter(|(policy, _)| keeps(policy)) {
             for exit in carried.exits.iter().filter(|exit| !used.contains(exit)) {
                 let entry = left.entry(exit.clone()).or_insert_with(|| Left {
                     exit: Exit { mac: exit.mac() },
                     policies: BTreeSet::new(),
-                    until: now.saturating_add(DRAIN).unwrap_or(now),
+                    until: ends_by(now, DRAIN, None),
                 });
                 entry.policies.insert(policy.clone());
             }
@@ -219,6 +222,13 @@ impl Handover {
             }
         }
     }
+}
+
+/// When something ends that lasts for `time`: when it was to end, but no later than `time` from now. A clock that was set back must not prolong
+/// it by as much.
+fn ends_by(now: Timestamp, time: SignedDuration, known: Option<Timestamp>) -> Timestamp {
+    let latest = now.saturating_add(time).unwrap_or(now);
+    known.map_or(latest, |until| until.min(latest))
 }
 
 /// A hash of whose packets to where a policy means.

@@ -29,7 +29,9 @@ const CILIUM_SUFFIX: &str = ".cilium.io";
 /// Field of the published `gateways` with the gateway labels that Git gives. egret.yaml has no such field.
 const LABELLED: &str = "labelled";
 /// Fields of a published spec that no document has.
-const ENVELOPE: [&str; 2] = ["source", "fence"];
+const ENVELOPE: [&str; 2] = ["source", FENCE];
+/// The field with the fencing token of the controller that wrote the spec.
+pub const FENCE: &str = "fence";
 
 /// The published content of a commit.
 #[derive(Debug, Clone, Default, PartialEq)]

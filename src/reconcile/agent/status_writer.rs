@@ -90,7 +90,7 @@ impl StatusWriter {
         let (notes, noted) = mpsc::channel(WAITING);
         let recorder = live.recorder("egret.dev/agent", node.as_str());
         let events = tokio::spawn(record(recorder, node.clone(), noted, Backoff::new(seed)));
-        let status = tokio::spawn(write_updates(live, node, receiver, Backoff::new(seed)));
+        let status = tokio::spawn(UpdateWriter::new(live, node, receiver, Backoff::new(seed)).run());
         Self { updates, notes, tasks: [status, events] }
     }
 
@@ -143,67 +143,97 @@ struct Written {
     at: Instant,
 }
 
-async fn write_updates(
+/// Writes the updates of one node.
+struct UpdateWriter {
     live: ApiClient,
     node: NodeName,
-    mut updates: watch::Receiver<Option<(StatusUpdate, u32)>>,
-    mut backoff: Backoff,
-) {
-    let mut written: Option<Written> = None;
-    // What the API server last had. After a restart it is read once, before the first write.
-    let mut known: Option<NodeStatus> = None;
-    // When a commit that changed nothing here is to be reported.
-    let mut confirmation: Option<Instant> = None;
-    let mut returned = true;
-    loop {
-        let check = backoff.spread(if returned { CHECK_AFTER_RETURN } else { CHECK_INTERVAL });
-        tokio::select! {
-            biased;
-            more = updates.changed() => if more.is_err() { return },
-            () = sleep(check) => {
-                returned = false;
-                if !stands(&live, &node, written.as_ref()).await {
-                    written = None;
-                }
-            }
-        }
+    updates: watch::Receiver<Option<(StatusUpdate, u32)>>,
+    backoff: Backoff,
+    written: Option<Written>,
+    /// What the API server last had. After a restart it is read once, before the first write.
+    known: Option<NodeStatus>,
+    /// When a commit that changed nothing here is to be reported.
+    confirmation: Option<Instant>,
+    /// When to check next that the status still stands. Updates do not postpone it: they may come more often.
+    check: Instant,
+    /// Whether this agent came back, and has written nothing since.
+    returned: bool,
+}
+
+impl UpdateWriter {
+    fn new(
+        live: ApiClient,
+        node: NodeName,
+        updates: watch::Receiver<Option<(StatusUpdate, u32)>>,
+        mut backoff: Backoff,
+    ) -> Self {
+        let check = Instant::now() + backoff.spread(CHECK_INTERVAL);
+        Self { live, node, updates, backoff, written: None, known: None, confirmation: None, check, returned: true }
+    }
+
+    /// Runs until nobody gives updates any more.
+    async fn run(mut self) {
         loop {
-            let Some((update, nodes)) = updates.borrow_and_update().clone() else { break };
-            if let Some(before) = &written {
-                if before.update == update {
-                    break;
-                }
-                let due = if before.update.urgent() == update.urgent() {
-                    before.at + COUNTS
-                } else if before.update.without_commit() == update.without_commit() {
-                    *confirmation.get_or_insert_with(|| Instant::now() + backoff.jitter(CONFIRMATION * nodes))
-                } else {
-                    Instant::now()
-                };
-                if due > Instant::now() {
-                    tokio::select! {
-                        biased;
-                        () = sleep_until(due) => {}
-                        more = updates.changed() => if more.is_err() { return },
-                    }
+            let due = match self.due() {
+                Some((update, due)) if due <= Instant::now() => {
+                    self.write(update).await;
                     continue;
                 }
+                due => due.map(|(_, due)| due),
+            };
+            tokio::select! {
+                biased;
+                more = self.updates.changed() => if more.is_err() { return },
+                () = sleep_until(self.check) => self.check().await,
+                () = sleep_until(due.unwrap_or(self.check)) => {}
             }
-            confirmation = None;
-            match write(&live, &node, &update, written.as_ref(), &mut known).await {
-                Ok(status) => {
-                    backoff.reset();
-                    returned |= written.as_ref().is_some_and(|before| before.update.lost != update.lost);
-                    written = Some(Written { update, status, at: Instant::now() });
+        }
+    }
+
+    /// The update to write and when; none if the newest one is written.
+    fn due(&mut self) -> Option<(StatusUpdate, Instant)> {
+        let (update, nodes) = self.updates.borrow_and_update().clone()?;
+        let now = Instant::now();
+        let Some(before) = &self.written else { return Some((update, now)) };
+        if before.update == update {
+            return None;
+        }
+        let due = if before.update.urgent() == update.urgent() {
+            before.at + COUNTS
+        } else if before.update.without_commit() == update.without_commit() {
+            *self.confirmation.get_or_insert_with(|| now + self.backoff.jitter(CONFIRMATION * nodes))
+        } else {
+            now
+        };
+        Some((update, due))
+    }
+
+    async fn write(&mut self, update: StatusUpdate) {
+        self.confirmation = None;
+        match write(&self.live, &self.node, &update, self.written.as_ref(), &mut self.known).await {
+            Ok(status) => {
+                self.backoff.reset();
+                self.returned |= self.written.as_ref().is_some_and(|before| before.update.lost != update.lost);
+                if std::mem::take(&mut self.returned) {
+                    self.check = Instant::now() + self.backoff.spread(CHECK_AFTER_RETURN);
                 }
-                Err(error) => {
-                    let wait = backoff.next_wait();
-                    tracing::warn!(error = chain(&error), hint = error.hint(), retry = ?wait, "the node's status is not written");
-                    // The write may have succeeded and its response been lost, so all of it is written again.
-                    written = None;
-                    sleep(wait).await;
-                }
+                self.written = Some(Written { update, status, at: Instant::now() });
             }
+            Err(error) => {
+                let wait = self.backoff.next_wait();
+                tracing::warn!(error = chain(&error), hint = error.hint(), retry = ?wait, "the node's status is not written");
+                // The write may have succeeded and its response been lost, so all of it is written again.
+                self.written = None;
+                sleep(wait).await;
+            }
+        }
+    }
+
+    /// Checks that the status still stands; otherwise it is written again.
+    async fn check(&mut self) {
+        self.check = Instant::now() + self.backoff.spread(CHECK_INTERVAL);
+        if !stands(&self.live, &self.node, self.written.as_ref()).await {
+            self.written = None;
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::core::address_class::mapped_ipv4;
 use crate::core::name::NodeName;
 use crate::core::placement::{GatewayReports, Placement, place_with};
 use crate::core::policy::limits::{max_pod_networks, refuses_set};
-use crate::core::policy::published::{Published, hash_of, read_policy, resource_name, spec};
+use crate::core::policy::published::{FENCE, Published, hash_of, read_policy, resource_name, spec};
 use crate::core::pools::Network;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::status::{
@@ -204,7 +204,7 @@ impl Pass<'_> {
 
     async fn write_policy(&self, name: &str, wanted: &Value) -> Result<Written, PassError> {
         let mut fenced = wanted.clone();
-        fenced["fence"] = json!(self.fence()?);
+        fenced[FENCE] = json!(self.fence()?);
         Ok(self.live.apply_policy(name, &fenced).await?)
     }
 
@@ -437,6 +437,13 @@ fn refused(wanted: &Value, error: &ApiError, has_before: bool) -> Rejected {
 
 /// Whether a published policy means the same as the wanted one, ignoring the fencing token and what the server added.
 fn is_equivalent(name: &str, found: &Value, wanted: &Value) -> bool {
+    fn unfenced(spec: &Value) -> impl Iterator<Item = (&String, &Value)> {
+        spec.as_object().into_iter().flatten().filter(|(name, _)| *name != FENCE)
+    }
+    // A pass compares every policy, nearly all are as they were written, and parsing one costs much more.
+    if unfenced(found).eq(unfenced(wanted)) {
+        return true;
+    }
     let same_source = found["source"] == wanted["source"];
     same_source && read_policy(name, found).is_ok_and(|policy| hash_of(name, &spec(&policy)) == hash_of(name, wanted))
 }

@@ -155,6 +155,20 @@ fn a_policy_without_a_fit_gateway_stays_on_a_live_one_for_a_moment() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_prolongs_neither_a_hold_nor_a_drain() {
+    let unplaced = |left: &[&str]| (Vec::<String>::new(), is("", left).1);
+    let mut stage = Stage::new(ExistingConnections::Keep);
+    assert_eq!(stage.at("three", "one", &[], &["one"], 86_400), is("one", &[]));
+    assert_eq!(stage.at("three", "", &[], &["one"], 86_400), is("one", &[]));
+    assert_eq!(stage.at("three", "", &[], &["one"], 0), is("one", &[]));
+    assert_eq!(stage.at("three", "", &[], &["one"], 5), unplaced(&["one"]));
+    assert_eq!(stage.at("three", "two", &[], &["two"], 86_400), is("two", &[]));
+    assert_eq!(stage.at("three", "one", &[], &["one"], 86_400), is("one", &["two"]));
+    assert_eq!(stage.at("three", "one", &[], &["one"], 0), is("one", &["two"]));
+    assert_eq!(stage.at("three", "one", &[], &["one"], 600), is("one", &[]));
+}
+
+#[test]
 fn a_restarted_node_continues_the_handover() {
     let again = |stage: &mut Stage| stage.memory = PersistedHandover::from(&stage.memory).into();
     let mut stage = Stage::new(ExistingConnections::Keep);
