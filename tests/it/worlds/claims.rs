@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use super::attacks::{foreign_mark, forged, nodes, tunnel};
-use crate::lab::{Answer, HTTP, LabError, LongConnection, get};
+use crate::lab::{Answer, HTTP, LabError, LongConnection, get, wait_until};
 use crate::world::dimensions::{Family, Firewall, Ipam, Marks, Masquerade, Services, World};
 use crate::world::forge::Secrets;
 use crate::world::layout::{self, LATE, MEMBER, NEIGHBOUR, Node, OTHER, Pod, RESIDENT, SERVER, STRAY};
@@ -77,6 +77,7 @@ pub(super) const CLAIMS: &[Claim] = &[
         hold: nodes,
     },
     Claim { column: "notrack", sentence: "the tunnel's own packets are no connections", hold: untracked },
+    Claim { column: "probes", sentence: "the gateway answers its source's probes, in every family", hold: probed },
     Claim { column: "ct-mark", sentence: "somebody else's connection mark steers nobody", hold: foreign_mark },
 ];
 
@@ -345,6 +346,13 @@ fn untracked(standing: &Standing, _: &Secrets) -> Judged {
         }
     }
     Ok(judge(&wrong))
+}
+
+/// A gateway that has not answered yet counts as silent, so that there is a finding where a probe gets lost.
+fn probed(standing: &Standing, _: &Secrets) -> Judged {
+    let silent = || standing.report(Node::N1).contains("gateway-silent");
+    let answered = wait_until(PATIENCE * 3, || !silent());
+    Ok(judge(&if answered { Vec::new() } else { vec![standing.report(Node::N1)] }))
 }
 
 /// What came to the outside that must not have, whichever claim sent it.
