@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::check::REQUIRE;
+use super::check::{CheckedPolicy, REQUIRE};
 use super::config::{Config, ProbeTiming};
 use super::document::{CONFIG_FILE, DocumentKind, PUBLISHED};
 use super::grants::Grant;
@@ -297,6 +297,11 @@ fn windows(windows: &ChangeWindows) -> Value {
 
 /// Parses one published policy, with the same checks as a document in a repository.
 pub fn read_policy(name: &str, spec: &Value) -> Result<Policy, Unreadable> {
+    read_checked(name, spec).map(|(checked, _)| checked.policy)
+}
+
+/// The same with the text of a document that says it.
+pub(super) fn read_checked(name: &str, spec: &Value) -> Result<(CheckedPolicy, String), Unreadable> {
     let fault = |message: String| Unreadable { name: name.to_owned(), message };
     let source = &spec["source"];
     let written = |field: &str| source[field].as_str().ok_or_else(|| fault(format!("spec.source.{field} is missing")));
@@ -316,10 +321,12 @@ pub fn read_policy(name: &str, spec: &Value) -> Result<Policy, Unreadable> {
         "metadata": {"name": id.name.as_str()},
         "spec": fields,
     });
-    let parsed = file::parse(PUBLISHED, &json_as_yaml(&document.to_string()));
+    let text = json_as_yaml(&document.to_string());
+    let parsed = file::parse(PUBLISHED, &text);
     let checked = parsed.good.first().and_then(|(_, checked)| checked.policy());
     let Some(checked) = checked else { return Err(fault(first_error(&parsed))) };
-    Ok(Policy { id, origin, ..checked.policy.clone() })
+    let policy = Policy { id, origin, ..checked.policy.clone() };
+    Ok((CheckedPolicy { policy, ..checked.clone() }, text.into()))
 }
 
 /// Parses the published values of egret.yaml.

@@ -10,6 +10,7 @@ mod labels;
 mod options;
 mod pass;
 mod removal;
+mod sent;
 mod snapshotter;
 mod taints;
 mod triggers;
@@ -27,6 +28,7 @@ use self::labels::LabelReconciler;
 pub use self::options::{ControllerError, ControllerOptions};
 use self::pass::{Pass, PassError};
 pub use self::removal::{Removal, RemovalError, remove};
+use self::sent::SentPolicies;
 use self::snapshotter::{Snapshotter, ViewSnapshots};
 use self::taints::TaintRemover;
 use self::triggers::{Sources, pulls_of};
@@ -38,6 +40,7 @@ use crate::core::policy::published::read_config;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
 use crate::git::CommitId;
+
 use crate::reconcile::gitops::publisher::Publisher;
 use crate::reconcile::gitops::pulls::PullPreviews;
 use crate::reconcile::gitops::report_sender::ReportSender;
@@ -158,6 +161,7 @@ async fn serve_with(
         logged_closed: BTreeSet::new(),
         logged_faults: BTreeMap::new(),
         published_before: BTreeSet::new(),
+        sent: SentPolicies::default(),
         recorded_rejected: BTreeSet::new(),
         reading: false,
         followed: None,
@@ -218,6 +222,7 @@ struct Controller {
     logged_faults: BTreeMap<&'static str, String>,
     /// The policies that were published when the last pass ended and the cluster had answered.
     published_before: BTreeSet<String>,
+    sent: SentPolicies,
     /// Rejected documents for which an event was already recorded.
     recorded_rejected: BTreeSet<Rejected>,
 }
@@ -240,6 +245,7 @@ impl Controller {
             // An interim leader may have corrected what this process remembers as contested.
             self.labels.forget();
             self.published_before.clear();
+            self.sent = SentPolicies::default();
             // It has also written newer reports than those still queued here.
             self.sender.stop();
             self.snapshotter = Snapshotter::default();
@@ -336,6 +342,8 @@ impl Controller {
         let Some((head, published)) = head.zip(self.published()) else { return known };
         known.committed = self.published_time();
         known.commit = Some(published.to_string());
+        let specs = &self.watching.view().policies;
+        known.good.published = specs.iter().map(|(name, policy)| (name.clone(), policy.spec.clone())).collect();
         // Older versions published less.
         known.windows = known.windows.filter(|_| kept.commit == known.commit);
         if let Ok(config) = read_config(&head.config) {
@@ -396,6 +404,7 @@ impl Controller {
             reports_published,
             previews: previews.as_ref().map(|fault| fault.as_ref().copied().map_err(String::as_str)),
             published_before: &self.published_before,
+            sent: &self.sent,
             silent: &self.silent,
             now,
             patient: self.published_at.is_some_and(|at| at.elapsed() < PATIENCE),

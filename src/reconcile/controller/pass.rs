@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::super::leadership::Leadership;
 use super::labels::LabelReconciler;
+use super::sent::SentPolicies;
 use crate::cluster::live::resources::{ConfigSpec, PolicyDigest};
 use crate::cluster::live::{ApiClient, ApiError, PolicyObject, View, Written};
 use crate::core::address_class::mapped_ipv4;
@@ -83,6 +84,8 @@ pub(super) struct Pass<'a> {
     pub(super) previews: Option<Result<(), &'a str>>,
     /// The policies that this leader saw published after its last pass.
     pub(super) published_before: &'a BTreeSet<String>,
+    /// What was written and the view does not show yet.
+    pub(super) sent: &'a SentPolicies,
     /// Agents that are not heard any more, and since when.
     pub(super) silent: &'a BTreeMap<NodeName, Timestamp>,
     /// The time of this pass.
@@ -157,6 +160,12 @@ impl Pass<'_> {
     /// Publishes policies and, after all of them, the EgressConfig. A policy that the API server rejects stops no
     /// other: its previous version stays active, and the rejection is reported.
     pub(super) async fn publish(&self) -> Result<PublicationResult, PassError> {
+        // A deletion bears no token that the API server could refuse, as it does with everything that is written: the token of a Lease
+        // that was deleted begins anew, and is raised only once this leader has seen the greater one.
+        let greatest = self.view.config.as_ref().and_then(|config| config.spec.as_ref().ok()).map(|head| head.fence);
+        if greatest > Some(self.fence()?) {
+            return Err(PassError::NotLeading);
+        }
         if let Some((why, _)) = refuses_set(&self.intent.set) {
             return Err(PassError::TooLarge(why));
         }
@@ -164,7 +173,10 @@ impl Pass<'_> {
         let mut published = wanted.clone();
         let mut publication = PublicationResult::default();
         let differ = wanted.policies.iter().filter(|(name, wanted)| {
-            !self.view.policies.get(*name).is_some_and(|found| is_equivalent(name, &found.spec, wanted))
+            let found = self.view.policies.get(*name);
+            let version = found.map(|found| found.resource_version.as_str());
+            !found.is_some_and(|found| is_equivalent(name, &found.spec, wanted))
+                && !self.sent.is_under_way(name, version, Some(wanted))
         });
         let writes = differ.map(|(name, wanted)| async move { (name, wanted, self.write_policy(name, wanted).await) });
         // In their order, so that of several errors the same one is reported each time.
@@ -174,6 +186,8 @@ impl Pass<'_> {
             match result {
                 Ok(written) => {
                     publication.wrote = true;
+                    let version = found.map(|found| found.resource_version.as_str());
+                    self.sent.note(name, version, Some(wanted));
                     publication.generations.insert(name.clone(), written.generation);
                     if let Some(other) = found.and_then(other_manager) {
                         publication.edited.insert(name.clone(), other.to_owned());
@@ -210,10 +224,21 @@ impl Pass<'_> {
 
     /// Deletes the policies that are not to be published. Returns whether there were any.
     async fn delete_others(&self, published: &Published) -> Result<bool, PassError> {
-        let others = self.view.policies.iter().filter(|(name, _)| !published.policies.contains_key(*name));
+        let others = self.view.policies.iter().filter(|(name, found)| {
+            let version = Some(found.resource_version.as_str());
+            !published.policies.contains_key(*name) && !self.sent.is_under_way(name, version, None)
+        });
         let deletions = others.map(|(name, found)| async move {
             self.fence()?;
-            Ok::<_, PassError>(self.live.delete_policy(name, Some(&found.resource_version)).await?)
+            let deleted = self.live.delete_policy(name, Some(&found.resource_version)).await?;
+            self.sent.note(name, Some(&found.resource_version), None);
+            tracing::debug!(
+                name,
+                deleted,
+                commit = self.intent.commit.id.short(),
+                "a published policy is not wanted any more"
+            );
+            Ok::<_, PassError>(deleted)
         });
         let mut deletions = stream::iter(deletions).buffered(PARALLEL);
         let mut any = false;

@@ -26,13 +26,15 @@ fn a_gateway_that_forwards_nothing_is_passed_over_until_it_does() -> Outcome {
         for (outpost, egress) in [(OUTPOST, "10.0.3.43"), (OUTPOST6, "fd00:10:3::43")] {
             stand.await_answer("tiefighter", outpost, Answer::Granted(egress.parse().expect("an address")))?;
         }
-        let found = stand.object("egressnodes", "kind-worker2");
         let reason = match setting {
             "net.ipv4.ip_forward" => "net.ipv4.conf.net1.forwarding is 0".to_owned(),
             _ => format!("{setting} is 0"),
         };
         let unfit = serde_json::json!([{"identity": "kind-worker2 dev net1", "reason": reason}]);
-        assert_eq!(found["status"]["unfit"], unfit, "{found:#}");
+        // Sources notice by themselves, before it is told.
+        stand.await_that("the gateway's own word", || {
+            stand.object("egressnodes", "kind-worker2")["status"]["unfit"] == unfit
+        })?;
         stand.await_that("the policy's status to name the other gateway", || {
             let policy = stand.object("publishedegresspolicies", "outpost");
             policy["status"]["gatewaySummary"] == "kind-worker3"

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::super::check::Checked;
+use super::super::published;
 use super::{Catalogue, DocumentIdentity, Standing, parse};
 
 /// Texts with held documents. All other active documents are in the repository: a start reads this, then the files of the
@@ -13,6 +16,10 @@ use super::{Catalogue, DocumentIdentity, Standing, parse};
 pub struct LastGoodDocuments {
     /// Sorted by path and text.
     pub texts: Vec<LastGoodText>,
+    /// The specs of published policies, by resource name. What was persisted may be lost, as with a controller's pod that is moved
+    /// to another node; the cluster still has the last good version of each policy.
+    #[serde(skip)]
+    pub published: BTreeMap<String, Value>,
 }
 
 /// One version of one file.
@@ -38,7 +45,7 @@ impl Catalogue {
             text: text.to_owned(),
             documents,
         });
-        LastGoodDocuments { texts: texts.collect() }
+        LastGoodDocuments { texts: texts.collect(), published: BTreeMap::new() }
     }
 
     /// Restores persisted texts, before the first [`Catalogue::update`]. Documents that cannot be read any more (by a
@@ -54,6 +61,18 @@ impl Catalogue {
                     self.standing.insert(identity.clone(), standing);
                     touched.insert(identity);
                 }
+            }
+        }
+        for (name, spec) in &good.published {
+            let Ok((checked, text)) = published::read_checked(name, spec) else { continue };
+            let identity = DocumentIdentity::Policy(checked.policy.id.clone());
+            let path = checked.policy.origin.file.clone();
+            if !self.standing.contains_key(&identity) {
+                let held = Some("it was published before the restart".to_owned());
+                let document = Arc::new(Checked::Policy(checked));
+                let standing = Standing { path, text: text.into(), document, held };
+                self.standing.insert(identity.clone(), standing);
+                touched.insert(identity);
             }
         }
         if touched.contains(&DocumentIdentity::Config) {

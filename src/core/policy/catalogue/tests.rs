@@ -58,6 +58,21 @@ fn a_bad_document_keeps_its_last_good_version_active_and_affects_no_other() {
     assert_eq!(catalogue.held(), []);
 }
 
+/// A controller's pod that is moved has an empty folder, and the cluster has what the last one published.
+#[test]
+fn a_bad_document_keeps_its_published_version_where_nothing_else_is_left_of_a_good_one() {
+    let mut before = Catalogue::new("prod");
+    before.update(changes(&[("a.yaml", &policy("a", "10.0.0.0/8")), ("b.yaml", &policy("b", "10.1.0.0/16"))]));
+    let published = crate::core::policy::published::Published::of(before.policies()).policies;
+    let mut catalogue = Catalogue::new("prod");
+    catalogue.import_good(&LastGoodDocuments { published, ..LastGoodDocuments::default() });
+    catalogue.update(changes(&[("a.yaml", &policy("a", "10.0.0.7/8")), ("b.yaml", &policy("b", "10.2.0.0/16"))]));
+    assert_eq!(active(&catalogue), ["a [10.0.0.0/8]", "b [10.2.0.0/16]"]);
+    assert_eq!(catalogue.held().len(), 1);
+    catalogue.update(BTreeMap::from([("a.yaml".to_owned(), FileUpdate::Removed)]));
+    assert_eq!(active(&catalogue), ["b [10.2.0.0/16]"], "what is removed is not kept");
+}
+
 #[test]
 fn all_documents_of_a_file_stay_active_when_it_becomes_unreadable() {
     let both = format!("{}---\n{}", policy("a", "10.0.0.0/8"), policy("b", "10.1.0.0/16"));
