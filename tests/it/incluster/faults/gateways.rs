@@ -61,17 +61,7 @@ spec:
     stand.kill9("controller-one")?;
     // As when a node dies: its agent says nothing any more.
     stand.kill9("kind-worker2")?;
-    let ready = |ready: bool| {
-        let status = if ready { "True" } else { "Unknown" };
-        let mut node = stand.api.get("nodes", "", "kind-worker2").expect("a node");
-        let conditions = node["status"]["conditions"].as_array_mut().expect("conditions");
-        conditions.iter_mut().filter(|one| one["type"] == "Ready").for_each(|one| one["status"] = json!(status));
-        let conditions = node["status"]["conditions"].clone();
-        let path = "/api/v1/nodes/kind-worker2/status";
-        let patch = json!({"status": {"conditions": conditions}});
-        let (code, body) = stand.api.send("PATCH", path, "application/strategic-merge-patch+json", &patch);
-        assert_eq!(code, 200, "{body}");
-    };
+    let ready = |ready: bool| stand.set_ready("kind-worker2", ready);
     let began = std::time::Instant::now();
     ready(false);
     for (outpost, egress) in Side::Third.ways() {
