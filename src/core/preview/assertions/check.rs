@@ -223,7 +223,10 @@ impl<'a> Checker<'a> {
     ) -> Option<Counterexample> {
         let of_family = |range: &AddressRange| families[usize::from(range.first().is_ipv6())];
         let scope: RangeSet = scope.ranges().iter().copied().filter(of_family).collect();
-        let within = steered.iter().filter_map(|(range, path)| Some((scope.first_within(*range)?, path)));
+        // Why a packet is not steered is of no interest where it must not be.
+        let asked = |path: &EgressPath| path.way != Disposition::Own || assertion.claim != Claim::NeverSteered;
+        let steered = steered.iter().filter(|(_, path)| asked(path));
+        let within = steered.filter_map(|(range, path)| Some((scope.first_within(*range)?, path)));
         let decided =
             within.map(|(destination, path)| (destination, Some(&path.policy), self.fate(key, path, destination)));
         let rest = scope.subtract(covered);
