@@ -47,6 +47,7 @@ demo: ## as root: the outpost scenario with real packets, from git push to clean
 
 test: ## as root: all tests, most of them in network namespaces of their own (about 5 min; the first build about 8 min)
 	$(call need,$(build) $(lab) $(worlds) $(servers) $(signers) python3:python3)
+	$(call need_venv)
 	@echo "unit tests, then one integration binary with labs and servers for SSH, HTTPS and git:// of its own, then doc tests"
 	@tests=0; cargo test --locked --no-fail-fast || tests=$$?; $(MAKE) --no-print-directory chart || tests=$$?; exit $$tests
 

@@ -3,6 +3,8 @@
 //! Prints the median of several runs of each stage at three sizes, how each grows, and the ratio of one change to the whole. Deliberately absent: limits; times
 //! on shared machines are for reading, not for failing on.
 
+#[path = "scale/asserted.rs"]
+mod asserted;
 mod world;
 
 use std::collections::BTreeMap;
@@ -20,6 +22,7 @@ use egret::core::plan::plan;
 use egret::core::policy::PolicySet;
 use egret::core::policy::catalogue::{Catalogue, FileUpdate};
 use egret::core::policy::lint::lint;
+use egret::core::preview::assertions::{AssertionInput, FailedAssertion, failed};
 use egret::core::state::NodeState;
 use egret::core::state::ownership::DatapathConfig;
 use jiff::Timestamp;
@@ -73,8 +76,10 @@ fn stages(size: Size) -> io::Result<Vec<(&'static str, Duration)>> {
     let mut placement = Placement::default();
     show(&mut stages, "place all policies", &mut || placement = place(&set, &facts, Timestamp::UNIX_EPOCH))?;
     assert_eq!(placement.policies.len(), size.policies);
+    assertions(&mut stages, size, &mut catalogue, &facts)?;
 
-    let node = node_name(size.nodes / 2);
+    // Of every tenth node no pod has labels.
+    let node = node_name(size.nodes / 2 + 1);
     let mut compiled = Compiled::default();
     show(&mut stages, "compile one node", &mut || compiled = compile_node(&node, &set, &placement, &facts))?;
     assert!(compiled.members.len() > 1, "the node has members");
@@ -96,6 +101,30 @@ fn stages(size: Size) -> io::Result<Vec<(&'static str, Duration)>> {
     let steps = plan(&with_pod.desired, &compiled.desired, DatapathConfig::default());
     writeln!(io::stdout(), "one more pod is {} steps", steps.steps.len())?;
     Ok(stages)
+}
+
+/// Measures the check of a hundred assertions, as a controller does it.
+fn assertions(
+    stages: &mut Vec<(&'static str, Duration)>,
+    size: Size,
+    catalogue: &mut Catalogue,
+    facts: &Facts,
+) -> io::Result<()> {
+    let texts = (0..100)
+        .map(|number| (format!("assertions/{number}.yaml"), FileUpdate::Text(asserted::assertion(size, number))));
+    catalogue.update(texts.collect());
+    let (set, host_networks) = (catalogue.policies(), asserted::host_networks(size));
+    assert_eq!(set.assertions.len(), 100, "every assertion is good");
+    let now = Timestamp::UNIX_EPOCH;
+    let input = AssertionInput { set, before: set, facts, host_networks: &host_networks, now };
+    show(stages, "check 100 assertions", &mut || {
+        let failed = failed(&input);
+        let broken: Vec<&FailedAssertion> = failed.iter().filter(|one| one.because.is_some()).collect();
+        assert!(broken.is_empty(), "{broken:#?}");
+        // Some policies of this world have no pods.
+        assert!(failed.len() < 30, "{}", failed.len());
+    })?;
+    Ok(())
 }
 
 fn compile_node(node: &NodeName, set: &PolicySet, placement: &Placement, facts: &Facts) -> Compiled {

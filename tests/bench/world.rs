@@ -10,7 +10,7 @@ use egret::core::facts::{Facts, Node, Pod, PodName};
 use egret::core::labels::Labels;
 use egret::core::name::NodeName;
 
-const APPS: [&str; 10] = ["api", "web", "worker", "db", "cache", "cron", "auth", "mail", "search", "proxy"];
+pub(crate) const APPS: [&str; 10] = ["api", "web", "worker", "db", "cache", "cron", "auth", "mail", "search", "proxy"];
 const TIERS: [&str; 3] = ["frontend", "backend", "data"];
 
 /// How much there is of everything.
@@ -28,7 +28,7 @@ impl Size {
         pods(self) / pods(less)
     }
 
-    fn namespaces(self) -> usize {
+    pub(crate) fn namespaces(self) -> usize {
         self.policies.div_ceil(5)
     }
 
@@ -52,7 +52,7 @@ fn environment(namespace: usize) -> &'static str {
     if namespace.is_multiple_of(2) { "prod" } else { "staging" }
 }
 
-fn namespace(number: usize) -> String {
+pub(crate) fn namespace(number: usize) -> String {
     format!("{}-{}", team(number), environment(number))
 }
 

@@ -185,6 +185,8 @@ fn lists_are_read_like_documents_and_json_without_separators_is_an_error() {
     }
     assert_eq!(errors(&documents.join("\n---\n")), (2, Vec::new()));
     assert_eq!(errors(&documents.join("\n")).1, ["yaml-syntax"]);
+    let stream = parse("a.json", &documents.join("\n")).diagnostics;
+    assert_eq!(stream[0].hint.as_deref(), Some("documents that follow each other need a line `---` between them"));
 }
 
 #[test]
@@ -205,6 +207,15 @@ fn what_may_surprise_is_a_warning() {
         assert_eq!(warnings(&document), ["warning other-gateway"]);
         let list = format!("apiVersion: v1\nkind: List\nitems:\n- {}\n", document.trim_end().replace('\n', "\n  "));
         assert_eq!(warnings(&list), ["warning other-gateway"]);
+        let [told] = &parse("a.yaml", &document).diagnostics[..] else { panic!("one warning") };
+        assert_eq!(
+            (told.message.clone(), told.hint.as_deref(), told.start.line),
+            (
+                format!("Egret does not read the kind {kind}: it steers nothing here"),
+                Some("`egret migrate a.yaml` prints it as an EgressPolicy"),
+                2
+            )
+        );
     }
 }
 

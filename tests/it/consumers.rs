@@ -5,6 +5,7 @@
 
 mod annotations;
 mod hook;
+mod rendered;
 mod sarif;
 mod workflows;
 

@@ -168,6 +168,8 @@ fn a_selector_that_excludes_itself_needs_no_cluster_to_be_seen() {
     let gateway = "{matchLabels: {zone: a}, matchExpressions: [{key: zone, operator: In, values: [b, c]}]}";
     let (message, _) = told(CONFIG, &policy(SHOP, "192.0.2.0/24", "", gateway), None, "no-match");
     assert_eq!(message, "this selector matches no node: what is asked of `zone` excludes itself");
+    let (known, _) = told(CONFIG, &policy(SHOP, "192.0.2.0/24", "", gateway), Some(&facts()), "no-match");
+    assert_eq!(known, message, "where the nodes are known it is the same one warning");
     for possible in [
         "{matchExpressions: [{key: a, operator: In, values: [x, z]}, {key: a, operator: NotIn, values: [x]}]}",
         "{matchExpressions: [{key: a, operator: Exists}, {key: a, operator: NotIn, values: [x]}]}",

@@ -5,6 +5,7 @@
 //! Deliberately absent: what the lab does by itself (`lab_alone`).
 
 mod addresses;
+mod asserted;
 mod claims;
 mod connections;
 mod conntrack;

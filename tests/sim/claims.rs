@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::model::{ModelPolicy, node_name};
+use super::model::{ModelPolicy, node_name, pod};
 use super::network::{Link, Sent, tally};
 use super::process::Process;
 use super::world::World;
@@ -317,5 +317,52 @@ fn an_idle_hour_costs_leases_and_the_renewal_of_watches() {
             assert!(world.git.asked_since(since, &process.name) <= 240);
         }
         assert_eq!(world.log.warnings_since(since), 0, "{}", world.log);
+    });
+}
+
+#[test]
+fn an_hour_with_assertions_costs_a_list_of_pods_every_five_minutes_and_a_write_when_one_breaks() {
+    in_world(async |log| {
+        let mut world = calm(log).await;
+        let assertion = "apiVersion: egret.dev/v1alpha1\nkind: EgressAssertion\nmetadata: {name: own}\nspec:\n  selectors: [{podSelector: \
+                         {matchLabels: {team: t9}}}]\n  destinationCIDRs: [10.0.4.0/24]\n  neverSteered: true\n";
+        // Snapshots list pods, too.
+        let settings = "apiVersion: egret.dev/v1alpha1\nkind: Config\nreports: {snapshot: {enabled: false}}\n";
+        let files = [("assertions/own.yaml", assertion), ("egret.yaml", settings)];
+        world.revision.others = files.map(|(path, text)| (path.to_owned(), text.to_owned())).into();
+        policy(&mut world, "p99", 0);
+        world.push();
+        leader(&world).0.announce_push();
+        let holds = |world: &World| {
+            let conditions = config(world)["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let found = conditions.into_iter().find(|condition| condition["type"] == "AssertionsHold");
+            found.map(|found| found["status"].as_str().unwrap_or_default().to_owned())
+        };
+        until(&world, |world| holds(world).as_deref() == Some("True")).await;
+        sleep(Duration::from_mins(2)).await;
+        let since = Instant::now();
+        sleep(Duration::from_hours(1)).await;
+        let lists = |process: &Process| {
+            process
+                .line
+                .sent_since(since)
+                .iter()
+                .filter(|one| one.path.starts_with("/api/v1/pods") && !one.watch)
+                .count()
+        };
+        let (one, other) = leader(&world);
+        assert_eq!(lists(one), 12);
+        assert_eq!((lists(other), writes(one, since).len(), writes(other, since).len()), (0, 0, 0));
+
+        let since = Instant::now();
+        world.api.create(&pod("late", 9, 0, "10.244.0.250".parse().expect("an address")));
+        while holds(&world).as_deref() != Some("False") {
+            assert!(since.elapsed() < Duration::from_mins(6), "{}", world.log);
+            sleep(SECOND).await;
+        }
+        // The policy has its first member.
+        let path = |rest: &str| (format!("PATCH /apis/egret.dev/v1alpha1/{rest}/status"), 1);
+        let expected = ["egressconfigs/default", "publishedegresspolicies/p99"].map(path);
+        assert_eq!(tally(&writes(leader(&world).0, since)), expected.into());
     });
 }

@@ -53,6 +53,8 @@ pub(crate) struct Revision {
     pub(crate) groups: BTreeMap<u8, BTreeSet<u8>>,
     /// Documents that have an error in this commit.
     pub(crate) broken: BTreeSet<String>,
+    /// Files that have no say in the ways of packets.
+    pub(crate) others: BTreeMap<String, String>,
 }
 
 impl Revision {
@@ -117,7 +119,7 @@ impl Revision {
 
     /// As documents.
     pub(crate) fn files(&self) -> Files {
-        let mut files = Files::new();
+        let mut files = Files::from_iter(self.others.clone());
         for (name, policy) in &self.policies {
             let ModelPolicy { team, network, group } = policy;
             let spelled = if self.broken.contains(name) { "podSelecter" } else { "podSelector" };

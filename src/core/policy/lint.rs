@@ -46,8 +46,10 @@ pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagno
         let selects = cluster.as_ref().is_some_and(|cluster| cluster.selecting.contains(&policy.id));
         found.extend(selection::check(policy, known, selects, file, places));
         for (gateway, span) in policy.gateways.iter().zip(&places.gateways) {
-            found.extend(selection::of_gateway(&gateway.node, file, *span));
-            if let Some(lack) = gifts.lack(&gateway.node) {
+            // Of a selector that no node can ever match nothing else is worth telling.
+            if let Some(one) = selection::of_gateway(&gateway.node, file, *span) {
+                found.push(one);
+            } else if let Some(lack) = gifts.lack(&gateway.node) {
                 found.push(open_selectors::unlabelled(&lack, file, *span));
             } else if let Some(cluster) = &cluster {
                 found.extend(cluster.no_gateway(&gateway.node, file, *span));

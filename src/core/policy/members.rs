@@ -1,36 +1,72 @@
-//! Finds the policies that select a pod, by an index instead of testing every policy.
+//! Finds the policies, or the assertions, that select a pod, by an index instead of testing every one.
 //!
 //! Not here: the meaning of a selector ([`MemberSelector`]).
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{MemberSelector, Policy, PolicyId};
+use super::assertion::Assertion;
+use super::{MemberSelector, ObjectName, Policy, PolicyId};
 use crate::core::facts::{Facts, Pod, PodName};
 use crate::core::labels::{Labels, Operator, Requirement, Selector};
 
 /// A selector of more namespaces than these is found by its pod labels alone: it would be in the index once for each.
 const MOST_NAMESPACES: usize = 16;
 
+/// What selects pods.
+pub trait SelectsPods {
+    /// What tells it from the others.
+    type Id: Ord;
+    /// Its id.
+    fn id(&self) -> &Self::Id;
+    /// The pods that any of these matches.
+    fn selectors(&self) -> &[MemberSelector];
+}
+
+impl SelectsPods for Policy {
+    type Id = PolicyId;
+    fn id(&self) -> &PolicyId {
+        &self.id
+    }
+    fn selectors(&self) -> &[MemberSelector] {
+        &self.selectors
+    }
+}
+
+impl SelectsPods for Assertion {
+    type Id = ObjectName;
+    fn id(&self) -> &ObjectName {
+        &self.name
+    }
+    fn selectors(&self) -> &[MemberSelector] {
+        &self.selectors
+    }
+}
+
 /// An index of policies by their members' namespaces, and by the label that the fewest of them ask for. 100,000 pods
 /// times 10,000 policies would be a billion tests; of `app: web` alone, which every team has, still a hundred million.
-pub struct Members<'a> {
-    in_namespace: HashMap<&'a str, ByLabel<'a>>,
-    anywhere: ByLabel<'a>,
+pub struct Members<'a, T = Policy> {
+    in_namespace: HashMap<&'a str, ByLabel<'a, T>>,
+    anywhere: ByLabel<'a, T>,
 }
 
 /// A selector of a policy, in one of the places where a pod that matches it looks.
-type Entry<'a> = (&'a Policy, &'a MemberSelector);
+type Entry<'a, T> = (&'a T, &'a MemberSelector);
 
-#[derive(Default)]
-struct ByLabel<'a> {
-    labelled: HashMap<(&'a str, &'a str), Vec<Entry<'a>>>,
-    others: Vec<Entry<'a>>,
+struct ByLabel<'a, T> {
+    labelled: HashMap<(&'a str, &'a str), Vec<Entry<'a, T>>>,
+    others: Vec<Entry<'a, T>>,
 }
 
-impl<'a> Members<'a> {
+impl<T> Default for ByLabel<'_, T> {
+    fn default() -> Self {
+        Self { labelled: HashMap::new(), others: Vec::new() }
+    }
+}
+
+impl<'a, T: SelectsPods> Members<'a, T> {
     /// Indexes policies. Selectors of namespaces' labels are resolved by these facts.
-    pub fn new(policies: impl Iterator<Item = &'a Policy> + Clone, facts: &'a Facts) -> Self {
-        let entries = policies.flat_map(|policy| policy.selectors.iter().map(move |selector| (policy, selector)));
+    pub fn new(policies: impl Iterator<Item = &'a T> + Clone, facts: &'a Facts) -> Self {
+        let entries = policies.flat_map(|policy| policy.selectors().iter().map(move |selector| (policy, selector)));
         let mut asked: HashMap<(&str, &str), usize> = HashMap::new();
         for label in entries.clone().flat_map(|(_, selector)| alternatives(&selector.pod)).flatten() {
             *asked.entry(label).or_default() += 1;
@@ -55,28 +91,30 @@ impl<'a> Members<'a> {
     }
 
     /// The policies that select a pod, each once, in order of name.
-    pub fn selecting(&self, name: &PodName, pod: &Pod, facts: &Facts) -> Vec<&'a Policy> {
+    pub fn selecting(&self, name: &PodName, pod: &Pod, facts: &Facts) -> Vec<&'a T> {
         if !pod.routable() {
             return Vec::new();
         }
         let places = self.in_namespace.get(name.namespace.as_str()).into_iter().chain([&self.anywhere]);
         let entries = places.flat_map(|place| place.of(&pod.labels));
         let matching = entries.filter(|(_, selector)| selector.matches(name, pod, facts));
-        let mut selecting: Vec<&Policy> = matching.map(|(policy, _)| *policy).collect();
-        selecting.sort_unstable_by_key(|policy| &policy.id);
-        selecting.dedup_by_key(|policy| &policy.id);
+        let mut selecting: Vec<&T> = matching.map(|(policy, _)| *policy).collect();
+        selecting.sort_unstable_by_key(|policy| policy.id());
+        selecting.dedup_by_key(|policy| policy.id());
         selecting
     }
+}
 
-    /// Their names.
+impl Members<'_> {
+    /// The names of the policies that select a pod.
     pub fn of(&self, name: &PodName, pod: &Pod, facts: &Facts) -> Vec<PolicyId> {
         self.selecting(name, pod, facts).into_iter().map(|policy| policy.id.clone()).collect()
     }
 }
 
-impl<'a> ByLabel<'a> {
+impl<'a, T> ByLabel<'a, T> {
     /// Adds a selector whose matches have one of these labels; none: any.
-    fn add(&mut self, labels: Option<&[(&'a str, &'a str)]>, entry: Entry<'a>) {
+    fn add(&mut self, labels: Option<&[(&'a str, &'a str)]>, entry: Entry<'a, T>) {
         match labels {
             Some(labels) => labels.iter().for_each(|label| self.labelled.entry(*label).or_default().push(entry)),
             None => self.others.push(entry),
@@ -84,7 +122,7 @@ impl<'a> ByLabel<'a> {
     }
 
     /// The selectors that a pod with these labels may match.
-    fn of<'s>(&'s self, labels: &'s Labels) -> impl Iterator<Item = &'s Entry<'a>> {
+    fn of<'s>(&'s self, labels: &'s Labels) -> impl Iterator<Item = &'s Entry<'a, T>> {
         let labelled = labels.iter().filter_map(|(key, value)| self.labelled.get(&(key.as_str(), value.as_str())));
         labelled.flatten().chain(&self.others)
     }

@@ -296,7 +296,11 @@ impl<'t> Composer<'t, '_, '_> {
             Stop::Syntax(error) => {
                 let at = self.point(error.marker());
                 let message = format!("the document is not YAML: {}", error.info());
-                self.findings.error(Span { start: at, end: at }, "yaml-syntax", message);
+                let found = self.findings.error(Span { start: at, end: at }, "yaml-syntax", message);
+                // A stream of JSON objects, which kubectl reads.
+                if error.info().contains("document start") {
+                    found.hint("documents that follow each other need a line `---` between them");
+                }
                 at
             }
         }

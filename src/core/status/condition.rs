@@ -76,6 +76,8 @@ words! {
         ReportsPublished,
         /// EgressConfig, where previews are wanted: open pull requests have theirs.
         PreviewsPosted,
+        /// EgressConfig, where the repository has assertions: they hold.
+        AssertionsHold,
     }
 }
 
@@ -136,6 +138,12 @@ words! {
         Posted,
         /// A preview could not be posted.
         PostFailed,
+        /// The assertions hold.
+        AssertionsKept,
+        /// There is a packet that breaks an assertion.
+        AssertionBroken,
+        /// Pods cannot be listed, so that assertions are not checked.
+        PodsNotListed,
         /// Event: a commit was applied outside its change window, by its trailer.
         EmergencyApplied,
         /// Event: another client changed a node's label that Git gives.

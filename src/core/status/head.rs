@@ -13,6 +13,7 @@ use super::node::NodeStatus;
 use super::summary;
 use crate::core::admission::{PendingCommit, PendingReason};
 use crate::core::facts::Node;
+use crate::core::finding::Finding;
 use crate::core::name::NodeName;
 use crate::core::report::history::Rejected;
 use crate::core::text::{short_commit, shortened};
@@ -54,6 +55,19 @@ pub struct NodeCounts {
     pub drifted: u64,
 }
 
+/// What is known of the repository's assertions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AssertionState<'a> {
+    /// Pods are not listed yet. What was said before stays.
+    Unchecked,
+    /// Pods cannot be listed, for this reason.
+    Unknown(&'a str),
+    /// All hold.
+    Kept,
+    /// The first that does not hold, and how many such there are.
+    Broken(&'a Finding, usize),
+}
+
 /// The inputs, as the controller has them.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadStatusInput<'a> {
@@ -79,6 +93,8 @@ pub struct HeadStatusInput<'a> {
     pub reports: Option<Result<(), &'a str>>,
     /// Whether pull requests are previewed, or why not all of them; none if previews are off.
     pub previews: Option<Result<(), &'a str>>,
+    /// What is known of the repository's assertions; none if it has none.
+    pub assertions: Option<AssertionState<'a>>,
 }
 
 /// The status of the EgressConfig. `before` is the previous one.
@@ -115,7 +131,12 @@ pub fn head_status(facts: HeadStatusInput<'_>, before: &HeadStatus, now: Timesta
     let (status, reason, message) = facts.ready();
     let ready = Condition::new(ConditionType::Ready, status, reason, message, now);
     let others = [git, up_to_date, accepted].into_iter().chain(reports).chain(previews);
-    let conditions = observe(with_progress(ready, others), facts.generation);
+    let said = condition(&before.conditions, ConditionType::AssertionsHold);
+    let unchecked = said.filter(|_| facts.assertions == Some(AssertionState::Unchecked));
+    let asserted = facts.assertions.filter(|_| unchecked.is_none()).map(|state| assertions(state, now));
+    let mut conditions = observe(with_progress(ready, others.chain(asserted)), facts.generation);
+    // Of the generation that it was found of.
+    conditions.extend(unchecked.cloned());
     // Paths, and names of documents that are held together, can be longer than the schema takes.
     let short = |text: &str| shortened(text, LONGEST_MESSAGE);
     let rejected = facts.rejected.iter().take(CARRIED).map(|Rejected { place, message, instead }| Rejected {
@@ -131,6 +152,28 @@ pub fn head_status(facts: HeadStatusInput<'_>, before: &HeadStatus, now: Timesta
         nodes,
         rejected: rejected.collect(),
         conditions: with_transition_times(conditions, &before.conditions),
+    }
+}
+
+/// Whether the assertions hold.
+fn assertions(state: AssertionState<'_>, now: Timestamp) -> Condition {
+    let is = |status: ConditionStatus, reason, message: &str| {
+        Condition::new(ConditionType::AssertionsHold, status, reason, message, now)
+    };
+    match state {
+        AssertionState::Unchecked => {
+            is(ConditionStatus::Unknown, Reason::Pending, "the cluster's pods are being listed")
+        }
+        AssertionState::Unknown(fault) => is(ConditionStatus::Unknown, Reason::PodsNotListed, fault),
+        AssertionState::Kept => {
+            let message =
+                "every assertion holds, with all gateways and with each one lost, as far as addresses are known";
+            is(ConditionStatus::True, Reason::AssertionsKept, message)
+        }
+        AssertionState::Broken(first, all) => {
+            let message = format!("{} {}; broken in all: {all}", first.subject, first.message);
+            is(ConditionStatus::False, Reason::AssertionBroken, &message)
+        }
     }
 }
 

@@ -270,6 +270,7 @@ fn head<'a>(cluster: &'a BTreeMap<NodeName, Node>, nodes: &'a BTreeMap<NodeName,
         publish_fault: None,
         reports: None,
         previews: None,
+        assertions: None,
     }
 }
 
@@ -383,4 +384,31 @@ fn what_was_in_place_before_the_node_booted_is_not_in_place_any_more() {
     assert!(!status("b1", false).is_in_place("0123", "b1"), "not all of it");
     assert!(!status("", true).is_in_place("0123", ""), "the boot is not known");
     assert!(!NodeStatus::default().is_in_place("", "b1"), "no agent has reported");
+}
+
+#[test]
+fn assertions_are_a_condition_that_leaves_ready_alone_and_stays_until_they_are_checked_again() {
+    let (cluster, nodes) = (cluster(&["a"]), named([("a", node_that("1", True, 0))]));
+    let of = |assertions, generation, before: &HeadStatus| {
+        let facts = HeadStatusInput { assertions, generation: Some(generation), ..head(&cluster, &nodes) };
+        head_status(facts, before, at(generation))
+    };
+    let of_it = |status: &HeadStatus| condition(&status.conditions, ConditionType::AssertionsHold).cloned();
+    let is = |status: &HeadStatus| of_it(status).map(|one| (one.status, one.reason, one.observed_generation));
+    let none = of(None, 1, &HeadStatus::default());
+    assert_eq!(is(&none), None);
+    let first = of(Some(AssertionState::Unchecked), 2, &none);
+    assert_eq!(is(&first), Some((Unknown, Reason::Pending, Some(2))));
+    let finding = Finding::new("assertion-broken", "one-address", "does not hold: why");
+    let broken = of(Some(AssertionState::Broken(&finding, 3)), 3, &first);
+    assert_eq!(is(&broken), Some((False, Reason::AssertionBroken, Some(3))));
+    assert_eq!(of_it(&broken).unwrap().message, "one-address does not hold: why; broken in all: 3");
+    assert!(is_ready(&broken.conditions), "what is published is in the kernels");
+    let restarted = of(Some(AssertionState::Unchecked), 4, &broken);
+    assert_eq!(of_it(&restarted), of_it(&broken), "with the generation that it was found of");
+    let unknown = of(Some(AssertionState::Unknown("listing pods: forbidden")), 4, &restarted);
+    assert_eq!(is(&unknown), Some((Unknown, Reason::PodsNotListed, Some(4))));
+    let kept = of(Some(AssertionState::Kept), 5, &unknown);
+    assert_eq!(is(&kept), Some((True, Reason::AssertionsKept, Some(5))));
+    assert_eq!(is(&of(None, 6, &kept)), None);
 }

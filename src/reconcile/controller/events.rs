@@ -37,6 +37,12 @@ impl Controller {
             events.push((regarding, EventKind::Warning, Reason::Invalid, note));
         }
         self.recorded_rejected = rejected;
+        let broken = if config.is_some() { self.assertions.news() } else { Vec::new() };
+        for (finding, uid) in broken.into_iter().zip(config.iter().cycle()) {
+            let note = format!("the assertion {} {}", finding.subject, finding.message);
+            let regarding = Regarding::Config { uid: uid.clone() };
+            events.push((regarding, EventKind::Warning, Reason::AssertionBroken, note));
+        }
         for one in transitions {
             let regarding = Regarding::Policy { name: one.name.clone(), uid: one.uid.clone() };
             let kind = if one.worse { EventKind::Warning } else { EventKind::Normal };

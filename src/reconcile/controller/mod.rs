@@ -4,11 +4,13 @@
 //! Two replicas run and one leads, by a Lease. Both read Git, so that a new leader can act at once. Not here: the
 //! kernel and the path of packets. Agents handle both, also without a controller (`agent`).
 
+mod assertions;
 mod events;
 mod heartbeats;
 mod labels;
 mod options;
 mod pass;
+mod pod_list;
 mod removal;
 mod sent;
 mod snapshotter;
@@ -22,6 +24,7 @@ use jiff::Timestamp;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::time::Instant;
 
+use self::assertions::AssertionMonitor;
 use self::events::admission_news;
 use self::heartbeats::HeartbeatMonitor;
 use self::labels::LabelReconciler;
@@ -150,6 +153,7 @@ async fn serve_with(
         heartbeats: HeartbeatMonitor::default(),
         silent: BTreeMap::new(),
         snapshotter: Snapshotter::default(),
+        assertions: AssertionMonitor::default(),
         schedule: EffectiveSchedule::default(),
         backoff: Backoff::new(seed),
         due: None,
@@ -195,6 +199,7 @@ struct Controller {
     /// The nodes' reports as of the last pass.
     reports: Vec<NodeReport>,
     snapshotter: Snapshotter,
+    assertions: AssertionMonitor,
     schedule: EffectiveSchedule,
     backoff: Backoff,
     /// When the next pass is due without an event.
@@ -249,6 +254,7 @@ impl Controller {
             // It has also written newer reports than those still queued here.
             self.sender.stop();
             self.snapshotter = Snapshotter::default();
+            self.assertions = AssertionMonitor::default();
             self.last_fence = fence;
             self.pulls.poll();
         }
@@ -381,7 +387,8 @@ impl Controller {
     fn next_due(&self) -> Instant {
         let soon = self.sender.publisher().unsettled().then(|| Instant::now() + SETTLES);
         let patience = self.published_at.map(|at| at + PATIENCE).filter(|at| *at > Instant::now());
-        let all = [self.snapshotter.due(), self.taints.due(), self.heartbeats.due(), soon, patience];
+        let all =
+            [self.snapshotter.due(), self.assertions.due(), self.taints.due(), self.heartbeats.due(), soon, patience];
         all.into_iter().flatten().fold(Instant::now() + RESYNC, Instant::min)
     }
 
@@ -419,7 +426,7 @@ impl Controller {
             Ok(publication) => publication,
             Err(error) => {
                 if error.is_reportable() {
-                    pass.report_failure(&error, now).await;
+                    pass.report_failure(&error, self.assertions.state(&intent.set), now).await;
                 }
                 return Err(error);
             }
@@ -429,8 +436,11 @@ impl Controller {
         pass.sweep().await?;
         pass.report_silence().await?;
         let rejected = [intent.rejected.as_slice(), publication.refused.as_slice()].concat();
-        let transitions = pass.write_statuses(&publication, &rejected, now).await?;
-        let reports = pass.reports(&self.labels, &rejected);
+        self.assertions.check(&self.live, pass.view, &intent, now);
+        let asserted = self.assertions.state(&intent.set);
+        let transitions = pass.write_statuses(&publication, &rejected, asserted, now).await?;
+        let mut reports = pass.reports(&self.labels, &rejected);
+        self.assertions.report(&mut reports);
         if publication.wrote {
             self.published_at = Some(Instant::now());
         }

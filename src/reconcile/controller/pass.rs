@@ -24,8 +24,8 @@ use crate::core::policy::published::{FENCE, Published, hash_of, read_policy, res
 use crate::core::pools::Network;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::status::{
-    Condition, ConditionStatus, ConditionType, HeadStatusInput, NodeStatus, PolicyStatus, PolicyStatusInput, Reason,
-    behind, condition, head_status, policy_status, unfit,
+    AssertionState, Condition, ConditionStatus, ConditionType, HeadStatusInput, NodeStatus, PolicyStatus,
+    PolicyStatusInput, Reason, behind, condition, head_status, policy_status, unfit,
 };
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::telemetry::chain;
@@ -284,10 +284,11 @@ impl Pass<'_> {
         &self,
         publication: &PublicationResult,
         rejected: &[Rejected],
+        assertions: Option<AssertionState<'_>>,
         now: Timestamp,
     ) -> Result<Vec<ReadyTransition>, PassError> {
         let transitions = self.write_policy_statuses(publication, rejected, now).await?;
-        self.write_config_status(publication.config_generation, rejected, None, now).await?;
+        self.write_config_status(publication.config_generation, rejected, (None, assertions), now).await?;
         Ok(transitions)
     }
 
@@ -336,9 +337,14 @@ impl Pass<'_> {
 
     /// Writes why not everything is published into the status of the EgressConfig. The statuses of what is published go
     /// on.
-    pub(super) async fn report_failure(&self, error: &PassError, now: Timestamp) {
+    pub(super) async fn report_failure(
+        &self,
+        error: &PassError,
+        assertions: Option<AssertionState<'_>>,
+        now: Timestamp,
+    ) {
         let (nothing, rejected) = (PublicationResult::default(), &self.intent.rejected);
-        let written = self.write_config_status(None, rejected, Some(&chain(error)), now).await;
+        let written = self.write_config_status(None, rejected, (Some(&chain(error)), assertions), now).await;
         let written = match written {
             Ok(()) => self.write_policy_statuses(&nothing, rejected, now).await.map(drop),
             failed => failed,
@@ -354,7 +360,7 @@ impl Pass<'_> {
         &self,
         generation: Option<i64>,
         rejected: &[Rejected],
-        fault: Option<&str>,
+        (fault, assertions): (Option<&str>, Option<AssertionState<'_>>),
         now: Timestamp,
     ) -> Result<(), PassError> {
         let Some(config) = &self.view.config else { return Ok(()) };
@@ -371,6 +377,7 @@ impl Pass<'_> {
             publish_fault: fault,
             reports: self.reports_published,
             previews: self.previews,
+            assertions,
         };
         let status = head_status(facts, &before, now);
         if status != before && !(self.patient && is_waiting(&status.conditions)) {

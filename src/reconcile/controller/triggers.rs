@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-use super::snapshotter::host_networks;
+use super::pod_list::host_networks;
 use super::{Controller, ControllerError, ControllerOptions, GATHER, RESYNC};
 use crate::cluster::live::Changed;
 use crate::core::facts::Facts;

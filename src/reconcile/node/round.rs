@@ -23,7 +23,7 @@ use crate::core::evaluation::{Evaluation, GatewayState, NodeInput, evaluate, own
 use crate::core::facts::{Facts, PodName};
 use crate::core::gate::ActiveRevision;
 use crate::core::gateway_interfaces::{GatewayInterface, reported};
-use crate::core::host_network::KernelFeatures;
+use crate::core::host_network::{HostNetwork, KernelFeatures};
 use crate::core::labels::Labels;
 use crate::core::liveness::LivenessView;
 use crate::core::name::NodeName;
@@ -325,8 +325,10 @@ impl<K: NodeKernel> Reconciler<K> {
         let range = set.config.range;
         self.set_ranges(range);
         let facts = set.labelled(self.cluster.facts());
-        let (evaluation, mut observed) =
-            self.observe_and_compile(&set, Some(&facts), RefusedParts::NOTHING, self.clock.now()).await?;
+        let now = self.clock.now();
+        let (mut evaluation, mut observed) =
+            self.observe_and_compile(&set, Some(&facts), RefusedParts::NOTHING, now).await?;
+        self.assert(&mut evaluation.compiled, &set, &facts, &observed.host_network, now);
         // That no Egret runs just now is no difference: the next process takes the tables over.
         for table in observed.state.nft.values_mut().filter(|table| table.abandoned) {
             (table.owned, table.abandoned) = (true, false);
@@ -348,11 +350,12 @@ impl<K: NodeKernel> Reconciler<K> {
     fn complete(
         &mut self,
         intent: &DesiredRevision,
-        compiled: Compiled,
+        mut compiled: Compiled,
         observed: &Observed,
         now: Timestamp,
         done: &mut RoundResult,
     ) {
+        self.assert(&mut compiled, &intent.set, self.cluster.facts(), &observed.host_network, now);
         done.features = observed.host_network.features;
         if let Some(node) = self.cluster.facts().nodes.get(&self.node) {
             done.interfaces = reported(&observed.host_network, &intent.set, &node.labels);
@@ -385,10 +388,15 @@ impl<K: NodeKernel> Reconciler<K> {
             NodeInput { node: &node, set, facts, host_network, observed: state, refused, liveness: &self.liveness };
         let mut evaluation = evaluate(&input, Some(&mut self.gateway_state), now);
         evaluation.compiled.findings.extend(self.marks.findings(&node));
-        evaluation.compiled.findings.extend(assertions::findings(set, facts, (&node, host_network), now));
         evaluation.compiled.findings.sort();
         evaluation.compiled.findings.dedup();
         Ok((evaluation, observed))
+    }
+
+    /// Adds the assertions that do not hold. It may take some tenths of a second, so packets do not wait for it.
+    fn assert(&self, compiled: &mut Compiled, set: &PolicySet, facts: &Facts, own: &HostNetwork, now: Timestamp) {
+        compiled.findings.extend(assertions::findings(set, facts, (&self.node, own), now));
+        compiled.findings.sort();
     }
 
     /// The inputs of a plan beside the two states.

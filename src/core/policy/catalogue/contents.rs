@@ -12,11 +12,11 @@ use crate::core::text::counted;
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RepositoryContents {
-    /// Policies, good or bad.
+    /// Policies, good or bad, each with its file.
     pub policies: BTreeSet<String>,
-    /// NodeLabels, good or bad.
+    /// NodeLabels, the same.
     pub node_labels: BTreeSet<String>,
-    /// EgressAssertions, good or bad.
+    /// EgressAssertions, the same.
     pub assertions: BTreeSet<String>,
     /// Files with such documents.
     pub files: BTreeSet<String>,
@@ -47,7 +47,8 @@ impl Catalogue {
                     DocumentIdentity::Assertion(_) => &mut contents.assertions,
                     DocumentIdentity::Config => continue,
                 };
-                named.insert(identity.to_string());
+                // Clusters have policies of the same name, each its own.
+                named.insert(format!("{path}: {identity}"));
             }
         }
         contents

@@ -61,19 +61,6 @@ spec:
     Ok(stand)
 }
 
-/// What the node lifecycle controller says of kind-worker2.
-fn set_ready(stand: &Stand, ready: bool) {
-    let status = if ready { "True" } else { "Unknown" };
-    let mut node = stand.api.get("nodes", "", "kind-worker2").expect("a node");
-    let conditions = node["status"]["conditions"].as_array_mut().expect("conditions");
-    conditions.iter_mut().filter(|one| one["type"] == "Ready").for_each(|one| one["status"] = json!(status));
-    let conditions = node["status"]["conditions"].clone();
-    let path = "/api/v1/nodes/kind-worker2/status";
-    let patch = json!({"status": {"conditions": conditions}});
-    let (code, body) = stand.api.send("PATCH", path, "application/strategic-merge-patch+json", &patch);
-    assert_eq!(code, 200, "{body}");
-}
-
 #[test]
 fn a_gateway_that_dies_is_replaced_with_nobody_to_say_so_and_connections_stay_there_once_somebody_does() -> Outcome {
     let mut stand = two_gateways()?;
@@ -91,7 +78,7 @@ fn a_gateway_that_dies_is_replaced_with_nobody_to_say_so_and_connections_stay_th
         connections.push((stand.lab.long_connection("tiefighter", outpost)?, egress));
     }
     stand.api.back();
-    set_ready(&stand, false);
+    stand.set_ready("kind-worker2", false);
     let silent = |event: &serde_json::Value| event["reason"] == "GatewaySilent";
     stand.await_that("an event of the source", || {
         stand.api.list("events.events.k8s.io").iter().filter(|one| silent(one)).count() == 1
@@ -113,7 +100,7 @@ fn members_of_a_gateway_that_is_not_ready_any_more_leave_through_the_next_with_n
     // As when a node dies: its agent says nothing any more.
     stand.kill9("kind-worker2")?;
     let began = std::time::Instant::now();
-    set_ready(&stand, false);
+    stand.set_ready("kind-worker2", false);
     for (outpost, egress) in Side::Third.ways() {
         stand.await_answer("tiefighter", outpost, Answer::Granted(egress))?;
     }
@@ -121,7 +108,7 @@ fn members_of_a_gateway_that_is_not_ready_any_more_leave_through_the_next_with_n
         "measured: a gateway that is not ready, to both families let in through the next: {:.1?}",
         began.elapsed()
     );
-    set_ready(&stand, true);
+    stand.set_ready("kind-worker2", true);
     for (outpost, egress) in Side::Second.ways() {
         stand.await_answer("tiefighter", outpost, Answer::Granted(egress))?;
     }
