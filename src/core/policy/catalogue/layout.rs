@@ -55,7 +55,7 @@ impl Catalogue {
     }
 
     /// Whether an entry selects a file. Where there is no file at all, none is missed.
-    fn selects_any(&self, entry: &str) -> bool {
+    pub(super) fn selects_any(&self, entry: &str) -> bool {
         let mut others = self.files.keys().filter(|path| *path != CONFIG_FILE).peekable();
         entry.is_empty() || others.peek().is_none() || others.any(|path| selects(entry, path))
     }

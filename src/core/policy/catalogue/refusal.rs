@@ -5,9 +5,10 @@
 
 use super::super::diagnostic_sink::{Span, diagnostic};
 use super::super::foreign::shapeless;
+use super::super::paths::selects;
 use super::super::yaml::MAX_BYTES;
 use super::effective::join;
-use super::{Catalogue, DocumentIdentity, Standing};
+use super::{Catalogue, DocumentIdentity, Standing, parse};
 use crate::core::diagnostic::{Diagnostic, Severity};
 
 /// Why a file is not read.
@@ -92,6 +93,9 @@ impl Catalogue {
         if !self.selected(path) {
             return None;
         }
+        if let Some(place) = self.moved_out_of_paths(identity, path) {
+            return Some((format!("it stands in {place}, which no entry of `paths` selects"), None));
+        }
         if let Some((place, refusal)) = self.refused_at(path) {
             return Some((format!("{place}: {}", refusal.message()), Some(refusal.diagnostic(place))));
         }
@@ -104,6 +108,19 @@ impl Catalogue {
         let hint = "put them back; to remove them, take the file away, or leave the rest of it as it was";
         let found = Diagnostic { hint: Some(hint.to_owned()), ..found };
         Some((format!("what is in {path} now is no Kubernetes object"), Some(found)))
+    }
+
+    /// Where a document stands now whose folder was renamed, so that the entry of `paths` that selected it selects nothing any more:
+    /// that entry is an error (`layout`), and nobody has removed the document.
+    fn moved_out_of_paths(&self, identity: &DocumentIdentity, path: &str) -> Option<&str> {
+        let mut entries = self.set.config.paths.iter().filter(|entry| selects(entry, path));
+        if self.files.contains_key(path) || entries.any(|entry| self.selects_any(entry)) {
+            return None;
+        }
+        let others = self.files.iter().filter(|(place, file)| file.parsed.is_none() && !self.selected(place));
+        let mut with_it =
+            others.filter(|(place, file)| parse(place, &file.text).good.iter().any(|(one, _)| one == identity));
+        with_it.next().map(|(place, _)| place.as_str())
     }
 
     /// The refused file at a path, or in the place of one of its folders.

@@ -74,6 +74,25 @@ fn a_bad_document_keeps_its_published_version_where_nothing_else_is_left_of_a_go
 }
 
 #[test]
+fn a_renamed_folder_keeps_its_documents_until_egret_yaml_follows_or_they_are_removed() {
+    let config = |folder: &str| format!("apiVersion: egret.dev/v1alpha1\nkind: Config\npaths: [{folder}]\n");
+    let (a, b) = (policy("a", "10.0.0.0/8"), policy("b", "10.1.0.0/16"));
+    let mut catalogue = Catalogue::new("prod");
+    catalogue.update(changes(&[("egret.yaml", &config("egress")), ("egress/a.yaml", &a), ("egress/b.yaml", &b)]));
+    assert_eq!(active(&catalogue), ["a [10.0.0.0/8]", "b [10.1.0.0/16]"]);
+    let removed = |path: &str| (path.to_owned(), FileUpdate::Removed);
+    let mut renamed = changes(&[("egres/a.yaml", &a), ("egres/b.yaml", &b)]);
+    renamed.extend([removed("egress/a.yaml"), removed("egress/b.yaml")]);
+    catalogue.update(renamed);
+    assert_eq!(active(&catalogue), ["a [10.0.0.0/8]", "b [10.1.0.0/16]"]);
+    assert_eq!(codes(&catalogue), [("egret.yaml".to_owned(), "dead-path")]);
+    catalogue.update(BTreeMap::from([removed("egres/b.yaml")]));
+    assert_eq!(active(&catalogue), ["a [10.0.0.0/8]"], "b was removed");
+    catalogue.update(changes(&[("egret.yaml", &config("egres"))]));
+    assert_eq!((active(&catalogue), catalogue.held().len()), (vec!["a [10.0.0.0/8]".to_owned()], 0));
+}
+
+#[test]
 fn all_documents_of_a_file_stay_active_when_it_becomes_unreadable() {
     let both = format!("{}---\n{}", policy("a", "10.0.0.0/8"), policy("b", "10.1.0.0/16"));
     for bad in [
