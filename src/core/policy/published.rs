@@ -326,7 +326,7 @@ pub(super) fn read_checked(name: &str, spec: &Value) -> Result<(CheckedPolicy, S
     let checked = parsed.good.first().and_then(|(_, checked)| checked.policy());
     let Some(checked) = checked else { return Err(fault(first_error(&parsed))) };
     let policy = Policy { id, origin, ..checked.policy.clone() };
-    Ok((CheckedPolicy { policy, ..checked.clone() }, text.into()))
+    Ok((CheckedPolicy { policy, ..checked.clone() }, text))
 }
 
 /// Parses the published values of egret.yaml.

@@ -349,6 +349,7 @@ fn untracked(standing: &Standing, _: &Secrets) -> Judged {
 }
 
 /// A gateway that has not answered yet counts as silent, so that there is a finding where a probe gets lost.
+#[expect(clippy::unnecessary_wraps, reason = "the form of a claim")]
 fn probed(standing: &Standing, _: &Secrets) -> Judged {
     let silent = || standing.report(Node::N1).contains("gateway-silent");
     let answered = wait_until(PATIENCE * 3, || !silent());
