@@ -15,6 +15,8 @@ pub type PathKey = (ExitKey, AddressFamily);
 
 /// Between two probes of a standby, and of a path that is silent.
 const IDLE: Duration = Duration::from_secs(1);
+/// How long a gateway may take to answer for the first time: it may be setting the exit up just now, and that is no failure.
+const FIRST: Duration = Duration::from_secs(5);
 /// How long a path has to answer before it is used again after a silence; doubled each time it falls silent again soon.
 pub const RECOVERY: Duration = Duration::from_secs(10);
 /// The longest [`RECOVERY`].
@@ -131,7 +133,9 @@ impl Path {
     /// Whether a probe is overdue that long that the path counts as silent.
     fn judge(&mut self, now: Duration, timing: ProbeTiming) {
         let waited = now.saturating_sub(self.first_unanswered);
-        if self.unanswered < timing.misses || waited < timing.interval * timing.misses {
+        let patience = timing.interval * timing.misses;
+        let patience = if self.state == PathState::Unknown { patience.max(FIRST) } else { patience };
+        if self.unanswered < timing.misses || waited < patience {
             return;
         }
         self.answers_since = None;
@@ -207,7 +211,8 @@ impl PathMonitor {
         let timing = self.timing;
         let of = |path: &Path| {
             let silent = path.first_unanswered + timing.interval * timing.misses;
-            let judged = path.unanswered >= timing.misses && path.state != PathState::Silent;
+            let judged =
+                path.unanswered >= timing.misses && !matches!(path.state, PathState::Silent | PathState::Unknown);
             if judged { path.due.min(silent) } else { path.due }
         };
         self.paths.values().map(of).min()

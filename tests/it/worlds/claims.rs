@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use super::attacks::{foreign_mark, forged, nodes, tunnel};
 use crate::lab::{Answer, HTTP, LabError, LongConnection, get, wait_until};
@@ -348,12 +349,12 @@ fn untracked(standing: &Standing, _: &Secrets) -> Judged {
     Ok(judge(&wrong))
 }
 
-/// A gateway that has not answered yet counts as silent, so that there is a finding where a probe gets lost.
+/// A gateway that never answers counts as silent after five seconds: then there is a finding where probes get lost.
 #[expect(clippy::unnecessary_wraps, reason = "the form of a claim")]
 fn probed(standing: &Standing, _: &Secrets) -> Judged {
     let silent = || standing.report(Node::N1).contains("gateway-silent");
-    let answered = wait_until(PATIENCE * 3, || !silent());
-    Ok(judge(&if answered { Vec::new() } else { vec![standing.report(Node::N1)] }))
+    let lost = wait_until(Duration::from_secs(7), silent);
+    Ok(judge(&if lost { vec![standing.report(Node::N1)] } else { Vec::new() }))
 }
 
 /// What came to the outside that must not have, whichever claim sent it.
