@@ -6,10 +6,10 @@
 //! probes (`kernel::probe`), and what silence means (`core::liveness`).
 
 use super::Builder;
-use super::statements::{accept, daddr, device, goto, is_reply, saddr};
+use super::statements::{accept, address_key, daddr, device, goto, in_set, is_reply, next_hop, saddr};
 use crate::core::compile::tunnel::TunnelEndpoint;
-use crate::core::compile::{NodeExit, routing};
-use crate::core::state::nft::{AddressFamily, ChainKind, Field, Hook, MatchValue, Statement};
+use crate::core::compile::{ExitRole, NodeExit, routing};
+use crate::core::state::nft::{AddressFamily, ChainKind, ElementKey, Field, Hook, MatchValue, Statement};
 
 /// Ahead of every filter (0) and of mangle (-150).
 const AHEAD: i32 = -280;
@@ -40,7 +40,8 @@ impl Builder<'_> {
         if !self.is_gateway || self.tunnel.is_none() || !self.input.host_network.features.resets {
             return;
         }
-        let of_an_exit = self.of_an_exit(Field::MetaMark, false);
+        // Another program may have removed the mark of the packet since it was routed.
+        let of_an_exit = self.of_an_exit(Field::CtMark, false);
         let rule = |family: &AddressFamily| {
             vec![device(Field::Iifname), to_probes(*family), of_an_exit.clone(), Statement::Reset]
         };
@@ -57,12 +58,18 @@ impl Builder<'_> {
         self.families.iter().map(rule).collect()
     }
 
-    /// Into the tunnel: this node's own probes, by the way of the exit whose mark they bear.
-    pub(super) fn probes_leave(&self, own: &TunnelEndpoint, untag: &str) -> Vec<Vec<Statement>> {
-        let rule = |family: &AddressFamily| {
-            let stands = is(saddr(*family), own.inner(*family));
-            vec![to_probes(*family), stands, self.of_an_exit(Field::MetaMark, false), goto(untag)]
-        };
-        self.families.iter().map(rule).collect()
+    /// Into the tunnel: this node's own probes, by an exit's next hop. Another program may have removed their mark since they were
+    /// routed.
+    pub(super) fn probes_leave(&mut self, own: &TunnelEndpoint, untag: &str) -> Vec<Vec<Statement>> {
+        let mut rules = Vec::new();
+        for family in self.families.iter().copied() {
+            let set = format!("hops{}", family.suffix());
+            let remote = self.exits.values().filter(|exit| matches!(exit.role, ExitRole::Remote { .. }));
+            let hops = remote.map(|exit| (ElementKey::Address(routing::next_hop(family, exit.id)), None)).collect();
+            let stands = is(saddr(family), own.inner(family));
+            rules.push(vec![to_probes(family), stands, in_set(next_hop(family), false, set.clone()), goto(untag)]);
+            self.set(&set, &[address_key(family)], None, false, hops);
+        }
+        rules
     }
 }
