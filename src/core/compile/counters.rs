@@ -221,6 +221,7 @@ mod tests {
             id: 1,
             role,
             purpose: ExitPurpose::Placed,
+            families: BTreeSet::new(),
             standbys: Vec::new(),
             detours: BTreeMap::new(),
             refused: false,

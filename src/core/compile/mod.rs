@@ -42,7 +42,7 @@ use super::liveness::{PathKey, ProbeTarget};
 use super::name::NodeName;
 use super::networks::{self, OwnNetworks};
 use super::placement::{ExitKey, Placement};
-use super::policy::{PolicyId, PolicySet};
+use super::policy::{Egress, PolicyId, PolicySet};
 use super::state::NodeState;
 use super::state::net::Mac;
 use super::state::nft::AddressFamily;
@@ -106,6 +106,8 @@ pub struct NodeExit {
     pub role: ExitRole,
     /// What it is for.
     pub purpose: ExitPurpose,
+    /// The families in which its policies may send packets to it: those of their destinations, and of its address if they name one.
+    pub families: BTreeSet<AddressFamily>,
     /// The exits that stand by for it, for a source.
     pub standbys: Vec<ExitKey>,
     /// The exit that its packets take, by family, while its gateway does not answer; for a source.
@@ -405,10 +407,22 @@ fn exits(
         let members = members_of(&key, grouping);
         let detours = BTreeMap::new();
         let standbys = standbys.get(&key).into_iter().flatten().map(|standby| (*standby).clone()).collect();
-        exits.insert(key, NodeExit { id, role, purpose, standbys, detours, refused, policies, members });
+        let families = families_of(&key, input.set, &policies);
+        exits.insert(key, NodeExit { id, role, purpose, families, standbys, detours, refused, policies, members });
     }
     add_detours(input, &mut exits);
     exits
+}
+
+/// The families in which packets may come to an exit. In any other nobody has to answer for it.
+fn families_of(exit: &ExitKey, set: &PolicySet, policies: &BTreeSet<PolicyId>) -> BTreeSet<AddressFamily> {
+    let policies = policies.iter().filter_map(|policy| set.policies.get(policy));
+    let named = policies.flat_map(|policy| &policy.destinations).map(|net| AddressFamily::of(net.addr()));
+    let has = |family: &AddressFamily| match exit.egress {
+        Egress::Address(address) => AddressFamily::of(address) == *family,
+        Egress::Interface(_) | Egress::DefaultRoute => true,
+    };
+    named.filter(has).collect()
 }
 
 impl Compiled {
@@ -417,7 +431,7 @@ impl Compiled {
         let in_use = |key: &ExitKey| self.exits.values().any(|exit| exit.detours.values().any(|to| to == key));
         let mut targets = BTreeMap::new();
         for (key, exit) in self.exits.iter().filter(|(_, exit)| matches!(exit.role, ExitRole::Remote { .. })) {
-            for family in AddressFamily::BOTH {
+            for family in exit.families.iter().copied() {
                 if self.desired.routes.contains_key(&routing::probe_route(exit, family, range)) {
                     let standby = exit.purpose == ExitPurpose::Standby && !in_use(key);
                     let replaced = exit.detours.contains_key(&family);

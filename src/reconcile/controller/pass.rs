@@ -169,6 +169,7 @@ impl Pass<'_> {
         if let Some((why, _)) = refuses_set(&self.intent.set) {
             return Err(PassError::TooLarge(why));
         }
+        self.sent.seen(|name| self.view.policies.get(name).map(|found| found.resource_version.as_str()));
         let wanted = Published::of(&self.intent.set);
         let mut published = wanted.clone();
         let mut publication = PublicationResult::default();

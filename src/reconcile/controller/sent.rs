@@ -25,6 +25,12 @@ struct Sent {
 pub(super) struct SentPolicies(Mutex<BTreeMap<String, Sent>>);
 
 impl SentPolicies {
+    /// Forgets what the view shows by now: what somebody changes from here on is written again at once.
+    pub(super) fn seen<'v>(&self, version: impl Fn(&str) -> Option<&'v str>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|name, sent| sent.version.as_deref() == version(name));
+    }
+
     /// Whether the same was written a moment ago, on the same version.
     pub(super) fn is_under_way(&self, name: &str, version: Option<&str>, wanted: Option<&Value>) -> bool {
         let sent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,6 +62,9 @@ mod tests {
         assert!(sent.is_under_way("p", Some("7"), Some(&spec)) && sent.is_under_way("gone", Some("8"), None));
         assert!(!sent.is_under_way("p", Some("9"), Some(&spec)), "somebody has changed it since");
         assert!(!sent.is_under_way("p", Some("7"), Some(&json!({"a": 2}))), "something else is wanted now");
+        sent.note("new", None, Some(&spec));
+        sent.seen(|name| (name == "new").then_some("1"));
+        assert!(!sent.is_under_way("new", None, Some(&spec)), "it was there, and somebody has deleted it");
         assert!(!sent.is_under_way("p", Some("7"), None) && !sent.is_under_way("q", None, Some(&spec)));
     }
 }
