@@ -292,6 +292,20 @@ fn a_step_belongs_to_its_exits_or_is_shared() {
     }
 }
 
+/// In a cluster with policies of both families a gateway that has nothing to do in one of them is not silent there.
+#[test]
+fn an_exit_is_probed_in_the_families_that_its_policies_name() {
+    let set = set(&[policy("a", "empire", "10.0.4.0/24", "2"), policy("b", "empire", "fd00:10:4::/64", "3")], "");
+    let facts = facts(&[("t", "empire", "10.1.1.177")]);
+    let compiled = compiled(&set, &facts, &gateway(), &ExitIds::default());
+    let probed: Vec<(String, AddressFamily)> = compiled
+        .probe_targets(DatapathConfig::default())
+        .into_keys()
+        .map(|(exit, family)| (exit.gateway.to_string(), family))
+        .collect();
+    assert_eq!(probed, [("n2".to_owned(), AddressFamily::V4), ("n3".to_owned(), AddressFamily::V6)]);
+}
+
 /// Routes as text, without those that only pass on to the main table.
 fn routes_of(compiled: &Compiled) -> Vec<String> {
     let routes = compiled.desired.routes.iter();
