@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::liveness::{LivenessView, PathState};
 use super::name::NodeName;
 use super::placement::{ExitKey, Placement};
+use super::policy::Egress;
 use super::state::nft::AddressFamily;
 
 /// The exit that stands in for another, by family.
@@ -43,6 +44,14 @@ pub fn decide(placement: &Placement, own: &NodeName, view: &LivenessView, before
             detours.extend(to.cloned().map(|to| (key, to)));
         }
     }
+    for (exit, to) in moved(placement, own) {
+        for family in AddressFamily::BOTH {
+            let silent = view.of(exit, family) == PathState::Silent;
+            if silent && view.of(to, family).answers() {
+                detours.entry((exit.clone(), family)).or_insert_with(|| to.clone());
+            }
+        }
+    }
     for (key, to) in before {
         if placement.left.contains_key(&key.0)
             && placement.exits.contains_key(to)
@@ -53,6 +62,17 @@ pub fn decide(placement: &Placement, own: &NodeName, view: &LivenessView, before
         }
     }
     detours
+}
+
+/// Exits that were left, with those that have the same address now: where an address has moved, its connections can only go on there.
+fn moved<'p>(placement: &'p Placement, own: &NodeName) -> Vec<(&'p ExitKey, &'p ExitKey)> {
+    let stays = |exit: &ExitKey| !placement.left.contains_key(exit) && exit.gateway != *own;
+    let mut moved = Vec::new();
+    for left in placement.left.keys().filter(|left| matches!(left.egress, Egress::Address(_))) {
+        let same = placement.exits.keys().filter(|exit| exit.egress == left.egress && stays(exit));
+        moved.extend(same.map(|to| (left, to)));
+    }
+    moved
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
+use super::assignment::holding::{Claims, HoldingView};
+use super::assignment::{self, AssignmentInput, NodeAssignments};
 use super::compile::detours::{findings as detour_findings, observed as observed_detours, own_paths};
 use super::compile::exit_ids::ExitIds;
 use super::compile::{CompileInput, Compiled, RefusedParts, compile};
@@ -23,6 +25,7 @@ use super::placement::handover::{GatewayKnowledge, Handover, Serving};
 use super::placement::{ExitKey, GatewayReports, Placement, UnfitExits, place, place_with};
 use super::policy::PolicySet;
 use super::state::NodeState;
+use super::state::net::InterfaceAddress;
 use super::state::nft::AddressFamily;
 
 /// A node, and everything that decides what it has to hold.
@@ -42,6 +45,8 @@ pub struct NodeInput<'a> {
     pub refused: &'a RefusedParts,
     /// Which gateways answer this node's probes.
     pub liveness: &'a LivenessView,
+    /// Which of the egress addresses that Egret assigns this node may hold.
+    pub holding: &'a HoldingView,
 }
 
 /// What gateways report of themselves, and what was made of it so far.
@@ -64,6 +69,8 @@ pub struct Evaluation {
     pub compiled: Compiled,
     /// Findings about policies that have neither members nor exits here.
     pub elsewhere: Vec<Finding>,
+    /// The assigned addresses that this node holds or stands by for.
+    pub claims: Claims,
 }
 
 impl Evaluation {
@@ -87,13 +94,20 @@ pub fn evaluate(input: &NodeInput<'_>, gateways: Option<&mut GatewayState>, now:
         let before = observed_detours(placement.exits.keys(), &ids, input.observed, input.set.config.range);
         (placement, before)
     };
+    let mut own = input.assignments(&placement);
+    let observed_addresses = &input.observed.addresses;
+    let host_network = assignment::applied(input.host_network, observed_addresses, &own.addresses);
+    let input = &NodeInput { host_network: &host_network, ..*input };
     let detours = if enabled {
         let own = own_paths(input.node, &placement, &AddressFamily::BOTH, input.host_network);
         detours::decide(&placement, input.node, &input.liveness.with(own), &before)
     } else {
         Detours::new()
     };
-    let mut compiled = input.compile_with(&placement, &detours, &ids);
+    let mut compiled = input.compile_with(&placement, &detours, &ids, &own.addresses);
+    let known = (input.node, &placement, input.liveness);
+    assignment::count_members(&mut own.claims, compiled.members.keys(), known);
+    compiled.findings.extend(own.findings);
     let silent = detour_findings(&compiled, input.liveness);
     compiled.findings.extend(silent);
     let (here, elsewhere) =
@@ -101,19 +115,40 @@ pub fn evaluate(input: &NodeInput<'_>, gateways: Option<&mut GatewayState>, now:
     compiled.findings.extend(here);
     compiled.findings.sort();
     compiled.findings.dedup();
-    Evaluation { compiled, elsewhere }
+    Evaluation { compiled, elsewhere, claims: own.claims }
 }
 
 impl NodeInput<'_> {
     /// Compiles a placement that is known already.
     pub fn compile(&self, placement: &Placement) -> Compiled {
         let ids = ExitIds::observed(&self.observed.nft, self.set.config.range);
-        self.compile_with(placement, &Detours::new(), &ids)
+        let own = self.assignments(placement);
+        let host_network = assignment::applied(self.host_network, &self.observed.addresses, &own.addresses);
+        let input = NodeInput { host_network: &host_network, ..*self };
+        input.compile_with(placement, &Detours::new(), &ids, &own.addresses)
     }
 
-    fn compile_with(&self, placement: &Placement, detours: &Detours, marks: &ExitIds) -> Compiled {
+    fn compile_with(
+        &self,
+        placement: &Placement,
+        detours: &Detours,
+        marks: &ExitIds,
+        assigned: &BTreeSet<InterfaceAddress>,
+    ) -> Compiled {
         let Self { node, set, facts, host_network, refused, .. } = *self;
-        compile(&CompileInput { node, set, placement, detours, facts, host_network, marks, refused })
+        compile(&CompileInput { node, set, placement, detours, facts, host_network, marks, refused, assigned })
+    }
+
+    fn assignments(&self, placement: &Placement) -> NodeAssignments {
+        let Self { node, set, host_network, observed, holding, .. } = *self;
+        assignment::of_node(&AssignmentInput {
+            node,
+            set,
+            placement,
+            host_network,
+            observed: &observed.addresses,
+            holding,
+        })
     }
 }
 

@@ -84,6 +84,17 @@ pub struct ProbeTarget {
     pub standbys: Vec<ExitKey>,
 }
 
+/// A probe to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueProbe {
+    /// The path.
+    pub key: PathKey,
+    /// The packet mark that leads there.
+    pub mark: u32,
+    /// Nobody needs the path now.
+    pub idle: bool,
+}
+
 /// One path's history.
 #[derive(Debug, Clone)]
 struct Path {
@@ -171,8 +182,8 @@ impl PathMonitor {
         self.paths.is_empty()
     }
 
-    /// The marks of the paths that are to be probed now; they count as sent.
-    pub fn due(&mut self, now: Duration) -> Vec<(PathKey, u32)> {
+    /// The paths that are to be probed now; they count as sent.
+    pub fn due(&mut self, now: Duration) -> Vec<DueProbe> {
         let (timing, needed) = (self.timing, self.needed());
         let mut due = Vec::new();
         for (key, path) in &mut self.paths {
@@ -187,7 +198,7 @@ impl PathMonitor {
             }
             path.unanswered += 1;
             path.due = now + interval;
-            due.push((key.clone(), path.target.mark));
+            due.push(DueProbe { key: key.clone(), mark: path.target.mark, idle });
         }
         due
     }

@@ -4,7 +4,9 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
+};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{
@@ -165,9 +167,17 @@ pub(super) fn address(address: &InterfaceAddress, index: u32) -> AddressMessage 
     let mut message = AddressMessage::default();
     message.header.family = family(AddressFamily::of(address.address.addr()));
     message.header.prefix_len = address.address.prefix_len();
-    message.header.scope = AddressScope::Link;
+    message.header.scope = if address.is_of_tunnel() { AddressScope::Link } else { AddressScope::Universe };
     message.header.flags = AddressHeaderFlags::empty();
     message.header.index = index;
+    if !address.is_of_tunnel() {
+        // Deprecated, so that the node's own connections never begin with it; the kernel need not ask whether another host has it, as
+        // that is known (`core::assignment::holding`).
+        let mut lifetimes = CacheInfo::default();
+        (lifetimes.ifa_preferred, lifetimes.ifa_valid) = (0, u32::MAX);
+        message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute));
+    }
     message.attributes.push(AddressAttribute::Address(address.address.addr()));
     if let IpNet::V4(_) = address.address {
         message.attributes.push(AddressAttribute::Local(address.address.addr()));

@@ -147,8 +147,14 @@ pub(super) fn decode_address(message: &AddressMessage) -> Option<SeenAddress> {
     })
 }
 
-/// The address, if it is on one of Egret's links.
-pub(super) fn own_address(seen: &SeenAddress, links: &BTreeMap<u32, LinkState>) -> Option<InterfaceAddress> {
-    let link = links.get(&seen.index).filter(|link| link.is_ours())?;
-    (!seen.link_local).then(|| InterfaceAddress { link: link.name.clone(), address: seen.listed.net })
+/// The address, if it is on one of Egret's links, or if Egret's table records that it was put on another.
+pub(super) fn own_address(
+    seen: &SeenAddress,
+    links: &BTreeMap<u32, LinkState>,
+    assigned: &BTreeSet<IpAddr>,
+) -> Option<InterfaceAddress> {
+    let (link, net) = (links.get(&seen.index)?, seen.listed.net);
+    let put = || net.prefix_len() == net.max_prefix_len() && assigned.contains(&net.addr());
+    let own = if link.is_ours() { !seen.link_local } else { put() };
+    own.then(|| InterfaceAddress { link: link.name.clone(), address: net })
 }

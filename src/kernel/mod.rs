@@ -6,6 +6,7 @@
 //! [`ownership`]: crate::core::state::ownership
 
 mod apply;
+pub mod conflict;
 pub mod conntrack;
 pub mod doctor;
 mod encode;

@@ -3,6 +3,7 @@
 //! Not here: labels, which are in the API server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressMessage;
@@ -13,10 +14,11 @@ use rtnetlink::packet_route::{AddressFamily as NetlinkFamily, RouteNetlinkMessag
 
 use super::links::{self, LinkState, SeenAddress};
 use super::{Kernel, KernelError, Observed, encode, host_network, routes};
+use crate::core::assignment::record;
 use crate::core::host_network::{HostRoute, SourceTable};
 use crate::core::state::NodeState;
 use crate::core::state::net::{Neighbour, Route, RouteKey, RoutingRule, Sysctl};
-use crate::core::state::nft::{AddressFamily, RuleCounters};
+use crate::core::state::nft::{AddressFamily, ElementKey, RuleCounters, Ruleset, TableFamily};
 use crate::core::state::ownership::PROTOCOL;
 
 /// A foreign rule: its priority, the source addresses it matches, and the table it names.
@@ -33,6 +35,7 @@ impl Kernel {
         let sources = self.sources(lookups, &addresses, &links).await?;
         let host_network =
             host_network::host_network(&links, &addresses, (host_routes, sources), &ruleset, self.features);
+        let assigned = assigned(&ruleset);
         let state = NodeState {
             labels: BTreeMap::new(),
             links: links
@@ -40,7 +43,7 @@ impl Kernel {
                 .filter(|seen| seen.is_ours())
                 .map(|seen| (seen.name.clone(), seen.link.clone()))
                 .collect(),
-            addresses: addresses.iter().filter_map(|seen| links::own_address(seen, &links)).collect(),
+            addresses: addresses.iter().filter_map(|seen| links::own_address(seen, &links, &assigned)).collect(),
             sysctls: sysctls(&links, &host_network.loosened, host_network.features.ipv6),
             rules,
             routes: own_routes,
@@ -168,6 +171,17 @@ impl Kernel {
         });
         Ok(neighbours.collect())
     }
+}
+
+/// The egress addresses that Egret's table records.
+fn assigned(ours: &Ruleset) -> BTreeSet<IpAddr> {
+    let table = ours.get(&TableFamily::Inet);
+    let sets = AddressFamily::BOTH.into_iter().filter_map(|family| table?.sets.get(&record(family)));
+    let addresses = sets.flat_map(|set| set.elements.keys()).filter_map(|key| match key {
+        ElementKey::Address(address) => Some(*address),
+        _ => None,
+    });
+    addresses.collect()
 }
 
 /// Sysctls of Egret's devices, and the filters that Egret's table remembers having loosened.

@@ -4,7 +4,7 @@
 //! resets; and because a socket of its own needs no raw packets and no right but that to set a mark (CAP_NET_ADMIN). Not here: when probes are due and what silence
 //! means (`core::liveness`).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -13,9 +13,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, connect, getsockopt, setsockopt, socket, sockopt,
 };
-
-/// The port: no service of a node has it (discard, RFC 863), and no socket of the gateway ever sees a probe.
-const PORT: u16 = 9;
 
 /// A probe on its way. When it is dropped, nothing is sent.
 #[derive(Debug)]
@@ -27,12 +24,12 @@ pub struct Probe {
 
 impl Probe {
     /// Sends a probe with a packet mark.
-    pub fn send(mark: u32, address: IpAddr) -> Result<Self, Errno> {
-        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    pub fn send(mark: u32, to: SocketAddr) -> Result<Self, Errno> {
+        let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let socket = socket(family, SockType::Stream, flags, None)?;
         setsockopt(&socket, sockopt::Mark, &mark)?;
-        let to = SockaddrStorage::from(SocketAddr::new(address, PORT));
+        let to = SockaddrStorage::from(to);
         let failed = match connect(socket.as_raw_fd(), &to) {
             Ok(()) | Err(Errno::EINPROGRESS) => None,
             Err(error) => Some(error),

@@ -142,6 +142,7 @@ fn compile_node(node: &NodeName, set: &PolicySet, placement: &Placement, facts: 
         host_network: &host_network,
         marks: &marks,
         refused: RefusedParts::NOTHING,
+        assigned: &std::collections::BTreeSet::new(),
     })
 }
 

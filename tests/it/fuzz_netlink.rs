@@ -120,6 +120,7 @@ fn field() -> impl Strategy<Value = Field> {
         Just(Field::Ip6Saddr),
         Just(Field::Ip6Daddr),
         Just(Field::UdpDport),
+        Just(Field::TcpDport),
         Just(Field::EtherDaddr),
         Just(Field::Iifkind),
         Just(Field::CtOriginal4),
@@ -142,7 +143,7 @@ fn value(field: Field) -> BoxedStrategy<MatchValue> {
         Field::Ip6Saddr | Field::Ip6Daddr | Field::CtOriginal6 | Field::CtReply6 | Field::RtNexthop6 => {
             any::<[u8; 16]>().prop_map(|a| MatchValue::Address(IpAddr::from(a))).boxed()
         }
-        Field::UdpDport => any::<u16>().prop_map(MatchValue::Port).boxed(),
+        Field::UdpDport | Field::TcpDport => any::<u16>().prop_map(MatchValue::Port).boxed(),
         Field::EtherDaddr => any::<[u8; 6]>().prop_map(|mac| MatchValue::Mac(Mac(mac))).boxed(),
     }
 }

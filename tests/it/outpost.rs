@@ -6,6 +6,7 @@
 
 mod addresses;
 mod asserted;
+mod assign;
 mod claims;
 mod connections;
 mod conntrack;

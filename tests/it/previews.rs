@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use egret::cluster::Cluster;
+use egret::core::assignment::holding::HoldingView;
 use egret::core::compile::RefusedParts;
 use egret::core::diagnostic::{Diagnostic, Severity, SpanPoint};
 use egret::core::evaluation::{NodeInput, evaluate};
@@ -226,6 +227,7 @@ fn state_differs(case: &Case, node: &NodeName) -> bool {
             observed,
             refused: RefusedParts::NOTHING,
             liveness: LivenessView::NOTHING,
+            holding: HoldingView::PLACED,
         };
         evaluate(&input, None, now()).compiled.desired
     };

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use egret::core::assignment::holding::HoldingView;
 use egret::core::compile::{Compiled, RP_FILTER_BEFORE, RefusedParts};
 use egret::core::diagnostic::Diagnostic;
 use egret::core::evaluation::{NodeInput, evaluate};
@@ -144,6 +145,7 @@ fn compiled(
         observed,
         refused: RefusedParts::NOTHING,
         liveness: LivenessView::NOTHING,
+        holding: HoldingView::PLACED,
     };
     let evaluation = evaluate(&input, None, now());
     let findings = evaluation.findings();

@@ -195,7 +195,7 @@ pub(crate) fn agent(
     };
     let task = spawn_local(async move {
         let memory = StateStore::open(&disk);
-        let edges = AgentEdges { kernel, events, live, memory, stop: Stop::never(), prober: None, seed };
+        let edges = AgentEdges { kernel, events, live, memory, stop: Stop::never(), watchers: None, seed };
         let ended = Box::pin(life.of_process(agent::serve(options, edges))).await;
         panic!("an agent ended by itself: {ended:?}");
     });

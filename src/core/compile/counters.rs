@@ -9,7 +9,7 @@ use std::ops::AddAssign;
 use super::table::{ARRIVE, ARRIVED, CLASSIFY, GROUP, INTO_TUNNEL, LEAVING, PEERS, RAW, WARD};
 use super::{Compiled, ExitRole, exit_ids};
 use crate::core::policy::PolicyId;
-use crate::core::state::nft::{CounterPlace, Field, NftRule, RuleCounter, RuleCounters, Statement, TableFamily};
+use crate::core::state::nft::{CounterPlace, Field, NftRule, RuleCounter, RuleCounters, Statement, TableFamily, Verdict};
 
 /// Why a packet from the tunnel was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,6 +106,8 @@ fn counted(compiled: &Compiled, family: TableFamily, chain: &str, rule: &NftRule
         }
         PEERS | RAW | WARD => Some(Counted::Tunnel(TunnelDrop::Node)),
         ARRIVE => Some(Counted::Tunnel(TunnelDrop::Exit)),
+        // Probes are counted there, too.
+        _ if chain.starts_with(ARRIVED) && rule.0.last() != Some(&Statement::Verdict(Verdict::Drop)) => None,
         _ if chain.starts_with(ARRIVED) => Some(Counted::Tunnel(TunnelDrop::Destination)),
         _ if chain.starts_with(CLASSIFY) || chain.starts_with(GROUP) => Some(Counted::StartGuard),
         _ => None,
@@ -225,6 +227,7 @@ mod tests {
             standbys: Vec::new(),
             detours: BTreeMap::new(),
             refused: false,
+            assigned: false,
             policies: BTreeSet::new(),
             members: BTreeMap::new(),
         };

@@ -22,7 +22,7 @@ pub use own_exits::{EgressRoute, ExitRoute};
 pub(crate) use own_exits::{NO_WAY_OUT, egress_address};
 pub use refused::RefusedParts;
 pub(crate) use routing::probe_address;
-pub(crate) use table::GROUP;
+pub(crate) use table::{ARRIVED, GROUP, PROBE_IDLE, PROBE_IN_USE};
 pub use table::{EXITS, RP_FILTER_BEFORE};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +33,7 @@ use ipnet::IpNet;
 use self::exit_ids::ExitIds;
 use self::groups::Grouping;
 use self::tunnel::{TunnelEndpoint, TunnelEndpoints};
+use super::assignment;
 use super::cidr::RangeSet;
 use super::detours::Detours;
 use super::facts::{Facts, PodName};
@@ -44,7 +45,7 @@ use super::networks::{self, OwnNetworks};
 use super::placement::{ExitKey, Placement};
 use super::policy::{Egress, PolicyId, PolicySet};
 use super::state::NodeState;
-use super::state::net::Mac;
+use super::state::net::{InterfaceAddress, Mac};
 use super::state::nft::AddressFamily;
 use super::state::ownership::DatapathConfig;
 
@@ -67,6 +68,8 @@ pub struct CompileInput<'a> {
     pub marks: &'a ExitIds,
     /// What this node's kernel refused, which is left out.
     pub refused: &'a RefusedParts,
+    /// The egress addresses that Egret puts on this node's interfaces; the host network has them already.
+    pub assigned: &'a BTreeSet<InterfaceAddress>,
 }
 
 /// The desired state of a node, with findings.
@@ -114,6 +117,8 @@ pub struct NodeExit {
     pub detours: BTreeMap<AddressFamily, ExitKey>,
     /// The kernel refused a part of it: its packets are dropped.
     pub refused: bool,
+    /// Egret puts its address on an interface.
+    pub assigned: bool,
     /// The policies that lead to it.
     pub policies: BTreeSet<PolicyId>,
     /// Pods of this node that leave by it, by policy. A policy whose destinations are all won by others has none.
@@ -188,6 +193,7 @@ pub fn compile(input: &CompileInput<'_>) -> Compiled {
     let is_gateway = compiled.exits.values().any(|exit| matches!(exit.role, ExitRole::Own { .. }));
     compiled.findings.extend(peers::findings(input, is_gateway));
     routing::add(&mut compiled.desired, input, &networks, &families, &compiled.exits);
+    compiled.desired.addresses.extend(input.assigned.iter().cloned());
     compiled.policy_chains = table::add(&mut compiled.desired, input, &grouping, &networks, &families, &compiled.exits);
     compiled.groups = grouping
         .groups
@@ -408,7 +414,9 @@ fn exits(
         let detours = BTreeMap::new();
         let standbys = standbys.get(&key).into_iter().flatten().map(|standby| (*standby).clone()).collect();
         let families = families_of(&key, input.set, &policies);
-        exits.insert(key, NodeExit { id, role, purpose, families, standbys, detours, refused, policies, members });
+        let assigned = assignment::is_assigned(&key, input.set, &policies);
+        let exit = NodeExit { id, role, purpose, families, standbys, detours, refused, assigned, policies, members };
+        exits.insert(key, exit);
     }
     add_detours(input, &mut exits);
     exits
@@ -442,6 +450,19 @@ impl Compiled {
             }
         }
         targets
+    }
+}
+
+impl Compiled {
+    /// The chains that count the probes of sources that want an address of this node's, by address.
+    pub fn demand_chains(&self, node: &NodeName) -> BTreeMap<IpAddr, Vec<String>> {
+        let mut chains: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
+        for (key, exit) in self.exits.iter().filter(|(key, exit)| exit.assigned && key.gateway == *node) {
+            if let Egress::Address(address) = key.egress {
+                chains.entry(address).or_default().push(format!("{ARRIVED}{}", exit.id));
+            }
+        }
+        chains
     }
 }
 

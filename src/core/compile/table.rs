@@ -11,16 +11,18 @@ mod underlay;
 
 use std::collections::BTreeMap;
 
+pub(crate) use self::probes::{PROBE_IDLE, PROBE_IN_USE};
 use self::statements::{accept, address_key, daddr, drop, goto, ranges, whole};
 use super::exit_ids::EXIT_CHAIN;
 use super::groups::{Disposition, Grouping};
 use super::tunnel::TunnelEndpoint;
 use super::{ClusterNetworks, CompileInput, ExitRole, NodeExit, PolicyChain, RouteTarget, routing};
+use crate::core::assignment::record;
 use crate::core::cidr::{AddressRange as Addresses, RangeSet};
 use crate::core::placement::ExitKey;
 use crate::core::policy::PolicyId;
 use crate::core::state::NodeState;
-use crate::core::state::net::fnv1a;
+use crate::core::state::net::{InterfaceAddress, fnv1a};
 use crate::core::state::nft::{
     AddressFamily, BaseChain, COMMENT_LIMIT, Chain, ChainKind, ChainPolicy, DataType, ElementData, ElementKey, Field,
     Hook, KeyType, MatchValue, NftRule, Set, Statement, Table, TableFamily, Verdict,
@@ -100,6 +102,7 @@ pub(super) fn add(
             .map(|(name, before)| (ElementKey::Interface(name), Some(ElementData::Mark(u32::from(before)))));
         builder.set(RP_FILTER_BEFORE, &[KeyType::Ifname], Some(DataType::Mark), false, elements.collect());
     }
+    builder.assigned();
     desired.nft.insert(TableFamily::Inet, builder.table);
     builder.policies
 }
@@ -117,6 +120,10 @@ struct Builder<'a> {
     /// This node's tunnel endpoint, where it has the tunnel device.
     tunnel: Option<&'a TunnelEndpoint>,
     is_gateway: bool,
+}
+
+fn recorded(one: &InterfaceAddress) -> (ElementKey, Option<ElementData>) {
+    (ElementKey::Address(one.address.addr()), None)
 }
 
 fn exit_chain(id: u32) -> String {
@@ -163,6 +170,17 @@ impl Builder<'_> {
 
     fn set_mark(&self, field: Field, value: u32) -> Statement {
         Statement::SetMark { field, keep: self.range.others(), value }
+    }
+
+    /// What Egret has put on interfaces: nothing else tells whose an address is, before IFA_PROTO of Linux 5.18.
+    fn assigned(&mut self) {
+        for family in AddressFamily::BOTH {
+            let of_family = |one: &&InterfaceAddress| AddressFamily::of(one.address.addr()) == family;
+            let elements: BTreeMap<_, _> = self.input.assigned.iter().filter(of_family).map(recorded).collect();
+            if !elements.is_empty() {
+                self.set(&record(family), &[address_key(family)], None, false, elements);
+            }
+        }
     }
 
     /// One chain for each exit sets the mark, in the packet and in the connection. Only some bits are Egret's, and

@@ -71,6 +71,7 @@ fn compiled(set: &PolicySet, facts: &Facts, host_network: &HostNetwork, marks: &
         host_network,
         marks,
         refused: RefusedParts::NOTHING,
+        assigned: &BTreeSet::new(),
     })
 }
 
@@ -330,6 +331,7 @@ fn a_refused_exit_drops_and_a_refused_return_path_is_left_out() {
             host_network: &host_network,
             marks: &marks,
             refused,
+            assigned: &BTreeSet::new(),
         })
     };
     let whole = input(RefusedParts::NOTHING);

@@ -25,7 +25,7 @@ fn monitor(targets: &[(&str, ProbeTarget)]) -> PathMonitor {
 fn run(monitor: &mut PathMonitor, from: u64, to: u64, answers: impl Fn(&PathKey) -> bool) -> usize {
     let mut sent = 0;
     for now in (from..to).step_by(10).map(Duration::from_millis) {
-        for (key, _) in monitor.due(now) {
+        for DueProbe { key, .. } in monitor.due(now) {
             sent += 1;
             if answers(&key) {
                 monitor.answered(&key, now);

@@ -13,7 +13,7 @@ fn selector(key: &str, value: &str) -> Selector {
 }
 
 fn gateway(key: &str, value: &str) -> GatewaySpec {
-    GatewaySpec { node: selector(key, value), egress: Egress::DefaultRoute, next_hops: Vec::new() }
+    GatewaySpec { node: selector(key, value), egress: Egress::DefaultRoute, next_hops: Vec::new(), assign: None }
 }
 
 fn policy(name: &str, gateways: Vec<GatewaySpec>) -> Policy {

@@ -41,7 +41,7 @@ pub enum Step {
     ChangeLink(LinkName, Link),
     /// Deletes a tunnel device and all routes through it.
     DeleteLink(LinkName),
-    /// Adds an address to a tunnel device.
+    /// Adds an address to a tunnel device, or an egress address to an interface.
     AddAddress(InterfaceAddress),
     /// Deletes an address.
     DeleteAddress(InterfaceAddress),
@@ -124,7 +124,9 @@ pub fn plan_with(desired: &NodeState, observed: &NodeState, range: DatapathConfi
     order.rules(desired, observed);
     // An interface's original filter is recorded before it is changed, so that a crash in between does not lose it.
     // Where the table is replaced, only the switch records it.
-    let (own, foreign, restore) = sysctls(desired, observed);
+    let (own, mut foreign, restore) = sysctls(desired, observed);
+    // So is an address that Egret puts on an interface, and it is forgotten only when it is gone.
+    foreign.append(&mut order.assign);
     let (early, late) = if nft.record.is_some() { (foreign, Vec::new()) } else { (Vec::new(), foreign) };
     let fresh = nft::fresh_exits(&desired.nft, &observed.nft, range);
     // Only once no rule sets such marks any more: a connection flushed too early gets its old mark again.
@@ -142,7 +144,7 @@ pub fn plan_with(desired: &NodeState, observed: &NodeState, range: DatapathConfi
     all.extend(early);
     all.extend(order.set_neighbours.into_iter().chain(order.set_routes).chain(order.add_rules));
     all.extend(fresh.into_iter().map(|mark| Step::FlushConntrack { mark, mask: range.mask }));
-    all.extend(restore);
+    all.extend(restore.into_iter().chain(order.unassign));
     all.extend(due.ahead.map(Step::FlushSources));
     all.extend(woken.into_iter().flat_map(|step| [step, Step::Notice]));
     all.extend(nft.prepare.map(Step::Nft));
@@ -203,6 +205,9 @@ struct Order {
     labels: Vec<Step>,
     add_addresses: Vec<Step>,
     delete_addresses: Vec<Step>,
+    /// Egress addresses, on interfaces that are not Egret's.
+    assign: Vec<Step>,
+    unassign: Vec<Step>,
     set_neighbours: Vec<Step>,
     delete_neighbours: Vec<Step>,
     set_routes: Vec<Step>,
@@ -225,15 +230,15 @@ impl Order {
     }
 
     fn addresses(&mut self, desired: &NodeState, observed: &NodeState) {
-        self.add_addresses.extend(desired.addresses.difference(&observed.addresses).cloned().map(Step::AddAddress));
-        self.delete_addresses.extend(
-            observed
-                .addresses
-                .difference(&desired.addresses)
-                .filter(|address| desired.links.contains_key(&address.link))
-                .cloned()
-                .map(Step::DeleteAddress),
-        );
+        let new = desired.addresses.difference(&observed.addresses).cloned();
+        let (own, assigned): (Vec<_>, Vec<_>) = new.partition(InterfaceAddress::is_of_tunnel);
+        self.add_addresses.extend(own.into_iter().map(Step::AddAddress));
+        self.assign.extend(assigned.into_iter().map(Step::AddAddress));
+        let gone = observed.addresses.difference(&desired.addresses).cloned();
+        let (own, assigned): (Vec<_>, Vec<_>) = gone.partition(InterfaceAddress::is_of_tunnel);
+        let own = own.into_iter().filter(|address| desired.links.contains_key(&address.link));
+        self.delete_addresses.extend(own.map(Step::DeleteAddress));
+        self.unassign.extend(assigned.into_iter().map(Step::DeleteAddress));
     }
 
     fn neighbours(&mut self, desired: &NodeState, observed: &NodeState) {

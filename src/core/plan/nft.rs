@@ -4,10 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::super::assignment;
 use super::super::compile::exit_ids::EXIT_CHAIN;
 use super::super::compile::{EXITS, GROUP, RP_FILTER_BEFORE};
 use super::super::state::nft::{
-    Chain, ElementData, ElementKey, Field, Hook, NftChange, NftRule, NftTransaction, Ruleset, Set, Statement, Table,
+    AddressFamily, Chain, ElementData, ElementKey, Field, Hook, NftChange, NftRule, NftTransaction, Ruleset, Set, Statement, Table,
     TableFamily, Verdict,
 };
 use super::super::state::ownership::DatapathConfig;
@@ -39,10 +40,13 @@ pub(super) fn transactions(desired: &Ruleset, observed: &Ruleset) -> Transaction
             (found.owned, found.abandoned) = (true, false);
         }
     }
-    if let Some(wanted) = desired.get(&TableFamily::Inet)
-        && let Some(set) = wanted.sets.get(RP_FILTER_BEFORE)
-    {
-        write_down(wanted, set, &mut observed, &mut record);
+    if let Some(wanted) = desired.get(&TableFamily::Inet) {
+        let assigned = AddressFamily::BOTH.map(assignment::record);
+        for name in [RP_FILTER_BEFORE].into_iter().chain(assigned.iter().map(String::as_str)) {
+            if let Some(set) = wanted.sets.get(name) {
+                write_down(wanted, (name, set), &mut observed, &mut record);
+            }
+        }
     }
     let (mut prepare, mut switch, mut last) = (Vec::new(), Vec::new(), Vec::new());
     for family in [TableFamily::Inet, TableFamily::Netdev] {
@@ -200,12 +204,12 @@ fn transaction(changes: Vec<(TableFamily, NftChange)>) -> Option<NftTransaction>
 }
 
 /// Adds the elements of the map of original sysctls ahead of everything else, in a table that may not exist yet.
-fn write_down(wanted: &Table, set: &Set, observed: &mut Ruleset, record: &mut Vec<(TableFamily, NftChange)>) {
+fn write_down(wanted: &Table, (name, set): (&str, &Set), observed: &mut Ruleset, record: &mut Vec<(TableFamily, NftChange)>) {
     if observed.get(&TableFamily::Inet).is_some_and(|found| !can_grow_into(wanted, found)) {
         return;
     }
     let found = observed.get(&TableFamily::Inet);
-    let known = found.and_then(|table| table.sets.get(RP_FILTER_BEFORE)).map(|set| &set.elements);
+    let known = found.and_then(|table| table.sets.get(name)).map(|set| &set.elements);
     let missing: Vec<_> = set
         .elements
         .iter()
@@ -221,13 +225,13 @@ fn write_down(wanted: &Table, set: &Set, observed: &mut Ruleset, record: &mut Ve
     }
     let table = observed.entry(TableFamily::Inet).or_insert_with(|| Table { owned: wanted.owned, ..Table::default() });
     (table.owned, table.abandoned) = (wanted.owned, false);
-    let kept = table.sets.entry(RP_FILTER_BEFORE.to_owned()).or_insert_with(|| {
+    let kept = table.sets.entry(name.to_owned()).or_insert_with(|| {
         let empty = Set { elements: BTreeMap::new(), ..set.clone() };
-        push(NftChange::AddSet(RP_FILTER_BEFORE.to_owned(), empty.clone()));
+        push(NftChange::AddSet(name.to_owned(), empty.clone()));
         empty
     });
     kept.elements.extend(missing.iter().cloned());
-    push(NftChange::AddElements(RP_FILTER_BEFORE.to_owned(), missing));
+    push(NftChange::AddElements(name.to_owned(), missing));
 }
 
 /// Whether the table can be changed in place: the immutable parts of its sets and chains are equal.

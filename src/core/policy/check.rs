@@ -7,6 +7,7 @@
 mod address;
 mod admission;
 mod assertion;
+mod assign;
 mod config;
 mod duration;
 mod node_labels;

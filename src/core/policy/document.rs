@@ -113,7 +113,9 @@ pub const EGRET_SPEC: &[&str] =
 /// Fields of a gateway entry in a CiliumEgressGatewayPolicy.
 pub const CILIUM_GATEWAY: &[&str] = &["nodeSelector", "interface", "egressIP"];
 /// Fields of a gateway entry in an EgressPolicy.
-pub const EGRET_GATEWAY: &[&str] = &joined::<5>(&[CILIUM_GATEWAY, &["nextHop", "nextHops"]]);
+pub const EGRET_GATEWAY: &[&str] = &joined::<6>(&[CILIUM_GATEWAY, &["nextHop", "nextHops", "assign"]]);
+/// Fields of `assign`.
+pub const ASSIGN: &[&str] = &["interface", "failback"];
 /// Fields of an entry of `selectors`.
 pub const MEMBER_SELECTOR: &[&str] = &["namespaceSelector", "podSelector", "nodeSelector"];
 /// Fields of a label selector.
@@ -178,6 +180,7 @@ pub const ANNOTATIONS: &[&str] = &[
     "on-no-gateway",
     "existing-connections",
     "next-hop",
+    "assign",
     "suspend-until",
     "suspend-owner",
     "suspend-reason",

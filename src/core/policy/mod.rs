@@ -140,6 +140,17 @@ pub struct GatewaySpec {
     pub egress: Egress,
     /// The next hops, at most one a family; none: from the interface's own routes.
     pub next_hops: Vec<IpAddr>,
+    /// Egret puts the address on an interface of the gateway, and moves it. Only with [`Egress::Address`].
+    pub assign: Option<Assign>,
+}
+
+/// How Egret assigns an egress address.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Assign {
+    /// The interface; none: the one with the network that contains the address.
+    pub interface: Option<Interface>,
+    /// The address returns to the first fit node when that is back. Otherwise it stays where it is.
+    pub failback: bool,
 }
 
 /// How a gateway finds the egress address.

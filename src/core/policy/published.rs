@@ -166,6 +166,12 @@ fn gateway(spec: &GatewaySpec) -> Value {
     if !spec.next_hops.is_empty() {
         gateway["nextHops"] = json!(spec.next_hops.iter().map(ToString::to_string).collect::<Vec<_>>());
     }
+    if let Some(assign) = &spec.assign {
+        gateway["assign"] = json!({"failback": assign.failback});
+        if let Some(interface) = &assign.interface {
+            gateway["assign"]["interface"] = json!(interface.as_str());
+        }
+    }
     gateway
 }
 

@@ -335,6 +335,15 @@ fn gateway(egret: bool) -> Value {
     if egret {
         properties["nextHop"] = text("The router behind the interface.");
         properties["nextHops"] = list("One router for each family.", &json!({"type": "string"}));
+        let fields = json!({
+            "interface": text("The interface; left out: the one with the network that contains the address."),
+            "failback": {"type": "boolean", "description":
+                "The address returns to the first fit node when that is back; false if left out."},
+        });
+        properties["assign"] = json!({
+            "description": "Egret puts egressIP on an interface of the gateway, and moves it when the gateway fails.",
+            "oneOf": [{"type": "boolean"}, object("", &[], &fields)],
+        });
     }
     object(
         "A gateway. Without interface and egressIP: the address of the default route's interface.",

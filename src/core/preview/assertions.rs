@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use self::check::Checker;
 use super::revision::RevisionState;
 use super::{PreviewInput, Risk, RiskLevel};
+use crate::core::assignment;
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::escape::EscapedText;
 use crate::core::facts::{Facts, PodName};
@@ -110,6 +111,8 @@ pub fn failed(input: &AssertionInput<'_>) -> Vec<FailedAssertion> {
     if input.set.assertions.is_empty() {
         return Vec::new();
     }
+    let host_networks = assignment::expected(&[input.set], input.facts, input.host_networks);
+    let input = &AssertionInput { host_networks: &host_networks, ..*input };
     let side = RevisionState::new(input.set, input.before, input.facts, input.now);
     let mut checker = Checker::new(input, &side);
     let failed = input.set.assertions.values().filter_map(|assertion| {

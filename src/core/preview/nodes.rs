@@ -13,6 +13,7 @@ use super::moves::PodMoves;
 use super::named::policy as named;
 use super::revision::RevisionState;
 use super::{PreviewInput, says_the_same};
+use crate::core::assignment::holding::HoldingView;
 use crate::core::cidr::RangeSet;
 use crate::core::compile;
 use crate::core::escape::EscapedText;
@@ -279,8 +280,8 @@ fn change(
     let state = |world: &RevisionState<'_>, observed: &NodeState| {
         let RevisionState { set, facts, placement, .. } = world;
         let (host_network, refused) = (&network.host_network, compile::RefusedParts::NOTHING);
-        let liveness = LivenessView::NOTHING;
-        NodeInput { node, set, facts, host_network, observed, refused, liveness }.compile(placement).desired
+        let (liveness, holding) = (LivenessView::NOTHING, HoldingView::PLACED);
+        NodeInput { node, set, facts, host_network, observed, refused, liveness, holding }.compile(placement).desired
     };
     let old = state(before, &NodeState::default());
     let new = state(after, &old);

@@ -23,7 +23,7 @@ pub struct NodeState {
     pub labels: Labels,
     /// Tunnel devices.
     pub links: BTreeMap<LinkName, Link>,
-    /// Addresses on Egret's tunnel devices.
+    /// Addresses on Egret's tunnel devices, and egress addresses that it puts on interfaces.
     pub addresses: BTreeSet<InterfaceAddress>,
     /// `net.*` sysctls of Egret's devices, and those that a gateway's interfaces need.
     pub sysctls: BTreeMap<Sysctl, String>,

@@ -246,6 +246,8 @@ pub enum Field {
     Ip6Daddr,
     /// `udp dport`; matches only UDP packets.
     UdpDport,
+    /// `tcp dport`; matches only TCP packets.
+    TcpDport,
     /// `ether daddr`: the destination MAC address; matches only packets from an Ethernet device.
     EtherDaddr,
     /// `meta iifkind`: the kind of the incoming device, as in `ip link add type`.

@@ -33,6 +33,7 @@ fn policy() -> Policy {
             node: Selector { requirements: vec![requirement] },
             egress: Egress::DefaultRoute,
             next_hops: Vec::new(),
+            assign: None,
         }],
         priority: 0,
         on_no_gateway: OnNoGateway::Drop,

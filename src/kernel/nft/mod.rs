@@ -148,6 +148,23 @@ impl Nft {
         Err(NftError::Restless { attempts: ATTEMPTS })
     }
 
+    /// What the rules at the beginning of a chain of Egret's table have counted, up to the first that counts nothing: probes that
+    /// arrived for an exit. One small dump, so that it may be read often.
+    pub async fn first_counters(&mut self, chain: &str) -> Result<u64, NftError> {
+        let (mut packets, mut ended) = (0, false);
+        let read = |message: &wire::Message<'_>| {
+            // Kernels before 4.13 list the rules of all chains.
+            match dump::read_counter(message)? {
+                Some((_, of, Some(counter))) if of == chain && !ended => packets += counter.packets,
+                Some((_, of, _)) => ended |= of == chain,
+                None => {}
+            }
+            Ok(())
+        };
+        self.dump(NFT_MSG_GETRULE, TableFamily::Inet, Some(chain), read).await.map_err(NftError::Observe)?;
+        Ok(packets)
+    }
+
     async fn list_counters(&mut self) -> Result<RuleCounters, ExchangeError> {
         let mut counters = RuleCounters::new();
         let mut rules: BTreeMap<(TableFamily, String), usize> = BTreeMap::new();
@@ -205,7 +222,7 @@ impl Nft {
         &mut self,
         kind: u8,
         family: TableFamily,
-        set: Option<&str>,
+        set_or_chain: Option<&str>,
         answer: impl FnMut(&wire::Message<'_>) -> Result<(), Malformed>,
     ) -> Result<(), ExchangeError> {
         let request = |sequence| {
@@ -216,8 +233,9 @@ impl Nft {
                 if kind != NFT_MSG_GETTABLE && kind != NFT_MSG_GETCHAIN {
                     message.text(NFTA_RULE_TABLE, TABLE);
                 }
-                if let Some(set) = set {
-                    message.text(NFTA_SET_ELEM_LIST_SET, set);
+                // One number for both: NFTA_RULE_CHAIN.
+                if let Some(name) = set_or_chain {
+                    message.text(NFTA_SET_ELEM_LIST_SET, name);
                 }
             });
             writer.finish().unwrap_or_default()

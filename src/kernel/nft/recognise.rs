@@ -64,6 +64,15 @@ fn with_dependencies<'a>(
         rest = behind;
     }
     let (statement, length) = guess(rest)?;
+    // Both are loaded alike.
+    let statement = match statement {
+        Statement::Compare { field: Field::UdpDport, mask, negated, value }
+            if dependencies.contains(&Dependency::Tcp) =>
+        {
+            Statement::Compare { field: Field::TcpDport, mask, negated, value }
+        }
+        other => other,
+    };
     let (own, behind) = rest.split_at_checked(length)?;
     let mut after = *established;
     let expected = after.missing_for(&statement::fields(&statement));
@@ -85,8 +94,11 @@ fn equal_but_for_counts(built: &[Expression], found: &[Expression]) -> bool {
 
 fn dependency(expressions: &[Expression]) -> Option<(Dependency, &[Expression])> {
     let (two, behind) = expressions.split_at_checked(2)?;
+    // Some statements about TCP begin like this.
+    let of_port = || behind.first() == Some(&statement::load_plain(Field::TcpDport, Register(0)));
     Dependency::ALL
         .into_iter()
+        .filter(|dependency| *dependency != Dependency::Tcp || of_port())
         .find(|dependency| dependency.expressions() == two)
         .map(|dependency| (dependency, behind))
 }
@@ -205,7 +217,7 @@ fn value_of(field: Field, bytes: &[u8]) -> Option<MatchValue> {
         },
         Field::EtherDaddr => bytes.try_into().ok().map(|mac| MatchValue::Mac(Mac(mac))),
         Field::Iifname | Field::Oifname | Field::Iifkind => statement::interface_name(bytes).map(MatchValue::Interface),
-        Field::UdpDport => bytes.try_into().ok().map(|port| MatchValue::Port(u16::from_be_bytes(port))),
+        Field::UdpDport | Field::TcpDport => bytes.try_into().ok().map(|port| MatchValue::Port(u16::from_be_bytes(port))),
         Field::Ip4Saddr
         | Field::Ip4Daddr
         | Field::Ip6Saddr

@@ -24,12 +24,16 @@ pub(super) enum Dependency {
     Protocol(AddressFamily),
     /// `meta l4proto udp`.
     Udp,
+    /// `meta l4proto tcp`.
+    Tcp,
     /// `meta iiftype ether`.
     Ethernet,
 }
 
 /// `IPPROTO_UDP`
 const UDP: u8 = 17;
+/// `IPPROTO_TCP`
+const TCP: u8 = 6;
 
 /// What the statements of a rule so far have established.
 #[derive(Debug, Clone, Copy)]
@@ -37,13 +41,14 @@ pub(super) struct Established {
     family: TableFamily,
     network: Option<AddressFamily>,
     udp: bool,
+    tcp: bool,
     ethernet: bool,
 }
 
 impl Established {
     /// At the beginning of a rule.
     pub(super) fn nothing(family: TableFamily) -> Self {
-        Self { family, network: None, udp: false, ethernet: false }
+        Self { family, network: None, udp: false, tcp: false, ethernet: false }
     }
 
     /// The dependencies that these fields need and the rule has not established yet; marks them as established.
@@ -66,6 +71,10 @@ impl Established {
                     self.udp = true;
                     missing.push(Dependency::Udp);
                 }
+                Some(Dependency::Tcp) if !self.tcp => {
+                    self.tcp = true;
+                    missing.push(Dependency::Tcp);
+                }
                 _ => {}
             }
         }
@@ -78,6 +87,7 @@ fn dependency(field: Field) -> Option<Dependency> {
         Field::Ip4Saddr | Field::Ip4Daddr => Some(Dependency::Network(AddressFamily::V4)),
         Field::Ip6Saddr | Field::Ip6Daddr => Some(Dependency::Network(AddressFamily::V6)),
         Field::UdpDport => Some(Dependency::Udp),
+        Field::TcpDport => Some(Dependency::Tcp),
         Field::EtherDaddr => Some(Dependency::Ethernet),
         // A connection without such an address does not match, whatever its family (net/netfilter/nft_ct.c).
         Field::CtOriginal4
@@ -98,12 +108,13 @@ fn dependency(field: Field) -> Option<Dependency> {
 
 impl Dependency {
     /// All dependencies.
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Network(AddressFamily::V4),
         Self::Network(AddressFamily::V6),
         Self::Protocol(AddressFamily::V4),
         Self::Protocol(AddressFamily::V6),
         Self::Udp,
+        Self::Tcp,
         Self::Ethernet,
     ];
 
@@ -114,6 +125,7 @@ impl Dependency {
             Self::Protocol(AddressFamily::V4) => (NFT_META_PROTOCOL, ETH_P_IP.to_be_bytes().to_vec()),
             Self::Protocol(AddressFamily::V6) => (NFT_META_PROTOCOL, ETH_P_IPV6.to_be_bytes().to_vec()),
             Self::Udp => (NFT_META_L4PROTO, vec![UDP]),
+            Self::Tcp => (NFT_META_L4PROTO, vec![TCP]),
             Self::Ethernet => (NFT_META_IIFTYPE, ARPHRD_ETHER.to_ne_bytes().to_vec()),
         };
         let register = Register::FIRST;
@@ -347,7 +359,7 @@ pub(super) fn load_plain(field: Field, register: Register) -> Expression {
         Field::Ip4Daddr => network(16, 4),
         Field::Ip6Saddr => network(8, 16),
         Field::Ip6Daddr => network(24, 16),
-        Field::UdpDport => Expression::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 2, length: 2, register },
+        Field::UdpDport | Field::TcpDport => Expression::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 2, length: 2, register },
         Field::EtherDaddr => Expression::Payload { base: NFT_PAYLOAD_LL_HEADER, offset: 0, length: 6, register },
         Field::Iifkind => Expression::Meta { key: NFT_META_IIFKIND, register },
         Field::CtOriginal4 => Expression::CtOf { key: NFT_CT_SRC_IP, reply: false, register },
@@ -379,7 +391,8 @@ pub(super) fn words(field: Field) -> u32 {
         | Field::CtOriginal4
         | Field::CtReply4
         | Field::RtNexthop4
-        | Field::UdpDport => 1,
+        | Field::UdpDport
+        | Field::TcpDport => 1,
     }
 }
 
@@ -392,7 +405,7 @@ fn value_bytes(field: Field, value: &MatchValue) -> Option<Vec<u8>> {
             interface_bytes(name).map(Vec::from)
         }
         (Field::EtherDaddr, MatchValue::Mac(mac)) => Some(mac.0.to_vec()),
-        (Field::UdpDport, MatchValue::Port(port)) => Some(port.to_be_bytes().to_vec()),
+        (Field::UdpDport | Field::TcpDport, MatchValue::Port(port)) => Some(port.to_be_bytes().to_vec()),
         (
             Field::Ip4Saddr | Field::Ip4Daddr | Field::CtOriginal4 | Field::CtReply4 | Field::RtNexthop4,
             MatchValue::Address(IpAddr::V4(address)),

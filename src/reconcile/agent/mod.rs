@@ -25,7 +25,6 @@ use crate::core::compile::RefusedParts;
 use crate::core::gate::ActiveRevision;
 use crate::core::gateway_interfaces::GatewayInterface;
 use crate::core::host_network::KernelFeatures;
-use crate::core::liveness::LivenessView;
 use crate::core::name::NodeName;
 use crate::core::placement::handover::Serving;
 use crate::core::state::net::fnv1a;
@@ -41,7 +40,7 @@ use crate::reconcile::agent::status_writer::{EventNote, StatusUpdate, StatusWrit
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::kernel::{KernelEvents, NodeKernel};
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
-use crate::reconcile::node::prober::{self, Prober};
+use crate::reconcile::node::watchers::{self, Seen, Watchers};
 use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup};
 use crate::reconcile::persistence::lock::{Lock, LockError};
@@ -123,8 +122,8 @@ pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
     let events = KernelWatch::open(kernel.ports())?;
     let stop = Stop::listen()?;
-    let prober = Some(Prober::start().map_err(StartError::of("the thread of probes"))?);
-    serve(options, AgentEdges { kernel, events, live, memory, stop, prober, seed }).await
+    let watchers = Some(Watchers::start().map_err(StartError::of("the threads that watch gateways"))?);
+    serve(options, AgentEdges { kernel, events, live, memory, stop, watchers, seed }).await
 }
 
 /// The edges of an agent: normally those of this machine; a simulation has its own.
@@ -139,8 +138,8 @@ pub struct AgentEdges<K, E> {
     pub memory: StateStore,
     /// Ends the agent.
     pub stop: Stop,
-    /// Probes gateways; none in a simulation.
-    pub prober: Option<Prober>,
+    /// Threads that watch gateways and addresses; none in a simulation.
+    pub watchers: Option<Watchers>,
     /// For jitter: it differs between nodes.
     pub seed: u64,
 }
@@ -150,7 +149,7 @@ pub async fn serve<K: NodeKernel, E: KernelEvents>(
     options: AgentOptions,
     edges: AgentEdges<K, E>,
 ) -> Result<(), AgentError> {
-    let AgentEdges { kernel, events, live, memory, stop, prober, seed } = edges;
+    let AgentEdges { kernel, events, live, memory, stop, watchers, seed } = edges;
     let metrics = MetricsRecorder::start(options.listen, "not all is known of the cluster yet")
         .map_err(StartError::of("the HTTP server"))?;
     metrics.api_errors(live.errors());
@@ -165,8 +164,8 @@ pub async fn serve<K: NodeKernel, E: KernelEvents>(
     let beat = |namespace: String| Heartbeat::start(live.clone(), namespace, options.node.clone(), seed);
     let heartbeat = options.namespace.clone().map(beat);
     let driver = RoundDriver::new(reconciler, metrics, seed);
-    let driver = match prober {
-        Some(prober) => driver.probing(prober),
+    let driver = match watchers {
+        Some(watchers) => driver.watching(watchers),
         None => driver,
     };
     Agent::new(driver, cache, status_writer, heartbeat).run(events, stop).await
@@ -212,7 +211,7 @@ async fn returned(heartbeat: &mut Option<Heartbeat>) {
 enum Trigger {
     Cluster(Changed),
     Kernel(Result<KernelEvent, KernelError>),
-    Liveness(LivenessView),
+    Seen(Seen),
     Time,
     Scrape(ScrapeRequest),
     /// The agent is heard again.
@@ -263,8 +262,8 @@ impl<K: NodeKernel> Agent<K> {
                 }
                 Trigger::Cluster(changed) => self.on_cluster_change(changed),
                 Trigger::Kernel(event) => self.driver.on_kernel_event(event?),
-                Trigger::Liveness(view) => {
-                    self.driver.reconciler.liveness = view;
+                Trigger::Seen(seen) => {
+                    self.driver.see(seen);
                     true
                 }
                 Trigger::Time => {
@@ -296,7 +295,7 @@ impl<K: NodeKernel> Agent<K> {
             () = stop.wait() => Trigger::Stop,
             changed = self.driver.reconciler.cluster.changed() => Trigger::Cluster(changed),
             event = kernel.next() => Trigger::Kernel(event),
-            view = prober::changed(&mut self.driver.prober) => Trigger::Liveness(view),
+            seen = watchers::changed(&mut self.driver.watchers) => Trigger::Seen(seen),
             () = sleep_until(wake) => Trigger::Time,
             request = self.driver.metrics.next_scrape() => Trigger::Scrape(request),
             () = returned(&mut self.heartbeat) => Trigger::Returned,

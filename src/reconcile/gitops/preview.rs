@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use crate::core::assignment;
 use crate::core::admission::ChangeWindows;
 use crate::core::diagnostic::Diagnostic;
 use crate::core::facts::Facts;
@@ -48,6 +49,8 @@ pub struct ProposedChange {
     config_diff: String,
     settings_change: bool,
     concerned: bool,
+    /// With the addresses that either side assigns.
+    host_networks: BTreeMap<NodeName, HostNetwork>,
     trailers: Vec<(String, String)>,
     unsigned: Option<(String, String)>,
 }
@@ -141,6 +144,8 @@ impl ProposedChange {
         found.sort();
         found.dedup();
         let tally = catalogue.tally(&found);
+        let both = [&before, catalogue.policies()];
+        let host_networks = assignment::expected(&both, surroundings.facts, surroundings.host_networks).into_owned();
         Ok(Self {
             base: commit.short(),
             head: head.short(),
@@ -151,6 +156,7 @@ impl ProposedChange {
             config_diff,
             settings_change: !settings.has_the_effect_of(&catalogue.policies().config),
             concerned,
+            host_networks,
             trailers,
             unsigned: unsigned.map(|unsigned| (unsigned.commit.to_string(), unsigned.what)),
         })
@@ -170,7 +176,7 @@ impl ProposedChange {
             after: &self.after,
             facts: surroundings.facts,
             facts_from: surroundings.facts_from,
-            host_networks: surroundings.host_networks,
+            host_networks: &self.host_networks,
             now: surroundings.now,
             concerned: self.concerned,
             trailers: &self.trailers,

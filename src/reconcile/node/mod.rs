@@ -6,6 +6,7 @@
 
 pub(in crate::reconcile) mod attribution;
 pub mod dry_run;
+pub mod holder;
 pub mod kernel;
 pub mod mark_mask;
 pub mod metrics_recorder;
@@ -13,6 +14,7 @@ pub mod prober;
 pub mod round;
 pub mod round_driver;
 pub mod schedule;
+pub mod watchers;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,7 +26,6 @@ use tokio::time::{Instant, sleep_until};
 use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterError};
 use crate::core::gateway_interfaces::{self, GatewayInterface};
-use crate::core::liveness::LivenessView;
 use crate::core::name::NodeName;
 use crate::core::plan::Step;
 use crate::core::state::net::fnv1a;
@@ -38,7 +39,7 @@ use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::gitops::webhook::{self, Webhook};
 use crate::reconcile::node::kernel::{KernelEvents, NodeKernel};
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
-use crate::reconcile::node::prober::Prober;
+use crate::reconcile::node::watchers::{Seen, Watchers};
 use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
 use crate::reconcile::node::schedule::EffectiveSchedule;
@@ -153,8 +154,8 @@ pub async fn run(options: StandaloneOptions) -> Result<Option<Vec<Step>>, RunErr
         .map_err(StartError::of("the webhook"))?;
     let triggers = StandaloneTriggers { stop: Stop::listen()?, news, pushes, manifests, hook, kernel: watch };
     tracing::info!(node = %options.node, source = %options.following.source, "egret runs");
-    let prober = Prober::start().map_err(StartError::of("the thread of probes"))?;
-    let driver = RoundDriver::new(reconciler, metrics, seed).probing(prober);
+    let watchers = Watchers::start().map_err(StartError::of("the threads that watch gateways"))?;
+    let driver = RoundDriver::new(reconciler, metrics, seed).watching(watchers);
     Box::pin(serve(driver, repository, publisher, triggers)).await.map(|()| None)
 }
 
@@ -275,7 +276,7 @@ enum Trigger {
     Pushed,
     Manifests,
     Kernel(Result<KernelEvent, KernelError>),
-    Liveness(LivenessView),
+    Seen(Seen),
     Time,
     Scrape(ScrapeRequest),
     Stop,
@@ -328,7 +329,7 @@ impl<K: NodeKernel> Node<K> {
                 _ = hook.next_event() => Trigger::Pushed,
                 Some(()) = manifests.recv() => Trigger::Manifests,
                 event = kernel.next() => Trigger::Kernel(event),
-                view = prober::changed(&mut self.driver.prober) => Trigger::Liveness(view),
+                seen = watchers::changed(&mut self.driver.watchers) => Trigger::Seen(seen),
                 () = sleep_until(wake) => Trigger::Time,
                 request = self.driver.metrics.next_scrape() => Trigger::Scrape(request),
             };
@@ -376,8 +377,8 @@ impl<K: NodeKernel> Node<K> {
                 return Err(StartError::ended("the repository's thread").into());
             }
             Trigger::Pushed => self.repository.poll(),
-            Trigger::Liveness(view) => {
-                self.driver.reconciler.liveness = view;
+            Trigger::Seen(seen) => {
+                self.driver.see(seen);
                 return Ok(true);
             }
             Trigger::Manifests => return Ok(self.refresh()),

@@ -4,13 +4,14 @@
 //! what silence means (`core::liveness`).
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::core::compile::probe_address;
-use crate::core::liveness::{LivenessView, PathKey, PathMonitor, ProbeTarget};
+use crate::core::compile::{PROBE_IDLE, PROBE_IN_USE, probe_address};
+use crate::core::liveness::{DueProbe, LivenessView, PathKey, PathMonitor, ProbeTarget};
 use crate::core::policy::config::ProbeTiming;
 use crate::kernel::probe::Probe;
 
@@ -51,16 +52,12 @@ impl Prober {
             let _ = self.plans.send(plan);
         }
     }
-}
 
-/// Waits until gateways answer that did not, or the other way round; for ever, if nobody probes. Cancel-safe.
-pub async fn changed(prober: &mut Option<Prober>) -> LivenessView {
-    if let Some(prober) = prober
-        && prober.seen.changed().await.is_ok()
-    {
-        return prober.seen.borrow_and_update().clone();
+    /// Waits until gateways answer that did not, or the other way round; none: the thread has ended. Cancel-safe.
+    pub(super) async fn changed(&mut self) -> Option<LivenessView> {
+        self.seen.changed().await.ok()?;
+        Some(self.seen.borrow_and_update().clone())
     }
-    std::future::pending().await
 }
 
 /// A probe that was sent.
@@ -98,8 +95,9 @@ fn probe(plans: &Receiver<ProbePlan>, tell: &watch::Sender<LivenessView>) {
             None => one.at.elapsed() < GIVEN_UP,
         });
         monitor.judge(began.elapsed());
-        for (key, mark) in monitor.due(began.elapsed()) {
-            match Probe::send(mark, probe_address(key.1)) {
+        for DueProbe { key, mark, idle } in monitor.due(began.elapsed()) {
+            let port = if idle { PROBE_IDLE } else { PROBE_IN_USE };
+            match Probe::send(mark, SocketAddr::new(probe_address(key.1), port)) {
                 Ok(probe) => sent.push(Sent { key, probe, at: Instant::now() }),
                 Err(error) => {
                     if fault.replace(error) != Some(error) {

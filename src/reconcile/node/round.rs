@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterError};
+use crate::core::assignment::holding::{Claims, HoldingView};
 use crate::core::compile::counters::{CounterIndex, Counters, Totals};
 use crate::core::compile::detours::SILENT;
 use crate::core::compile::{Compiled, RefusedParts, unfit};
@@ -144,6 +145,10 @@ pub struct Reconciler<K = Kernel> {
     pub gateway_state: GatewayState,
     /// Which gateways answer this node's probes.
     pub liveness: LivenessView,
+    /// Which of the addresses that Egret assigns this node is to have.
+    pub holding: HoldingView,
+    /// The addresses that this node holds or stands by for, as of the last complete round.
+    claims: Claims,
     /// The applied state as last read; none before the first round, and after one that failed.
     applied: Option<(NodeState, Compiled)>,
     /// The pod of each address when everything was last applied; none before the first time.
@@ -174,6 +179,8 @@ impl<K: NodeKernel> Reconciler<K> {
             report,
             gateway_state,
             liveness: LivenessView::default(),
+            holding: HoldingView::default(),
+            claims: Claims::default(),
             applied: None,
             holders: None,
             counter_index: CounterIndex::default(),
@@ -188,6 +195,11 @@ impl<K: NodeKernel> Reconciler<K> {
     /// The applied state as last read.
     pub fn applied(&self) -> Option<&Compiled> {
         self.applied.as_ref().map(|(_, compiled)| compiled)
+    }
+
+    /// The addresses that this node holds or stands by for.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
     }
 
     /// What the kernel has counted until now.
@@ -256,6 +268,7 @@ impl<K: NodeKernel> Reconciler<K> {
             attempts += 1;
             let now = self.clock.now();
             let (evaluation, observed) = self.observe_and_compile(&intent.set, None, &done.refused, now).await?;
+            self.claims = evaluation.claims;
             let compiled = evaluation.compiled;
             for class in self.note_drift(&compiled, &observed, intent, events, seen) {
                 done.drifted += 1;
@@ -384,8 +397,9 @@ impl<K: NodeKernel> Reconciler<K> {
         let observed = self.observe(&set.labels_of(&node, &labels)).await?;
         let facts = facts.unwrap_or_else(|| self.cluster.facts());
         let (host_network, state) = (&observed.host_network, &observed.state);
+        let (liveness, holding) = (&self.liveness, &self.holding);
         let input =
-            NodeInput { node: &node, set, facts, host_network, observed: state, refused, liveness: &self.liveness };
+            NodeInput { node: &node, set, facts, host_network, observed: state, refused, liveness, holding };
         let mut evaluation = evaluate(&input, Some(&mut self.gateway_state), now);
         evaluation.compiled.findings.extend(self.marks.findings(&node));
         evaluation.compiled.findings.sort();

@@ -16,10 +16,12 @@ use crate::core::plan::{Step, summary};
 use crate::kernel::Kernel;
 use crate::kernel::watch::{EventSubject, KernelEvent};
 use crate::reconcile::gitops::repository::DesiredRevision;
+use crate::reconcile::node::holder::HolderPlan;
 use crate::reconcile::node::kernel::NodeKernel;
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
-use crate::reconcile::node::prober::{ProbePlan, Prober};
+use crate::reconcile::node::prober::ProbePlan;
 use crate::reconcile::node::round::{Reconciler, RoundError, RoundResult};
+use crate::reconcile::node::watchers::{Seen, Watchers};
 use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
 
@@ -45,8 +47,8 @@ pub struct RoundDriver<K = Kernel> {
     pub metrics: MetricsRecorder,
     /// The desired revision; none until it is known.
     pub intent: Option<DesiredRevision>,
-    /// Probes gateways; none in a simulation.
-    pub prober: Option<Prober>,
+    /// Threads that watch gateways and addresses; none in a simulation.
+    pub watchers: Option<Watchers>,
     backoff: Backoff,
     facts_backoff: Backoff,
     due: Due,
@@ -140,7 +142,7 @@ impl<K: NodeKernel> RoundDriver<K> {
             reconciler,
             metrics,
             intent: None,
-            prober: None,
+            watchers: None,
             backoff: Backoff::new(seed),
             facts_backoff: Backoff::new(seed),
             due: Due::default(),
@@ -152,22 +154,34 @@ impl<K: NodeKernel> RoundDriver<K> {
         }
     }
 
-    /// Probes the gateways of this node's exits from now on.
+    /// Probes the gateways of this node's exits, and asks who has the addresses that Egret assigns, from now on.
     #[must_use]
-    pub fn probing(mut self, prober: Prober) -> Self {
-        self.prober = Some(prober);
+    pub fn watching(mut self, watchers: Watchers) -> Self {
+        self.watchers = Some(watchers);
         self
     }
 
-    /// Tells the prober what this node needs now.
-    fn probe(&mut self, intent: &DesiredRevision) {
-        let Some(prober) = &mut self.prober else { return };
+    /// Takes in what a thread sees.
+    pub fn see(&mut self, seen: Seen) {
+        match seen {
+            Seen::Liveness(view) => self.reconciler.liveness = view,
+            Seen::Holding(view) => self.reconciler.holding = view,
+        }
+    }
+
+    /// Tells the threads what this node needs now.
+    fn watch(&mut self, intent: &DesiredRevision) {
+        let Some(Watchers { prober, holder }) = &mut self.watchers else { return };
         let config = &intent.set.config;
-        let Some(timing) = config.failover else { return prober.set(ProbePlan::default()) };
         let range = self.reconciler.memory.kept().range().unwrap_or(config.range);
         let nodes = self.reconciler.cluster.facts().nodes.len();
-        let targets = self.reconciler.applied().map(|compiled| compiled.probe_targets(range)).unwrap_or_default();
-        prober.set(ProbePlan { targets, timing: timing.in_cluster(nodes) });
+        let applied = self.reconciler.applied();
+        let timing = config.failover.unwrap_or_default().in_cluster(nodes);
+        let targets = applied.filter(|_| config.failover.is_some()).map(|compiled| compiled.probe_targets(range));
+        prober.set(ProbePlan { targets: targets.unwrap_or_default(), timing });
+        let claims = self.reconciler.claims().clone();
+        let counted_by = applied.map(|compiled| compiled.demand_chains(&self.reconciler.node)).unwrap_or_default();
+        holder.set(HolderPlan { claims, counted_by, timing });
     }
 
     /// Takes in a kernel event. Returns whether it makes a round due.
@@ -238,7 +252,7 @@ impl<K: NodeKernel> RoundDriver<K> {
                 self.fights.extend(std::iter::repeat_n(Instant::now(), done.drifted));
                 let wall = [scheduled, done.wake].into_iter().flatten().min();
                 self.due.ended(Instant::now(), retry, wall);
-                self.probe(&intent);
+                self.watch(&intent);
                 log_round(&intent, done);
                 log_silent(&self.silent, &done.silent);
                 self.silent.clone_from(&done.silent);

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use egret::core::assignment::holding::HoldingView;
 use egret::core::compile::{Compiled, RP_FILTER_BEFORE, RefusedParts};
 use egret::core::evaluation::{NodeInput, evaluate};
 use egret::core::facts::Facts;
@@ -49,8 +50,8 @@ impl World {
     fn compiled_seeing(&self, node: &NodeName, before: &NodeState, liveness: &LivenessView) -> Compiled {
         let host_network = observed_ground(&self.host_networks[node], before);
         let (host_network, refused) = (&host_network, RefusedParts::NOTHING);
-        let input =
-            NodeInput { node, set: &self.set, facts: &self.facts, host_network, observed: before, refused, liveness };
+        let (set, facts, holding) = (&self.set, &self.facts, HoldingView::PLACED);
+        let input = NodeInput { node, set, facts, host_network, observed: before, refused, liveness, holding };
         evaluate(&input, None, self.now).compiled
     }
 

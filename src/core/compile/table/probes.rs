@@ -11,6 +11,11 @@ use crate::core::compile::tunnel::TunnelEndpoint;
 use crate::core::compile::{ExitRole, NodeExit, routing};
 use crate::core::state::nft::{AddressFamily, ChainKind, ElementKey, Field, Hook, MatchValue, Statement};
 
+/// The port of probes of a path that is in use, or would be if it answered: discard (RFC 863), which no service of a node has.
+pub(crate) const PROBE_IN_USE: u16 = 9;
+/// The port of probes of a standby that nobody needs now.
+pub(crate) const PROBE_IDLE: u16 = 10;
+
 /// Ahead of every filter (0) and of mangle (-150).
 const AHEAD: i32 = -280;
 
@@ -23,6 +28,13 @@ fn to_probes(family: AddressFamily) -> Statement {
     is(daddr(family), routing::probe_address(family))
 }
 
+/// Counts probes of a path that is in use.
+fn counted(family: AddressFamily) -> Vec<Statement> {
+    let port = MatchValue::Port(PROBE_IN_USE);
+    let in_use = Statement::Compare { field: Field::TcpDport, mask: None, negated: false, value: port };
+    vec![to_probes(family), in_use, Statement::Counter]
+}
+
 impl Builder<'_> {
     /// On a gateway, in the chain of what arrives for an exit: a probe gets the exit's mark, and with it the exit's table. It is not
     /// counted as the exit's traffic.
@@ -31,8 +43,11 @@ impl Builder<'_> {
             return Vec::new();
         }
         let mark = self.range.mark(exit.id);
+        // How many sources want an address that Egret assigns decides who has it (`core::assignment::holding`).
+        let counts = exit.assigned.then(|| self.families.iter().map(|family| counted(*family)));
         let marks = [self.set_mark(Field::MetaMark, mark), self.set_mark(Field::CtMark, mark), accept()];
-        self.families.iter().map(|family| [&[to_probes(*family)][..], &marks].concat()).collect()
+        let marked = self.families.iter().map(|family| [&[to_probes(*family)][..], &marks].concat());
+        counts.into_iter().flatten().chain(marked).collect()
     }
 
     /// On a gateway, in the forward hook: the answers. Ahead of others' filters, which may drop what they do not know.

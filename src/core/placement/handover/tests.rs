@@ -20,6 +20,7 @@ fn set(existing_connections: ExistingConnections) -> PolicySet {
         },
         egress: Egress::DefaultRoute,
         next_hops: Vec::new(),
+        assign: None,
     };
     let policy = Policy {
         id: PolicyId { name: ObjectName::parse("p").unwrap(), kind: PolicyKind::Egret },

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::CheckedPolicy;
 use super::address::{address, cidrs, interface};
+use super::assign::{self, without_address};
 use super::selector::{members, nodes};
 use crate::core::address_class::{is_link_local, is_no_host};
 use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
@@ -19,7 +20,7 @@ use crate::core::policy::mapping_reader::{
 use crate::core::policy::spans::PolicySpans;
 use crate::core::policy::yaml::{MappingEntry, YamlNode, YamlValue};
 use crate::core::policy::{
-    Egress, ExistingConnections, GatewaySpec, MemberSelector, OnNoGateway, Policy, PolicyId, PolicyKind, Suspend,
+    Assign, Egress, ExistingConnections, GatewaySpec, MemberSelector, OnNoGateway, Policy, PolicyId, PolicyKind, Suspend,
 };
 
 /// Values of `onNoGateway`.
@@ -36,6 +37,7 @@ struct Additions {
     on_no_gateway: Option<OnNoGateway>,
     existing_connections: Option<ExistingConnections>,
     next_hops: Vec<(IpAddr, Span)>,
+    assign: Option<(Assign, Span)>,
     /// Whether the document comes from the cluster, where an older version may have accepted it: the gateway then reports
     /// what cannot work, so that one such policy does not keep an agent from applying all others.
     published: bool,
@@ -94,6 +96,7 @@ fn annotation_for(field: &str) -> Option<String> {
         "existingConnections" => "existing-connections",
         "suspend" => "suspend-until",
         "nextHop" | "nextHops" => "next-hop",
+        "assign" => "assign",
         _ => return None,
     };
     Some(format!("Cilium has no such field: write the annotation {ANNOTATION_PREFIX}{word}, or an EgressPolicy"))
@@ -192,8 +195,15 @@ fn gateway(
         }
         (None, None) => Some(Egress::DefaultRoute),
     };
+    let of_entry = object.get("assign").and_then(|entry| assign::read(entry, out));
+    let (assign, assigned_at) = of_entry.or_else(|| additions.assign.clone()).unzip();
     let (node, place) = selector?;
-    Some((GatewaySpec { node, egress: egress?, next_hops }, place))
+    let egress = egress?;
+    if let (Some(at), false) = (assigned_at, matches!(egress, Egress::Address(_))) {
+        without_address(at, out);
+        return None;
+    }
+    Some((GatewaySpec { node, egress, next_hops, assign }, place))
 }
 
 /// A field with a value. Cilium takes an empty text for none, and templates leave such texts behind.
@@ -305,6 +315,7 @@ fn from_fields(spec: &MappingReader<'_>, out: &mut DiagnosticSink<'_>) -> Additi
         on_no_gateway,
         existing_connections,
         next_hops: Vec::new(),
+        assign: None,
         published: false,
         suspend,
         suspend_at: spec.get("suspend").map(|entry| entry.key_span),
@@ -332,6 +343,7 @@ fn from_annotations(document: &Document<'_>, out: &mut DiagnosticSink<'_>) -> Ad
                     additions.next_hops.extend(address(written.trim(), at, "a next hop", out).map(|hop| (hop, at)));
                 }
             }
+            "assign" => additions.assign = assign::of_annotation(entry, out),
             "suspend-until" => until = Some((entry.key_span, timestamp(&entry.value, out))),
             "suspend-owner" => owner = text(&entry.value, &quoted(&entry.key), out).map(str::to_owned),
             "suspend-reason" => reason = Some((entry.key_span, text(&entry.value, &quoted(&entry.key), out))),

@@ -142,6 +142,7 @@ impl fmt::Display for Field {
             Self::Ip6Saddr => "ip6 saddr",
             Self::Ip6Daddr => "ip6 daddr",
             Self::UdpDport => "udp dport",
+            Self::TcpDport => "tcp dport",
             Self::EtherDaddr => "ether daddr",
             Self::Iifkind => "meta iifkind",
             Self::CtOriginal4 => "ct original ip saddr",

@@ -338,6 +338,8 @@ fn read(field: Field, mask: Option<u32>, packet: &Packet) -> Option<MatchValue> 
         Field::Ip6Saddr => v6(packet.source),
         Field::Ip6Daddr => v6(packet.destination),
         Field::UdpDport => packet.udp_port.map(MatchValue::Port),
+        // Only rules about probes ask for it, and they are no packets of pods.
+        Field::TcpDport => None,
         Field::EtherDaddr => packet.ether_destination.map(MatchValue::Mac),
         Field::Iifkind => Some(MatchValue::Interface(packet.iif_kind.to_owned())),
         Field::CtOriginal4 => v4(packet.begun_by),

@@ -1,0 +1,442 @@
+//! Who has an assigned address: when a node takes it, when it gives it away, and what it says on the link.
+//!
+//! On an Ethernet the link itself knows who has an address: every candidate without it asks several times a second (RFC 5227 for IPv4,
+//! neighbour discovery for IPv6), and the holder's kernel answers, with or without an agent. So a holder that restarts loses nothing,
+//! one that is dead does not answer, and nobody takes an address that another host has. A holder that answers, but that sources do not
+//! reach, is asked to give way by the candidate that they reach. On `lo` a routing daemon announces the address, and nobody can be
+//! asked: it is where sources send their packets.
+//!
+//! Times are durations since the monitor began; this module has no clock and sends nothing. Not here: packets (`kernel::conflict`).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::core::policy::config::ProbeTiming;
+use crate::core::state::net::Mac;
+
+/// How often a holder asks whether another host has its address.
+const WATCH: Duration = Duration::from_secs(1);
+/// How long a node that is not placed waits where it never saw a holder: the placed one may just be starting.
+const FIRST: Duration = Duration::from_secs(5);
+/// How long a node that gave an address away leaves it to the other.
+const GIVEN: Duration = Duration::from_secs(1);
+/// How long a new holder keeps an address, whoever asks for it: views of who is reachable change for all at once, and not in one moment.
+const SETTLED: Duration = Duration::from_secs(1);
+/// How long the first candidate has been there before it asks for an address that is to return.
+const RETURN: Duration = Duration::from_secs(10);
+/// How often a placed node asks a holder that is no candidate any more.
+const ASK: Duration = Duration::from_millis(150);
+/// After these times an address is announced again: switches and routers may have missed the first.
+const ANNOUNCED: [Duration; 3] = [Duration::ZERO, Duration::from_millis(200), Duration::from_secs(2)];
+/// How often a holder answers to a host that has its address, too (RFC 5227, 2.4 c: DEFEND_INTERVAL).
+const DEFEND: Duration = Duration::from_secs(10);
+
+/// A node's part in one address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub struct Claim {
+    /// The interface.
+    pub link: String,
+    /// No link: a routing daemon announces the address.
+    pub on_loopback: bool,
+    /// How many nodes take it before this one; none: this one is no candidate any more.
+    pub rank: Option<u32>,
+    /// Some policy is placed here.
+    pub placed: bool,
+    /// The address returns to this node.
+    pub preferred: bool,
+    /// The interface has it.
+    pub present: bool,
+    /// The interface can send.
+    pub works: bool,
+    /// 1 if members of this node want it here.
+    pub local: u32,
+}
+
+/// A node's claims.
+pub type Claims = BTreeMap<IpAddr, Claim>;
+
+/// Which addresses a node may hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HoldingView {
+    /// Nobody asks: each address is where policies are placed. For previews.
+    Placed,
+    /// As the monitor says; what it does not know stays as it is.
+    Seen(BTreeMap<IpAddr, Hold>),
+}
+
+impl Default for HoldingView {
+    fn default() -> Self {
+        Self::Seen(BTreeMap::new())
+    }
+}
+
+/// What the monitor says of one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hold {
+    /// This node is to have it.
+    pub ours: bool,
+    /// A host that has it and does not give way.
+    pub conflict: Option<Mac>,
+}
+
+impl HoldingView {
+    /// Each address is where policies are placed.
+    pub const PLACED: &'static Self = &Self::Placed;
+
+    /// Whether a node is to have an address. `there`: it has it from an earlier decision.
+    pub fn holds(&self, address: IpAddr, placed: bool, there: bool) -> bool {
+        match self {
+            Self::Placed => placed,
+            Self::Seen(seen) => seen.get(&address).map_or(there, |hold| hold.ours),
+        }
+    }
+
+    /// A host that has the address and does not give way.
+    pub fn conflict(&self, address: IpAddr) -> Option<Mac> {
+        match self {
+            Self::Placed => None,
+            Self::Seen(seen) => seen.get(&address)?.conflict,
+        }
+    }
+}
+
+/// What a node says on the link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// Who has the address?
+    Ask,
+    /// This node has it: to all.
+    Announce,
+    /// To the holder: give way. `wanted`: how many sources want it here; `placed`: it belongs here.
+    Claim {
+        /// To this host.
+        to: Mac,
+        /// How many sources reach this node and not the holder.
+        wanted: u32,
+        /// The address is to return to this node.
+        preferred: bool,
+    },
+}
+
+/// A message that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// The host that sent it.
+    pub from: Mac,
+    /// The claim, if it is one; otherwise the host says that it has the address.
+    pub claim: Option<(u32, bool)>,
+}
+
+/// One address.
+#[derive(Debug, Clone)]
+struct Address {
+    claim: Claim,
+    /// This node is to have it.
+    ours: bool,
+    /// Since when it is to have it or not.
+    since: Duration,
+    /// Questions since the last answer, and when the first of them was asked.
+    unanswered: u32,
+    first_unanswered: Duration,
+    last_asked: Duration,
+    /// When the next question is due.
+    due: Duration,
+    /// Who answered last, and when.
+    holder: Option<(Mac, Duration)>,
+    /// It was seen with some holder, this node or another.
+    seen: bool,
+    /// When the holder was last asked to give way.
+    asked: Option<Duration>,
+    /// When the address appeared on this node's interface, and how often that was announced.
+    appeared: Option<Duration>,
+    announced: usize,
+    /// When another host was last seen with this node's address, and how often it was asked to give way.
+    conflicts: u32,
+    defended: Option<Duration>,
+    /// How many sources want it here, and since when none does.
+    wanted: u32,
+    unwanted_since: Option<Duration>,
+    /// Some source wanted it here once.
+    was_wanted: bool,
+    /// Since when this node could have it.
+    able_since: Option<Duration>,
+}
+
+impl Address {
+    fn new(claim: Claim, now: Duration) -> Self {
+        let ours = claim.present;
+        Self {
+            claim,
+            ours,
+            // What was there before this process need not settle.
+            since: now.saturating_sub(SETTLED),
+            unanswered: 0,
+            first_unanswered: now,
+            last_asked: now,
+            due: now,
+            holder: None,
+            seen: ours,
+            asked: None,
+            appeared: None,
+            // It was announced when it appeared.
+            announced: if ours { ANNOUNCED.len() } else { 0 },
+            conflicts: 0,
+            defended: None,
+            wanted: 0,
+            unwanted_since: None,
+            was_wanted: false,
+            able_since: None,
+        }
+    }
+
+    fn set(&mut self, claim: Claim, now: Duration) {
+        if claim.present && !self.claim.present {
+            (self.appeared, self.announced) = (Some(now), 0);
+        }
+        if !claim.works && self.ours {
+            self.give(now);
+        }
+        // Where a link comes back, another may have it meanwhile: that is asked first, and for as long as always.
+        if claim.works && !self.claim.works {
+            (self.unanswered, self.due) = (0, now);
+        }
+        let able = claim.works && claim.rank.is_some();
+        self.able_since = if able { self.able_since.or(Some(now)) } else { None };
+        self.claim = claim;
+    }
+
+    fn demand(&self) -> u32 {
+        self.wanted + self.claim.local
+    }
+
+    fn take(&mut self, now: Duration) {
+        (self.ours, self.since, self.seen) = (true, now, true);
+        (self.holder, self.conflicts, self.asked) = (None, 0, None);
+        (self.unanswered, self.due) = (0, now + WATCH);
+    }
+
+    fn give(&mut self, now: Duration) {
+        (self.ours, self.since) = (false, now);
+        (self.unanswered, self.first_unanswered, self.due) = (0, now, now);
+        (self.conflicts, self.defended) = (0, None);
+    }
+
+    /// What is to be said now.
+    fn due(&mut self, now: Duration, timing: ProbeTiming) -> Vec<Message> {
+        let mut say = Vec::new();
+        if !self.claim.works || self.claim.on_loopback {
+            return say;
+        }
+        if let Some(appeared) = self.appeared.filter(|_| self.ours && self.claim.present)
+            && let Some(after) = ANNOUNCED.get(self.announced)
+            && now >= appeared + *after
+        {
+            self.announced += 1;
+            say.push(Message::Announce);
+        }
+        if now >= self.due && (self.ours || self.claim.rank.is_some()) {
+            if self.unanswered == 0 {
+                self.first_unanswered = now;
+            }
+            self.unanswered += 1;
+            self.last_asked = now;
+            let asked = self.asked.is_some_and(|asked| now.saturating_sub(asked) < WATCH);
+            self.due = now + if self.ours { WATCH } else { timing.interval / (1 + u32::from(asked)) };
+            say.push(Message::Ask);
+            say.extend(self.claims(now));
+        }
+        say
+    }
+
+    /// Whether the holder is asked to give way.
+    fn claims(&mut self, now: Duration) -> Option<Message> {
+        let (to, heard) = self.holder?;
+        let recent = now.saturating_sub(heard) < WATCH + WATCH;
+        let claims = if self.ours {
+            // Two hosts have it.
+            self.conflicts > 0
+        } else {
+            let returns = self.claim.preferred && self.able_since.is_some_and(|since| now >= since + RETURN);
+            let placed = self.claim.placed && self.asked.is_none_or(|asked| now >= asked + ASK);
+            self.claim.rank.is_some() && (self.demand() > 0 || returns || placed)
+        };
+        let preferred = self.claim.preferred && self.able_since.is_some_and(|since| now >= since + RETURN);
+        (recent && claims).then(|| {
+            self.asked = Some(now);
+            Message::Claim { to, wanted: self.demand(), preferred }
+        })
+    }
+
+    /// Decides whether this node is to have the address.
+    fn judge(&mut self, now: Duration, timing: ProbeTiming) {
+        if self.claim.on_loopback {
+            return self.judge_loopback(now, timing);
+        }
+        if self.ours || !self.claim.works {
+            return;
+        }
+        let Some(rank) = self.claim.rank else { return };
+        // A holder that was asked to give way does so within one interval.
+        let asked = self.asked.is_some_and(|asked| now.saturating_sub(asked) < WATCH);
+        let misses = if asked { timing.misses.min(2) } else { timing.misses };
+        let interval = timing.interval / (1 + u32::from(asked));
+        // The last question is a fresh one, and had time to be answered: another may have taken the address since the one before.
+        let answerable = interval / 3;
+        let mut patience = interval * misses + timing.interval * rank + answerable;
+        if !self.seen && !self.claim.placed {
+            patience += FIRST;
+        }
+        let given = now < self.since + GIVEN && self.seen && !self.claim.placed && self.since > Duration::ZERO;
+        let silent = self.unanswered > misses && now.saturating_sub(self.first_unanswered) >= patience;
+        if silent && now.saturating_sub(self.last_asked) >= answerable && !given {
+            self.take(now);
+        }
+    }
+
+    /// On `lo` the address is where sources send their packets; at the placed gateway also until the first of them do.
+    fn judge_loopback(&mut self, now: Duration, timing: ProbeTiming) {
+        let wanted = self.demand() > 0;
+        self.was_wanted |= wanted;
+        self.unwanted_since = if wanted { None } else { self.unwanted_since.or(Some(now)) };
+        let patience = timing.interval * (timing.misses + 1);
+        let unwanted = self.unwanted_since.is_some_and(|since| now >= since + patience);
+        let first = self.claim.placed && !self.was_wanted;
+        let ours = self.claim.rank.is_some() && self.claim.works && (wanted || first || (self.ours && !unwanted));
+        match (self.ours, ours) {
+            (false, true) => self.take(now),
+            (true, false) => self.give(now),
+            _ => {}
+        }
+    }
+
+    fn heard(&mut self, own: Option<Mac>, heard: Heard, now: Duration) -> Vec<Message> {
+        if own == Some(heard.from) || self.claim.on_loopback {
+            return Vec::new();
+        }
+        self.seen = true;
+        if let Some(claim) = heard.claim {
+            if self.ours {
+                self.claimed(own, heard.from, claim, now);
+            }
+            return Vec::new();
+        }
+        self.holder = Some((heard.from, now));
+        self.unanswered = 0;
+        if self.ours { self.doubled(heard.from, now) } else { Vec::new() }
+    }
+
+    /// Another node wants the address that this one has.
+    fn claimed(&mut self, own: Option<Mac>, from: Mac, (wanted, preferred): (u32, bool), now: Duration) {
+        let doubled = self.conflicts > 0 && self.holder.is_some_and(|(holder, _)| holder == from);
+        let settled = now >= self.since + SETTLED;
+        let more = wanted > self.demand() || (doubled && wanted == self.demand() && own.is_some_and(|own| from < own));
+        let gives = self.claim.rank.is_none()
+            || (preferred && !self.claim.preferred && settled)
+            || (more && (settled || doubled));
+        if gives {
+            self.give(now);
+        }
+    }
+
+    /// Another host has the address, too. A node of Egret's says how many sources want it there, and one of the two gives way; any
+    /// other host is answered as RFC 5227 has it (2.4 c).
+    fn doubled(&mut self, from: Mac, now: Duration) -> Vec<Message> {
+        self.conflicts += 1;
+        let claim = Message::Claim { to: from, wanted: self.demand(), preferred: false };
+        // Nobody needs it here, and the other does not give way.
+        if self.conflicts > 3 && self.demand() == 0 {
+            self.give(now);
+            return Vec::new();
+        }
+        let mut say = vec![claim];
+        if self.defended.is_none_or(|defended| now >= defended + DEFEND) {
+            self.defended = Some(now);
+            say.push(Message::Announce);
+        }
+        say
+    }
+
+    fn hold(&self, now: Duration) -> Hold {
+        let answers = self.holder.filter(|(_, at)| now.saturating_sub(*at) < WATCH * 3);
+        let refuses = if self.ours { self.conflicts > 3 } else { self.asked.is_some() && self.claim.placed };
+        Hold { ours: self.ours, conflict: answers.filter(|_| refuses && self.stays_refused(now)).map(|(mac, _)| mac) }
+    }
+
+    /// A node of Egret's gives way within moments, or keeps the address rightly.
+    fn stays_refused(&self, now: Duration) -> bool {
+        self.ours || now >= self.since + FIRST
+    }
+}
+
+/// All addresses of a node.
+#[derive(Debug, Clone, Default)]
+pub struct HoldingMonitor {
+    addresses: BTreeMap<IpAddr, Address>,
+    /// MAC addresses of this node's interfaces.
+    own: BTreeMap<String, Mac>,
+    timing: ProbeTiming,
+}
+
+impl HoldingMonitor {
+    /// Sets the claims. What is known of those that stay is kept.
+    pub fn set(&mut self, claims: &Claims, own: BTreeMap<String, Mac>, timing: ProbeTiming, now: Duration) {
+        (self.timing, self.own) = (timing, own);
+        self.addresses.retain(|address, _| claims.contains_key(address));
+        for (address, claim) in claims {
+            let one = self.addresses.entry(*address).or_insert_with(|| Address::new(claim.clone(), now));
+            one.set(claim.clone(), now);
+        }
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.addresses.is_empty()
+    }
+
+    /// The interface of an address.
+    pub fn link(&self, address: IpAddr) -> Option<&str> {
+        self.addresses.get(&address).map(|one| one.claim.link.as_str())
+    }
+
+    /// Sets how many sources want each address here.
+    pub fn wanted(&mut self, wanted: &BTreeMap<IpAddr, u32>) {
+        for (address, one) in &mut self.addresses {
+            one.wanted = wanted.get(address).copied().unwrap_or_default();
+        }
+    }
+
+    /// Takes in a message; returns the answers.
+    pub fn heard(&mut self, address: IpAddr, heard: Heard, now: Duration) -> Vec<(IpAddr, Message)> {
+        let Some(one) = self.addresses.get_mut(&address) else { return Vec::new() };
+        let own = self.own.get(&one.claim.link).copied();
+        one.heard(own, heard, now).into_iter().map(|message| (address, message)).collect()
+    }
+
+    /// Decides about every address, once everything that has come is taken in.
+    pub fn judge(&mut self, now: Duration) {
+        let timing = self.timing;
+        self.addresses.values_mut().for_each(|one| one.judge(now, timing));
+    }
+
+    /// What is to be said now.
+    pub fn due(&mut self, now: Duration) -> Vec<(IpAddr, Message)> {
+        let timing = self.timing;
+        let all = self.addresses.iter_mut();
+        all.flat_map(|(address, one)| one.due(now, timing).into_iter().map(|message| (*address, message))).collect()
+    }
+
+    /// What this node may hold.
+    pub fn view(&self, now: Duration) -> HoldingView {
+        HoldingView::Seen(self.addresses.iter().map(|(address, one)| (*address, one.hold(now))).collect())
+    }
+
+    /// How long to wait before the next step.
+    pub fn interval(&self) -> Duration {
+        self.timing.interval / 3
+    }
+}
+
+#[cfg(test)]
+mod tests;

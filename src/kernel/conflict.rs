@@ -1,0 +1,302 @@
+//! Asks on a link who has an address, and says that this node has it: ARP (RFC 826, RFC 5227) and neighbour discovery (RFC 4861).
+//!
+//! | message | IPv4 | IPv6 |
+//! |---|---|---|
+//! | question | ARP probe: request with sender address 0.0.0.0, to all | solicitation from the link-local address, to the address's solicited-node group |
+//! | announcement | ARP announcement: request with sender and target address alike | advertisement with the override flag, to all nodes |
+//! | claim | ARP probe to the holder; the target's hardware address, which nobody reads, has the claim | solicitation with an option of type 253 (RFC 4727) |
+//!
+//! The holder's kernel answers questions and claims alike, whether or not Egret runs there; only an agent gives way. Whoever may send such
+//! packets on a link can take any address there anyway. Not here: when to ask and what follows (`core::assignment::holding`).
+
+use std::collections::BTreeMap;
+use std::io::IoSliceMut;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, recvfrom,
+    recvmsg, sendto, setsockopt, socket, sockopt,
+};
+use rustix::net::{AddressFamily as Domain, SocketFlags, SocketType, eth, socket_with};
+
+use crate::core::assignment::holding::{Heard, Message};
+use crate::core::state::net::Mac;
+
+/// Marks a claim.
+const CLAIM: [u8; 2] = *b"eg";
+/// Most sources that a claim tells.
+const MOST: u32 = 0xff_ffff;
+
+/// `ff02::1`
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+/// Types of ICMPv6, and of options (RFC 4861; RFC 4727 for the experimental one).
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+const SOURCE_LINK: u8 = 1;
+const TARGET_LINK: u8 = 2;
+const EXPERIMENT: u8 = 253;
+/// What no router has forwarded (RFC 4861, 7.1).
+const FROM_THE_LINK: i32 = 255;
+
+/// The sockets.
+pub struct LinkSockets {
+    arp: OwnedFd,
+    /// None where IPv6 is switched off.
+    icmp6: Option<OwnedFd>,
+    links: BTreeMap<String, LinkAddr>,
+}
+
+impl LinkSockets {
+    /// Opens the sockets in the network namespace of the calling thread.
+    pub fn open() -> std::io::Result<Self> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let arp = socket_with(Domain::PACKET, SocketType::RAW, flags, Some(eth::ARP))?;
+        Ok(Self { arp, icmp6: icmp6().ok(), links: BTreeMap::new() })
+    }
+
+    /// Reads the interfaces again: an index and a MAC address change when one is recreated.
+    pub fn refresh(&mut self) -> std::io::Result<BTreeMap<String, Mac>> {
+        let of_link = |one: nix::ifaddrs::InterfaceAddress| {
+            Some((one.interface_name, one.address.as_ref()?.as_link_addr().copied()?))
+        };
+        self.links = getifaddrs()?.filter_map(of_link).collect();
+        Ok(self.links.iter().filter_map(|(name, link)| Some((name.clone(), Mac(link.addr()?)))).collect())
+    }
+
+    /// Sends a message about an address. A link that is not there is no error: the next round knows of it.
+    pub fn send(&self, link: &str, address: IpAddr, message: &Message) -> std::io::Result<()> {
+        let Some(to) = self.links.get(link) else { return Ok(()) };
+        let Some(own) = to.addr() else { return Ok(()) };
+        match (address, &self.icmp6) {
+            (IpAddr::V4(address), _) => {
+                let frame = arp(own, address, message);
+                sendto(self.arp.as_raw_fd(), &frame, to, MsgFlags::empty())?;
+            }
+            (IpAddr::V6(address), Some(socket)) => {
+                let (group, packet) = neighbour(own, address, message);
+                let index = u32::try_from(to.ifindex()).map_err(|_| Errno::ENODEV)?;
+                let group = SockaddrIn6::from(SocketAddrV6::new(group, 0, 0, index));
+                sendto(socket.as_raw_fd(), &packet, &group, MsgFlags::empty())?;
+            }
+            (IpAddr::V6(_), None) => return Err(Errno::EAFNOSUPPORT.into()),
+        }
+        Ok(())
+    }
+
+    /// What has come since the last call: the interface, the address and the message.
+    pub fn received(&self) -> Vec<(String, IpAddr, Heard)> {
+        let names: BTreeMap<usize, &String> = self.links.iter().map(|(name, link)| (link.ifindex(), name)).collect();
+        let mut all = Vec::new();
+        let mut frame = [0; 128];
+        while let Ok((length, from)) = recvfrom::<LinkAddr>(self.arp.as_raw_fd(), &mut frame) {
+            let name = from.and_then(|from| names.get(&from.ifindex()));
+            if let (Some(name), Some((address, heard))) = (name, frame.get(..length).and_then(of_arp)) {
+                all.push(((*name).clone(), IpAddr::V4(address), heard));
+            }
+        }
+        let Some(socket) = &self.icmp6 else { return all };
+        while let Ok((index, address, heard)) = neighbour_message(socket) {
+            if let (Some(name), Some(address), Some(heard)) = (names.get(&index), address, heard) {
+                all.push(((*name).clone(), IpAddr::V6(address), heard));
+            }
+        }
+        all
+    }
+
+    /// Waits until something has come, at most for this long.
+    pub fn wait(&self, timeout: std::time::Duration) {
+        use std::os::fd::AsFd;
+
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let sockets = [Some(&self.arp), self.icmp6.as_ref()];
+        let mut descriptors: Vec<PollFd<'_>> =
+            sockets.into_iter().flatten().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
+        let timeout = u16::try_from(timeout.as_millis()).unwrap_or(u16::MAX).max(1);
+        // An interruption is as good as a timeout.
+        let _ = poll(&mut descriptors, PollTimeout::from(timeout));
+    }
+}
+
+fn icmp6() -> Result<OwnedFd, Errno> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let opened = socket(AddressFamily::Inet6, SockType::Raw, flags, SockProtocol::IcmpV6)?;
+    setsockopt(&opened, sockopt::Ipv6MulticastHops, &FROM_THE_LINK)?;
+    setsockopt(&opened, sockopt::Ipv6RecvHopLimit, &true)?;
+    setsockopt(&opened, sockopt::Ipv6RecvPacketInfo, &true)?;
+    Ok(opened)
+}
+
+/// The claim in six bytes.
+fn claim_of(message: &Message) -> [u8; 6] {
+    let Message::Claim { wanted, preferred, .. } = message else { return [0; 6] };
+    let [_, high, middle, low] = wanted.min(&MOST).to_be_bytes();
+    [CLAIM[0], CLAIM[1], u8::from(*preferred), high, middle, low]
+}
+
+fn read_claim(bytes: &[u8]) -> Option<(u32, bool)> {
+    let [e, g, preferred, high, middle, low] = bytes.try_into().ok()?;
+    ([e, g] == CLAIM).then(|| (u32::from_be_bytes([0, high, middle, low]), preferred == 1))
+}
+
+/// An Ethernet frame with an ARP packet.
+fn arp(own: [u8; 6], address: Ipv4Addr, message: &Message) -> Vec<u8> {
+    let to = if let Message::Claim { to, .. } = message { to.0 } else { [0xff; 6] };
+    let sender = if *message == Message::Announce { address } else { Ipv4Addr::UNSPECIFIED };
+    let mut frame = Vec::with_capacity(60);
+    frame.extend(to);
+    frame.extend(own);
+    // ARP; Ethernet, IPv4, their lengths, a request.
+    frame.extend([0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1]);
+    frame.extend(own);
+    frame.extend(sender.octets());
+    frame.extend(claim_of(message));
+    frame.extend(address.octets());
+    // The least that Ethernet has.
+    frame.resize(60, 0);
+    frame
+}
+
+/// The address that an ARP packet is about, if it is one of those above.
+fn of_arp(frame: &[u8]) -> Option<(Ipv4Addr, Heard)> {
+    let packet = frame.get(14..42)?;
+    if packet.get(..6)? != [0, 1, 0x08, 0, 6, 4] {
+        return None;
+    }
+    let from = Mac(packet.get(8..14)?.try_into().ok()?);
+    let address = |at: usize| Some(Ipv4Addr::from(<[u8; 4]>::try_from(packet.get(at..at + 4)?).ok()?));
+    let (sender, target) = (address(14)?, address(24)?);
+    if !sender.is_unspecified() {
+        // Whoever sends with an address has it (RFC 5227, 2.4).
+        return Some((sender, Heard { from, claim: None }));
+    }
+    let claim = read_claim(packet.get(18..24)?)?;
+    Some((target, Heard { from, claim: Some(claim) }))
+}
+
+/// An ICMPv6 message, and the group it goes to. The kernel fills the checksum in.
+fn neighbour(own: [u8; 6], address: Ipv6Addr, message: &Message) -> (Ipv6Addr, Vec<u8>) {
+    let announces = *message == Message::Announce;
+    let (kind, flags, option) = if announces { (ADVERTISEMENT, 0x20, TARGET_LINK) } else { (SOLICITATION, 0, SOURCE_LINK) };
+    let mut packet = vec![kind, 0, 0, 0, flags, 0, 0, 0];
+    packet.extend(address.octets());
+    packet.extend([option, 1]);
+    packet.extend(own);
+    if let Message::Claim { .. } = message {
+        packet.extend([EXPERIMENT, 1]);
+        packet.extend(claim_of(message));
+    }
+    let [.., high, middle, low] = address.octets();
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(high), u16::from_be_bytes([middle, low]));
+    (if announces { ALL_NODES } else { group }, packet)
+}
+
+type NeighbourMessage = (usize, Option<Ipv6Addr>, Option<Heard>);
+
+/// The next message, with the index of its interface.
+fn neighbour_message(socket: &OwnedFd) -> Result<NeighbourMessage, Errno> {
+    let mut bytes = [0; 512];
+    let mut buffers = [IoSliceMut::new(&mut bytes)];
+    let mut space = nix::cmsg_space!([u8; 64]);
+    let (mut index, mut hops) = (0, 0);
+    let length = {
+        let received =
+            recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut buffers, Some(&mut space), MsgFlags::empty())?;
+        for message in received.cmsgs()? {
+            match message {
+                ControlMessageOwned::Ipv6PacketInfo(info) => index = usize::try_from(info.ipi6_ifindex).unwrap_or(0),
+                ControlMessageOwned::Ipv6HopLimit(limit) => hops = limit,
+                _ => {}
+            }
+        }
+        received.bytes
+    };
+    let read = bytes.get(..length).filter(|_| hops == FROM_THE_LINK).and_then(of_neighbour);
+    Ok((index, read.map(|(address, _)| address), read.map(|(_, heard)| heard)))
+}
+
+/// The address that a message of neighbour discovery is about, if it is one of those above.
+fn of_neighbour(packet: &[u8]) -> Option<(Ipv6Addr, Heard)> {
+    let (kind, code) = (*packet.first()?, *packet.get(1)?);
+    if code != 0 || !matches!(kind, SOLICITATION | ADVERTISEMENT) {
+        return None;
+    }
+    let target = Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(8..24)?).ok()?);
+    let (mut from, mut claim) = (None, None);
+    let mut options = packet.get(24..)?;
+    while let [of, length, ..] = options
+        && *length > 0
+    {
+        let (option, rest) = options.split_at_checked(usize::from(*length) * 8)?;
+        match (kind, *of) {
+            (SOLICITATION, SOURCE_LINK) | (ADVERTISEMENT, TARGET_LINK) => {
+                from = option.get(2..8).and_then(|mac| Some(Mac(mac.try_into().ok()?)));
+            }
+            (SOLICITATION, EXPERIMENT) => claim = option.get(2..8).and_then(read_claim),
+            _ => {}
+        }
+        options = rest;
+    }
+    let heard = Heard { from: from?, claim };
+    (kind == ADVERTISEMENT || claim.is_some()).then_some((target, heard))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: [u8; 6] = [2, 0, 0, 0, 0, 7];
+    const HOLDER: Mac = Mac([2, 0, 0, 0, 0, 9]);
+
+    fn claim() -> Message {
+        Message::Claim { to: HOLDER, wanted: 0x01_0203, preferred: true }
+    }
+
+    #[test]
+    fn a_question_tells_nobody_anything_and_the_others_say_who_and_what() {
+        let address = Ipv4Addr::new(10, 0, 3, 100);
+        assert_eq!(of_arp(&arp(OWN, address, &Message::Ask)), None);
+        let has = Heard { from: Mac(OWN), claim: None };
+        assert_eq!(of_arp(&arp(OWN, address, &Message::Announce)), Some((address, has)));
+        let claims = Heard { from: Mac(OWN), claim: Some((0x01_0203, true)) };
+        let frame = arp(OWN, address, &claim());
+        assert_eq!((&frame[..6], frame.len()), (&HOLDER.0[..], 60));
+        assert_eq!(of_arp(&frame), Some((address, claims)));
+        let address: Ipv6Addr = "2001:db8::12:3456".parse().unwrap();
+        let (group, packet) = neighbour(OWN, address, &Message::Ask);
+        assert_eq!((group.to_string().as_str(), of_neighbour(&packet)), ("ff02::1:ff12:3456", None));
+        let (group, packet) = neighbour(OWN, address, &Message::Announce);
+        assert_eq!((group, of_neighbour(&packet)), (ALL_NODES, Some((address, has))));
+        let (_, packet) = neighbour(OWN, address, &claim());
+        assert_eq!(of_neighbour(&packet), Some((address, claims)));
+    }
+
+    #[test]
+    fn the_answer_of_a_kernel_is_that_it_has_the_address() {
+        let mut reply = arp(HOLDER.0, Ipv4Addr::new(10, 0, 3, 100), &Message::Announce);
+        // To the one who asked, whose address was 0.0.0.0.
+        reply[21] = 2;
+        reply[32..38].copy_from_slice(&OWN);
+        reply[38..42].fill(0);
+        assert_eq!(of_arp(&reply), Some((Ipv4Addr::new(10, 0, 3, 100), Heard { from: HOLDER, claim: None })));
+    }
+
+    #[test]
+    fn what_is_cut_short_or_of_another_kind_is_passed_over() {
+        let frame = arp(OWN, Ipv4Addr::new(10, 0, 3, 100), &claim());
+        for length in 0..42 {
+            assert_eq!(of_arp(&frame[..length]), None);
+        }
+        let (_, packet) = neighbour(OWN, "2001:db8::1".parse().unwrap(), &claim());
+        for length in 0..packet.len() {
+            let read = of_neighbour(&packet[..length]);
+            assert_eq!(read, None, "{length}");
+        }
+        let mut other = packet;
+        // An option without a length would never end.
+        other[25] = 0;
+        assert_eq!(of_neighbour(&other), None);
+    }
+}

@@ -1,0 +1,48 @@
+//! The threads that watch what no netlink event tells: which gateways answer, and who has an address.
+//!
+//! Threads of their own, because a round may take longer than a gateway has to answer. Not here: what each of them does (`prober`,
+//! `holder`).
+
+use crate::core::assignment::holding::HoldingView;
+use crate::core::liveness::LivenessView;
+use crate::reconcile::node::holder::Holder;
+use crate::reconcile::node::prober::Prober;
+
+/// Handles on the threads, which end when they are dropped.
+#[derive(Debug)]
+pub struct Watchers {
+    /// Probes gateways.
+    pub prober: Prober,
+    /// Asks who has the addresses that Egret assigns.
+    pub holder: Holder,
+}
+
+/// What a thread sees now.
+#[derive(Debug)]
+pub enum Seen {
+    /// Which gateways answer.
+    Liveness(LivenessView),
+    /// Which addresses this node is to have.
+    Holding(HoldingView),
+}
+
+impl Watchers {
+    /// Starts the threads.
+    pub fn start() -> std::io::Result<Self> {
+        Ok(Self { prober: Prober::start()?, holder: Holder::start()? })
+    }
+}
+
+/// Waits until one of the threads sees something else; for ever without them, as in a simulation. Cancel-safe.
+pub async fn changed(watchers: &mut Option<Watchers>) -> Seen {
+    if let Some(Watchers { prober, holder }) = watchers {
+        let seen = tokio::select! {
+            view = prober.changed() => view.map(Seen::Liveness),
+            view = holder.changed() => view.map(Seen::Holding),
+        };
+        if let Some(seen) = seen {
+            return seen;
+        }
+    }
+    std::future::pending().await
+}
