@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | question | ARP probe: request with sender address 0.0.0.0, to all | solicitation from the link-local address, to the address's solicited-node group |
 //! | announcement | ARP announcement: request with sender and target address alike | advertisement with the override flag, to all nodes |
-//! | claim | ARP probe to the holder; the target's hardware address, which nobody reads, has the claim | solicitation with an option of type 253 (RFC 4727) |
+//! | claim, and its answer | ARP probe to one host; the target's hardware address, which nobody reads, has the claim | solicitation with an option of type 253 (RFC 4727) |
 //!
 //! The holder's kernel answers questions and claims alike, whether or not Egret runs there; only an agent gives way. Whoever may send such
 //! packets on a link can take any address there anyway. Not here: when to ask and what follows (`core::assignment::holding`).
@@ -22,11 +22,13 @@ use nix::sys::socket::{
 };
 use rustix::net::{AddressFamily as Domain, SocketFlags, SocketType, eth, socket_with};
 
-use crate::core::assignment::holding::{Heard, Message};
+use crate::core::assignment::holding::{Heard, Message, Says};
 use crate::core::state::net::Mac;
 
-/// Marks a claim.
+/// Marks what only Egret understands.
 const CLAIM: [u8; 2] = *b"eg";
+/// The third byte of [`Message::Give`]; 0 and 1 are claims.
+const GIVES: u8 = 2;
 /// Most sources that a claim tells.
 const MOST: u32 = 0xff_ffff;
 
@@ -129,21 +131,34 @@ fn icmp6() -> Result<OwnedFd, Errno> {
     Ok(opened)
 }
 
-/// The claim in six bytes.
-fn claim_of(message: &Message) -> [u8; 6] {
-    let Message::Claim { wanted, preferred, .. } = message else { return [0; 6] };
-    let [_, high, middle, low] = wanted.min(&MOST).to_be_bytes();
-    [CLAIM[0], CLAIM[1], u8::from(*preferred), high, middle, low]
+/// What only Egret understands, in six bytes: the mark, what it is, and how many sources.
+fn signed(message: &Message) -> Option<[u8; 6]> {
+    let (kind, wanted) = match message {
+        Message::Ask | Message::Announce => return None,
+        Message::Claim { wanted, preferred, .. } => (u8::from(*preferred), *wanted),
+        Message::Give { .. } => (GIVES, 0),
+    };
+    let [_, high, middle, low] = wanted.min(MOST).to_be_bytes();
+    Some([CLAIM[0], CLAIM[1], kind, high, middle, low])
 }
 
-fn read_claim(bytes: &[u8]) -> Option<(u32, bool)> {
-    let [e, g, preferred, high, middle, low] = bytes.try_into().ok()?;
-    ([e, g] == CLAIM).then(|| (u32::from_be_bytes([0, high, middle, low]), preferred == 1))
+fn read_signed(bytes: &[u8]) -> Option<Says> {
+    let [e, g, kind, high, middle, low] = bytes.try_into().ok()?;
+    let wanted = u32::from_be_bytes([0, high, middle, low]);
+    match kind {
+        _ if [e, g] != CLAIM => None,
+        0 | 1 => Some(Says::Claims { wanted, preferred: kind == 1 }),
+        GIVES => Some(Says::Gives),
+        _ => None,
+    }
 }
 
 /// An Ethernet frame with an ARP packet.
 fn arp(own: [u8; 6], address: Ipv4Addr, message: &Message) -> Vec<u8> {
-    let to = if let Message::Claim { to, .. } = message { to.0 } else { [0xff; 6] };
+    let to = match message {
+        Message::Ask | Message::Announce => [0xff; 6],
+        Message::Claim { to, .. } | Message::Give { to } => to.0,
+    };
     let sender = if *message == Message::Announce { address } else { Ipv4Addr::UNSPECIFIED };
     let mut frame = Vec::with_capacity(60);
     frame.extend(to);
@@ -152,7 +167,7 @@ fn arp(own: [u8; 6], address: Ipv4Addr, message: &Message) -> Vec<u8> {
     frame.extend([0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1]);
     frame.extend(own);
     frame.extend(sender.octets());
-    frame.extend(claim_of(message));
+    frame.extend(signed(message).unwrap_or_default());
     frame.extend(address.octets());
     // The least that Ethernet has.
     frame.resize(60, 0);
@@ -170,10 +185,10 @@ fn of_arp(frame: &[u8]) -> Option<(Ipv4Addr, Heard)> {
     let (sender, target) = (address(14)?, address(24)?);
     if !sender.is_unspecified() {
         // Whoever sends with an address has it (RFC 5227, 2.4).
-        return Some((sender, Heard { from, claim: None }));
+        return Some((sender, Heard { from, says: Says::Has }));
     }
-    let claim = read_claim(packet.get(18..24)?)?;
-    Some((target, Heard { from, claim: Some(claim) }))
+    let says = read_signed(packet.get(18..24)?)?;
+    Some((target, Heard { from, says }))
 }
 
 /// An ICMPv6 message, and the group it goes to. The kernel fills the checksum in.
@@ -184,9 +199,9 @@ fn neighbour(own: [u8; 6], address: Ipv6Addr, message: &Message) -> (Ipv6Addr, V
     packet.extend(address.octets());
     packet.extend([option, 1]);
     packet.extend(own);
-    if let Message::Claim { .. } = message {
+    if let Some(signed) = signed(message) {
         packet.extend([EXPERIMENT, 1]);
-        packet.extend(claim_of(message));
+        packet.extend(signed);
     }
     let [.., high, middle, low] = address.octets();
     let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(high), u16::from_be_bytes([middle, low]));
@@ -224,7 +239,7 @@ fn of_neighbour(packet: &[u8]) -> Option<(Ipv6Addr, Heard)> {
         return None;
     }
     let target = Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(8..24)?).ok()?);
-    let (mut from, mut claim) = (None, None);
+    let (mut from, mut says) = (None, (kind == ADVERTISEMENT).then_some(Says::Has));
     let mut options = packet.get(24..)?;
     while let [of, length, ..] = options
         && *length > 0
@@ -234,13 +249,12 @@ fn of_neighbour(packet: &[u8]) -> Option<(Ipv6Addr, Heard)> {
             (SOLICITATION, SOURCE_LINK) | (ADVERTISEMENT, TARGET_LINK) => {
                 from = option.get(2..8).and_then(|mac| Some(Mac(mac.try_into().ok()?)));
             }
-            (SOLICITATION, EXPERIMENT) => claim = option.get(2..8).and_then(read_claim),
+            (SOLICITATION, EXPERIMENT) => says = option.get(2..8).and_then(read_signed),
             _ => {}
         }
         options = rest;
     }
-    let heard = Heard { from: from?, claim };
-    (kind == ADVERTISEMENT || claim.is_some()).then_some((target, heard))
+    Some((target, Heard { from: from?, says: says? }))
 }
 
 #[cfg(test)]
@@ -258,9 +272,9 @@ mod tests {
     fn a_question_tells_nobody_anything_and_the_others_say_who_and_what() {
         let address = Ipv4Addr::new(10, 0, 3, 100);
         assert_eq!(of_arp(&arp(OWN, address, &Message::Ask)), None);
-        let has = Heard { from: Mac(OWN), claim: None };
+        let has = Heard { from: Mac(OWN), says: Says::Has };
         assert_eq!(of_arp(&arp(OWN, address, &Message::Announce)), Some((address, has)));
-        let claims = Heard { from: Mac(OWN), claim: Some((0x01_0203, true)) };
+        let claims = Heard { from: Mac(OWN), says: Says::Claims { wanted: 0x01_0203, preferred: true } };
         let frame = arp(OWN, address, &claim());
         assert_eq!((&frame[..6], frame.len()), (&HOLDER.0[..], 60));
         assert_eq!(of_arp(&frame), Some((address, claims)));
@@ -271,6 +285,8 @@ mod tests {
         assert_eq!((group, of_neighbour(&packet)), (ALL_NODES, Some((address, has))));
         let (_, packet) = neighbour(OWN, address, &claim());
         assert_eq!(of_neighbour(&packet), Some((address, claims)));
+        let (_, packet) = neighbour(OWN, address, &Message::Give { to: HOLDER });
+        assert_eq!(of_neighbour(&packet), Some((address, Heard { from: Mac(OWN), says: Says::Gives })));
     }
 
     #[test]
@@ -280,7 +296,7 @@ mod tests {
         reply[21] = 2;
         reply[32..38].copy_from_slice(&OWN);
         reply[38..42].fill(0);
-        assert_eq!(of_arp(&reply), Some((Ipv4Addr::new(10, 0, 3, 100), Heard { from: HOLDER, claim: None })));
+        assert_eq!(of_arp(&reply), Some((Ipv4Addr::new(10, 0, 3, 100), Heard { from: HOLDER, says: Says::Has })));
     }
 
     #[test]

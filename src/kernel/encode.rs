@@ -82,6 +82,7 @@ fn route_key(key: &RouteKey, kind: RouteType) -> RouteMessage {
 fn kind_of(route: &Route) -> RouteType {
     match route {
         Route::Unreachable => RouteType::Unreachable,
+        Route::Blackhole => RouteType::BlackHole,
         Route::Throw => RouteType::Throw,
         Route::Via { .. } | Route::Unknown(_) => RouteType::Unicast,
     }

@@ -118,6 +118,11 @@ pub enum Message {
         /// The address is to return to this node.
         preferred: bool,
     },
+    /// To a node that claimed it: this one has it no more.
+    Give {
+        /// To this host.
+        to: Mac,
+    },
 }
 
 /// A message that came.
@@ -125,8 +130,24 @@ pub enum Message {
 pub struct Heard {
     /// The host that sent it.
     pub from: Mac,
-    /// The claim, if it is one; otherwise the host says that it has the address.
-    pub claim: Option<(u32, bool)>,
+    /// What it says.
+    pub says: Says,
+}
+
+/// What a host says of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Says {
+    /// It has it.
+    Has,
+    /// It wants it: [`Message::Claim`].
+    Claims {
+        /// How many sources want it there.
+        wanted: u32,
+        /// It is to return there.
+        preferred: bool,
+    },
+    /// It has it no more.
+    Gives,
 }
 
 /// One address.
@@ -149,6 +170,10 @@ struct Address {
     seen: bool,
     /// When the holder was last asked to give way.
     asked: Option<Duration>,
+    /// It gave way: nobody has it.
+    free: bool,
+    /// When this node gave it away, to whom, and whether it still has to say so.
+    given: Option<(Mac, Duration, bool)>,
     /// When the address appeared on this node's interface, and how often that was announced.
     appeared: Option<Duration>,
     announced: usize,
@@ -179,6 +204,8 @@ impl Address {
             holder: None,
             seen: ours,
             asked: None,
+            free: false,
+            given: None,
             appeared: None,
             // It was announced when it appeared.
             announced: if ours { ANNOUNCED.len() } else { 0 },
@@ -214,6 +241,7 @@ impl Address {
     fn take(&mut self, now: Duration) {
         (self.ours, self.since, self.seen) = (true, now, true);
         (self.holder, self.conflicts, self.asked) = (None, 0, None);
+        (self.free, self.given) = (false, None);
         (self.unanswered, self.due) = (0, now + WATCH);
     }
 
@@ -228,6 +256,12 @@ impl Address {
         let mut say = Vec::new();
         if !self.claim.works || self.claim.on_loopback {
             return say;
+        }
+        if let Some((to, _, untold @ true)) = &mut self.given
+            && !self.claim.present
+        {
+            *untold = false;
+            say.push(Message::Give { to: *to });
         }
         if let Some(appeared) = self.appeared.filter(|_| self.ours && self.claim.present)
             && let Some(after) = ANNOUNCED.get(self.announced)
@@ -288,9 +322,9 @@ impl Address {
         if !self.seen && !self.claim.placed {
             patience += FIRST;
         }
-        let given = now < self.since + GIVEN && self.seen && !self.claim.placed && self.since > Duration::ZERO;
+        let given = self.given.is_some_and(|(_, at, _)| now < at + GIVEN);
         let silent = self.unanswered > misses && now.saturating_sub(self.first_unanswered) >= patience;
-        if silent && now.saturating_sub(self.last_asked) >= answerable && !given {
+        if self.free || silent && now.saturating_sub(self.last_asked) >= answerable && !given {
             self.take(now);
         }
     }
@@ -316,15 +350,24 @@ impl Address {
             return Vec::new();
         }
         self.seen = true;
-        if let Some(claim) = heard.claim {
-            if self.ours {
-                self.claimed(own, heard.from, claim, now);
+        match heard.says {
+            Says::Claims { wanted, preferred } if self.ours => {
+                self.claimed(own, heard.from, (wanted, preferred), now);
+                Vec::new()
             }
-            return Vec::new();
+            // Only from the holder that was asked.
+            Says::Gives => {
+                let asked = self.asked.is_some_and(|asked| now.saturating_sub(asked) < WATCH);
+                self.free = !self.ours && asked && self.holder.is_some_and(|(holder, _)| holder == heard.from);
+                Vec::new()
+            }
+            Says::Claims { .. } => Vec::new(),
+            Says::Has => {
+                self.holder = Some((heard.from, now));
+                (self.unanswered, self.free) = (0, false);
+                if self.ours { self.doubled(heard.from, now) } else { Vec::new() }
+            }
         }
-        self.holder = Some((heard.from, now));
-        self.unanswered = 0;
-        if self.ours { self.doubled(heard.from, now) } else { Vec::new() }
     }
 
     /// Another node wants the address that this one has.
@@ -337,6 +380,7 @@ impl Address {
             || (more && (settled || doubled));
         if gives {
             self.give(now);
+            self.given = Some((from, now, true));
         }
     }
 

@@ -193,7 +193,9 @@ fn add_exit(
             odd: None,
         });
         // A packet with Egret's mark never falls through to the main table: without another route it ends here.
-        desired.routes.insert(key(everything(family), LAST), Route::Unreachable);
+        // An address that Egret assigns may be on its way to another node: a connection that begins meanwhile must not be refused.
+        let end = if exit.assigned { Route::Blackhole } else { Route::Unreachable };
+        desired.routes.insert(key(everything(family), LAST), end);
         if let ExitRole::Own { routes, .. } = &exit.role
             && let Some(way) = routes.get(&family)
         {

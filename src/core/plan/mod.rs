@@ -254,19 +254,19 @@ impl Order {
         );
     }
 
-    /// A table's unreachable route is added before its others and deleted after them: a table with a rule always ends
+    /// A table's last route is added before its others and deleted after them: a table with a rule always ends
     /// with it.
     fn routes(&mut self, desired: &NodeState, observed: &NodeState) {
         let mut set: Vec<(&RouteKey, &Route)> =
             desired.routes.iter().filter(|(key, route)| observed.routes.get(key) != Some(route)).collect();
-        set.sort_by_key(|(key, route)| (**route != Route::Unreachable, *key));
+        set.sort_by_key(|(key, route)| (!route.is_end(), *key));
         self.set_routes.extend(
             set.into_iter()
                 .map(|(key, route)| Step::SetRoute(key.clone(), route.clone(), observed.routes.get(key).cloned())),
         );
         let mut gone: Vec<(&RouteKey, &Route)> =
             observed.routes.iter().filter(|(key, _)| !desired.routes.contains_key(key)).collect();
-        gone.sort_by_key(|(key, route)| (**route == Route::Unreachable, *key));
+        gone.sort_by_key(|(key, route)| (route.is_end(), *key));
         self.delete_routes.extend(gone.into_iter().map(|(key, route)| Step::DeleteRoute(key.clone(), route.clone())));
     }
 

@@ -154,6 +154,8 @@ pub enum Route {
     },
     /// ICMP unreachable: the end of a table, so that a packet with Egret's mark never falls through to the main table.
     Unreachable,
+    /// The same without ICMP: the packet is lost, and its sender tries again.
+    Blackhole,
     /// Continues with the next rule, for destinations that this table does not handle.
     Throw,
     /// A kind that Egret never writes: shown and replaced.
@@ -297,6 +299,13 @@ impl fmt::Display for Encap {
     }
 }
 
+impl Route {
+    /// Whether a packet goes no further.
+    pub fn is_end(&self) -> bool {
+        matches!(self, Self::Unreachable | Self::Blackhole)
+    }
+}
+
 /// A route as behind `ip route add`.
 pub fn route_text(key: &RouteKey, route: &Route) -> String {
     use fmt::Write;
@@ -306,6 +315,7 @@ pub fn route_text(key: &RouteKey, route: &Route) -> String {
     }
     match route {
         Route::Unreachable => text.push_str("unreachable "),
+        Route::Blackhole => text.push_str("blackhole "),
         Route::Throw => text.push_str("throw "),
         Route::Via { .. } | Route::Unknown(_) => {}
     }
@@ -332,7 +342,7 @@ pub fn route_text(key: &RouteKey, route: &Route) -> String {
         Route::Unknown(what) => {
             let _ = write!(text, " [{what}]");
         }
-        Route::Unreachable | Route::Throw => {}
+        Route::Unreachable | Route::Blackhole | Route::Throw => {}
     }
     let _ = write!(text, " table {}", key.table);
     if key.metric != default_metric(key.family) {

@@ -71,9 +71,9 @@ impl Holder {
 struct Demand(BTreeMap<IpAddr, VecDeque<(Duration, u64)>>);
 
 impl Demand {
-    /// Adds a reading; returns how many sources send probes as often as `timing` says, within the time in which silence counts.
+    /// Adds a reading; returns how many sources send probes as often as `timing` says, lately.
     fn add(&mut self, address: IpAddr, now: Duration, packets: u64, timing: ProbeTiming) -> u32 {
-        let window = timing.interval * timing.misses;
+        let window = timing.interval * 2;
         let readings = self.0.entry(address).or_default();
         // A chain that was recreated counts from zero.
         if readings.back().is_some_and(|(_, before)| *before > packets) {
@@ -219,7 +219,7 @@ mod tests {
             packets += if step < 6 { 5 } else { 0 };
             wanted.push(demand.add(address, timing.interval * step, packets, timing));
         }
-        assert_eq!(wanted, [0, 5, 5, 5, 5, 5, 4, 2, 0, 0, 0, 0]);
+        assert_eq!(wanted, [0, 5, 5, 5, 5, 5, 3, 0, 0, 0, 0, 0]);
         assert_eq!(demand.add(address, timing.interval * 12, 1, timing), 0, "a chain that counts anew");
     }
 }

@@ -74,17 +74,21 @@ impl Link {
             let answers = match message {
                 // The kernel answers, whether or not the agent runs.
                 Message::Ask if self.nodes[to].claim.present => {
-                    let heard = Heard { from: mac(to), claim: None };
+                    let heard = Heard { from: mac(to), says: Says::Has };
                     let answers = if self.nodes[from].runs { self.tell(from, heard, now) } else { Vec::new() };
                     answers.iter().for_each(|answer| self.deliver(from, answer));
                     continue;
                 }
                 Message::Ask => continue,
-                Message::Announce => self.tell(to, Heard { from: mac(from), claim: None }, now),
+                Message::Announce => self.tell(to, Heard { from: mac(from), says: Says::Has }, now),
                 Message::Claim { to: host, wanted, preferred } if *host == mac(to) => {
-                    self.tell(to, Heard { from: mac(from), claim: Some((*wanted, *preferred)) }, now)
+                    let says = Says::Claims { wanted: *wanted, preferred: *preferred };
+                    self.tell(to, Heard { from: mac(from), says }, now)
                 }
-                Message::Claim { .. } => continue,
+                Message::Give { to: host } if *host == mac(to) => {
+                    self.tell(to, Heard { from: mac(from), says: Says::Gives }, now)
+                }
+                Message::Claim { .. } | Message::Give { .. } => continue,
             };
             answers.iter().for_each(|answer| self.deliver(to, answer));
         }
