@@ -194,7 +194,8 @@ fn of_arp(frame: &[u8]) -> Option<(Ipv4Addr, Heard)> {
 /// An ICMPv6 message, and the group it goes to. The kernel fills the checksum in.
 fn neighbour(own: [u8; 6], address: Ipv6Addr, message: &Message) -> (Ipv6Addr, Vec<u8>) {
     let announces = *message == Message::Announce;
-    let (kind, flags, option) = if announces { (ADVERTISEMENT, 0x20, TARGET_LINK) } else { (SOLICITATION, 0, SOURCE_LINK) };
+    let (kind, flags, option) =
+        if announces { (ADVERTISEMENT, 0x20, TARGET_LINK) } else { (SOLICITATION, 0, SOURCE_LINK) };
     let mut packet = vec![kind, 0, 0, 0, flags, 0, 0, 0];
     packet.extend(address.octets());
     packet.extend([option, 1]);
@@ -217,8 +218,7 @@ fn neighbour_message(socket: &OwnedFd) -> Result<NeighbourMessage, Errno> {
     let mut space = nix::cmsg_space!([u8; 64]);
     let (mut index, mut hops) = (0, 0);
     let length = {
-        let received =
-            recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut buffers, Some(&mut space), MsgFlags::empty())?;
+        let received = recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut buffers, Some(&mut space), MsgFlags::empty())?;
         for message in received.cmsgs()? {
             match message {
                 ControlMessageOwned::Ipv6PacketInfo(info) => index = usize::try_from(info.ipi6_ifindex).unwrap_or(0),

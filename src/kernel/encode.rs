@@ -19,7 +19,7 @@ use rtnetlink::{LinkMessageBuilder, LinkVxlan};
 
 use crate::core::state::net::{Encap, InterfaceAddress, Link, Neighbour, Route, RouteKey, RoutingRule};
 use crate::core::state::nft::AddressFamily;
-use crate::core::state::ownership::PROTOCOL;
+use crate::core::state::ownership::{PROTOCOL, is_of_tunnel};
 
 pub(super) fn family(family: AddressFamily) -> NetlinkFamily {
     match family {
@@ -168,10 +168,10 @@ pub(super) fn address(address: &InterfaceAddress, index: u32) -> AddressMessage 
     let mut message = AddressMessage::default();
     message.header.family = family(AddressFamily::of(address.address.addr()));
     message.header.prefix_len = address.address.prefix_len();
-    message.header.scope = if address.is_of_tunnel() { AddressScope::Link } else { AddressScope::Universe };
+    message.header.scope = if is_of_tunnel(address) { AddressScope::Link } else { AddressScope::Universe };
     message.header.flags = AddressHeaderFlags::empty();
     message.header.index = index;
-    if !address.is_of_tunnel() {
+    if !is_of_tunnel(address) {
         // Deprecated, so that the node's own connections never begin with it; the kernel need not ask whether another host has it, as
         // that is known (`core::assignment::holding`).
         let mut lifetimes = CacheInfo::default();

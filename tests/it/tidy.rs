@@ -50,7 +50,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("rsa", &["git/signing.rs"]),
     ("rtnetlink", &["kernel/"]),
     ("russh", &["git/key_file.rs", "git/ssh_relay.rs"]),
-    ("rustix", &["kernel/apply.rs"]),
+    ("rustix", &["kernel/apply.rs", "kernel/conflict.rs"]),
     ("rustls_native_certs", &["https/trust.rs"]),
     (
         "serde",
@@ -421,6 +421,7 @@ const SLEEPS: &[(&str, usize)] = &[
     ("it/git/publishing.rs", 1),
     ("it/https/stand.rs", 1),
     // Egret is away that long, and nobody may notice.
+    ("it/outpost/assign.rs", 3),
     ("it/outpost/failover.rs", 1),
     // Metrics within a tenth of a second are the same.
     ("it/outpost/metrics.rs", 1),

@@ -17,7 +17,8 @@ use crate::core::state::net::Mac;
 
 /// How often a holder asks whether another host has its address.
 const WATCH: Duration = Duration::from_secs(1);
-/// How long a node that is not placed waits where it never saw a holder: the placed one may just be starting.
+/// How long a node that is not placed waits where it never saw a holder: the placed one may just be starting. And how long any node waits
+/// after its link has come back.
 const FIRST: Duration = Duration::from_secs(5);
 /// How long a node that gave an address away leaves it to the other.
 const GIVEN: Duration = Duration::from_secs(1);
@@ -187,6 +188,8 @@ struct Address {
     was_wanted: bool,
     /// Since when this node could have it.
     able_since: Option<Duration>,
+    /// When the link came back, if it was away.
+    link_back: Option<Duration>,
 }
 
 impl Address {
@@ -215,6 +218,7 @@ impl Address {
             unwanted_since: None,
             was_wanted: false,
             able_since: None,
+            link_back: None,
         }
     }
 
@@ -225,9 +229,9 @@ impl Address {
         if !claim.works && self.ours {
             self.give(now);
         }
-        // Where a link comes back, another may have it meanwhile: that is asked first, and for as long as always.
+        // Where a link comes back, another may have it meanwhile.
         if claim.works && !self.claim.works {
-            (self.unanswered, self.due) = (0, now);
+            (self.unanswered, self.due, self.link_back) = (0, now, Some(now));
         }
         let able = claim.works && claim.rank.is_some();
         self.able_since = if able { self.able_since.or(Some(now)) } else { None };
@@ -321,6 +325,10 @@ impl Address {
         let mut patience = interval * misses + timing.interval * rank + answerable;
         if !self.seen && !self.claim.placed {
             patience += FIRST;
+        }
+        // A switch, or a bridge, takes a while before it forwards on a port that came up: no answer means nothing until then.
+        if self.link_back.is_some_and(|back| now < back + FIRST) && !self.free {
+            return;
         }
         let given = self.given.is_some_and(|(_, at, _)| now < at + GIVEN);
         let silent = self.unanswered > misses && now.saturating_sub(self.first_unanswered) >= patience;

@@ -231,7 +231,8 @@ pub fn expected<'h>(
             let labels = facts.nodes.get(node).map(|known| &known.labels);
             let given = labels.map(|labels| sets.iter().map(|set| set.labels_of(node, labels)).collect::<Vec<_>>());
             let matches = labels.is_some_and(|labels| {
-                let with = |given: &Labels| spec.node.matches(&labels.clone().into_iter().chain(given.clone()).collect());
+                let with =
+                    |given: &Labels| spec.node.matches(&labels.clone().into_iter().chain(given.clone()).collect());
                 spec.node.matches(labels) || given.iter().flatten().any(with)
             });
             if !matches || host_network.holder(*address).is_some() {
@@ -302,7 +303,8 @@ fn differs(address: IpAddr, assigned: &Assigned) -> Finding {
         others.join(", "),
         assigned.policy
     );
-    Finding::new("assign-differs", &assigned.policy, message).hint("write the same `assign` in all policies with one address")
+    Finding::new("assign-differs", &assigned.policy, message)
+        .hint("write the same `assign` in all policies with one address")
 }
 
 fn conflict(address: IpAddr, link: &str, mac: super::state::net::Mac, holds: bool) -> Finding {

@@ -75,7 +75,12 @@ fn on(link: &str, address: &str) -> InterfaceAddress {
     InterfaceAddress { link: link.to_owned(), address: IpNet::from(ip(address)) }
 }
 
-fn assignments(set: &PolicySet, nodes: &[&str], own: (&HostNetwork, &[InterfaceAddress]), view: &HoldingView) -> NodeAssignments {
+fn assignments(
+    set: &PolicySet,
+    nodes: &[&str],
+    own: (&HostNetwork, &[InterfaceAddress]),
+    view: &HoldingView,
+) -> NodeAssignments {
     let facts = facts(nodes);
     let placement = place(set, &facts, jiff::Timestamp::UNIX_EPOCH);
     let observed = own.1.iter().cloned().collect();
@@ -106,7 +111,10 @@ fn an_address_goes_on_the_interface_with_its_network_and_only_once_it_may() {
     assert_eq!(own.addresses, BTreeSet::new(), "nobody has been asked yet");
     let claim = &own.claims[&ip("10.0.3.100")];
     assert_eq!((claim.link.as_str(), claim.rank, claim.placed, claim.present), ("net1", Some(0), true, false));
-    assert_eq!(assignments(&set, &["b", "c"], (&network, &[]), &seen(true)).addresses, [on("net1", "10.0.3.100")].into());
+    assert_eq!(
+        assignments(&set, &["b", "c"], (&network, &[]), &seen(true)).addresses,
+        [on("net1", "10.0.3.100")].into()
+    );
     let there = [on("net1", "10.0.3.100")];
     let kept = assignments(&set, &["b"], (&network, &there), &HoldingView::default());
     assert_eq!(kept.addresses, there.into(), "a new process leaves it");

@@ -9,7 +9,9 @@ use std::ops::AddAssign;
 use super::table::{ARRIVE, ARRIVED, CLASSIFY, GROUP, INTO_TUNNEL, LEAVING, PEERS, RAW, WARD};
 use super::{Compiled, ExitRole, exit_ids};
 use crate::core::policy::PolicyId;
-use crate::core::state::nft::{CounterPlace, Field, NftRule, RuleCounter, RuleCounters, Statement, TableFamily, Verdict};
+use crate::core::state::nft::{
+    CounterPlace, Field, NftRule, RuleCounter, RuleCounters, Statement, TableFamily, Verdict,
+};
 
 /// Why a packet from the tunnel was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

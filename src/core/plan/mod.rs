@@ -14,7 +14,7 @@ use std::fmt;
 use super::state::NodeState;
 use super::state::net::{InterfaceAddress, Link, LinkName, Neighbour, Route, RouteKey, RoutingRule, Sysctl};
 use super::state::nft::{ElementData, ElementKey, NftTransaction, TableFamily};
-use super::state::ownership::DatapathConfig;
+use super::state::ownership::{DatapathConfig, is_of_tunnel};
 
 use self::conntrack::{AddressHolders, ConntrackFlush};
 
@@ -231,11 +231,11 @@ impl Order {
 
     fn addresses(&mut self, desired: &NodeState, observed: &NodeState) {
         let new = desired.addresses.difference(&observed.addresses).cloned();
-        let (own, assigned): (Vec<_>, Vec<_>) = new.partition(InterfaceAddress::is_of_tunnel);
+        let (own, assigned): (Vec<_>, Vec<_>) = new.partition(is_of_tunnel);
         self.add_addresses.extend(own.into_iter().map(Step::AddAddress));
         self.assign.extend(assigned.into_iter().map(Step::AddAddress));
         let gone = observed.addresses.difference(&desired.addresses).cloned();
-        let (own, assigned): (Vec<_>, Vec<_>) = gone.partition(InterfaceAddress::is_of_tunnel);
+        let (own, assigned): (Vec<_>, Vec<_>) = gone.partition(is_of_tunnel);
         let own = own.into_iter().filter(|address| desired.links.contains_key(&address.link));
         self.delete_addresses.extend(own.map(Step::DeleteAddress));
         self.unassign.extend(assigned.into_iter().map(Step::DeleteAddress));

@@ -8,8 +8,8 @@ use super::super::assignment;
 use super::super::compile::exit_ids::EXIT_CHAIN;
 use super::super::compile::{EXITS, GROUP, RP_FILTER_BEFORE};
 use super::super::state::nft::{
-    AddressFamily, Chain, ElementData, ElementKey, Field, Hook, NftChange, NftRule, NftTransaction, Ruleset, Set, Statement, Table,
-    TableFamily, Verdict,
+    AddressFamily, Chain, ElementData, ElementKey, Field, Hook, NftChange, NftRule, NftTransaction, Ruleset, Set,
+    Statement, Table, TableFamily, Verdict,
 };
 use super::super::state::ownership::DatapathConfig;
 
@@ -204,7 +204,12 @@ fn transaction(changes: Vec<(TableFamily, NftChange)>) -> Option<NftTransaction>
 }
 
 /// Adds the elements of the map of original sysctls ahead of everything else, in a table that may not exist yet.
-fn write_down(wanted: &Table, (name, set): (&str, &Set), observed: &mut Ruleset, record: &mut Vec<(TableFamily, NftChange)>) {
+fn write_down(
+    wanted: &Table,
+    (name, set): (&str, &Set),
+    observed: &mut Ruleset,
+    record: &mut Vec<(TableFamily, NftChange)>,
+) {
     if observed.get(&TableFamily::Inet).is_some_and(|found| !can_grow_into(wanted, found)) {
         return;
     }

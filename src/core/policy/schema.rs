@@ -342,7 +342,9 @@ fn gateway(egret: bool) -> Value {
         });
         properties["assign"] = json!({
             "description": "Egret puts egressIP on an interface of the gateway, and moves it when the gateway fails.",
-            "oneOf": [{"type": "boolean"}, object("", &[], &fields)],
+            "type": ["boolean", "object"],
+            "properties": fields,
+            "additionalProperties": false,
         });
     }
     object(

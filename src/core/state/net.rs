@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::AddressFamily;
-use super::ownership::LINK_PREFIX;
 
 /// The name of a device; any that the kernel accepts.
 pub type LinkName = String;
@@ -86,13 +85,6 @@ pub struct InterfaceAddress {
     pub link: LinkName,
     /// Address and prefix length; the host bits are the address.
     pub address: IpNet,
-}
-
-impl InterfaceAddress {
-    /// Whether it is on a device of Egret's, and not an egress address on one of the node's.
-    pub fn is_of_tunnel(&self) -> bool {
-        self.link.starts_with(LINK_PREFIX)
-    }
 }
 
 /// A sysctl below `/proc/sys/net`.

@@ -2,7 +2,7 @@
 //!
 //! An object without one of these is never changed or deleted, and `kernel::observe` does not report it.
 
-use super::net::Protocol;
+use super::net::{InterfaceAddress, Protocol};
 
 /// The name of Egret's nftables table, in each family.
 pub const TABLE: &str = "egret";
@@ -16,6 +16,11 @@ pub const TUNNEL: &str = "egret0";
 
 /// Prefix of the names of Egret's devices.
 pub const LINK_PREFIX: &str = "egret";
+
+/// Whether an address is on a device of Egret's, and not an egress address on one of the node's.
+pub fn is_of_tunnel(address: &InterfaceAddress) -> bool {
+    address.link.starts_with(LINK_PREFIX)
+}
 
 /// The tunnel's network identifier (VNI). It carries no information: the inner frame's destination MAC address identifies
 /// the exit, which every nftables can match (`tunnel id` needs CONFIG_NFT_TUNNEL, which RHEL's family does not build).

@@ -217,7 +217,9 @@ fn value_of(field: Field, bytes: &[u8]) -> Option<MatchValue> {
         },
         Field::EtherDaddr => bytes.try_into().ok().map(|mac| MatchValue::Mac(Mac(mac))),
         Field::Iifname | Field::Oifname | Field::Iifkind => statement::interface_name(bytes).map(MatchValue::Interface),
-        Field::UdpDport | Field::TcpDport => bytes.try_into().ok().map(|port| MatchValue::Port(u16::from_be_bytes(port))),
+        Field::UdpDport | Field::TcpDport => {
+            bytes.try_into().ok().map(|port| MatchValue::Port(u16::from_be_bytes(port)))
+        }
         Field::Ip4Saddr
         | Field::Ip4Daddr
         | Field::Ip6Saddr

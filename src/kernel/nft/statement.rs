@@ -359,7 +359,9 @@ pub(super) fn load_plain(field: Field, register: Register) -> Expression {
         Field::Ip4Daddr => network(16, 4),
         Field::Ip6Saddr => network(8, 16),
         Field::Ip6Daddr => network(24, 16),
-        Field::UdpDport | Field::TcpDport => Expression::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 2, length: 2, register },
+        Field::UdpDport | Field::TcpDport => {
+            Expression::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: 2, length: 2, register }
+        }
         Field::EtherDaddr => Expression::Payload { base: NFT_PAYLOAD_LL_HEADER, offset: 0, length: 6, register },
         Field::Iifkind => Expression::Meta { key: NFT_META_IIFKIND, register },
         Field::CtOriginal4 => Expression::CtOf { key: NFT_CT_SRC_IP, reply: false, register },

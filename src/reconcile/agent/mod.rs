@@ -40,9 +40,9 @@ use crate::reconcile::agent::status_writer::{EventNote, StatusUpdate, StatusWrit
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::kernel::{KernelEvents, NodeKernel};
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
-use crate::reconcile::node::watchers::{self, Seen, Watchers};
 use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup};
+use crate::reconcile::node::watchers::{self, Seen, Watchers};
 use crate::reconcile::persistence::lock::{Lock, LockError};
 use crate::reconcile::persistence::state_store::StateStore;
 use crate::reconcile::process::{StartError, Stop};

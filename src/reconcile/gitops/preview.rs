@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::core::assignment;
 use crate::core::admission::ChangeWindows;
+use crate::core::assignment;
 use crate::core::diagnostic::Diagnostic;
 use crate::core::facts::Facts;
 use crate::core::host_network::HostNetwork;

@@ -180,12 +180,7 @@ fn refresh(sockets: &mut Option<LinkSockets>) -> BTreeMap<String, Mac> {
     sockets.as_mut().and_then(|sockets| sockets.refresh().ok()).unwrap_or_default()
 }
 
-fn send(
-    sockets: &LinkSockets,
-    monitor: &HoldingMonitor,
-    messages: Vec<(IpAddr, Message)>,
-    fault: &mut Option<i32>,
-) {
+fn send(sockets: &LinkSockets, monitor: &HoldingMonitor, messages: Vec<(IpAddr, Message)>, fault: &mut Option<i32>) {
     for (address, message) in messages {
         let Some(link) = monitor.link(address) else { continue };
         match sockets.send(link, address, &message) {

@@ -398,8 +398,7 @@ impl<K: NodeKernel> Reconciler<K> {
         let facts = facts.unwrap_or_else(|| self.cluster.facts());
         let (host_network, state) = (&observed.host_network, &observed.state);
         let (liveness, holding) = (&self.liveness, &self.holding);
-        let input =
-            NodeInput { node: &node, set, facts, host_network, observed: state, refused, liveness, holding };
+        let input = NodeInput { node: &node, set, facts, host_network, observed: state, refused, liveness, holding };
         let mut evaluation = evaluate(&input, Some(&mut self.gateway_state), now);
         evaluation.compiled.findings.extend(self.marks.findings(&node));
         evaluation.compiled.findings.sort();

@@ -21,7 +21,9 @@ fn ip(text: &str) -> IpAddr {
 /// A policy that assigns both addresses, to the first of the gateways.
 fn policy(assign: &str) -> String {
     let entry = |address: &str| {
-        format!("  - {{nodeSelector: {{matchLabels: {{egress-gw: \"true\"}}}}, egressIP: \"{address}\", assign: {assign}}}\n")
+        format!(
+            "  - {{nodeSelector: {{matchLabels: {{egress-gw: \"true\"}}}}, egressIP: \"{address}\", assign: {assign}}}\n"
+        )
     };
     let one = |name: &str, address: &str, destination: &str| {
         format!(
@@ -49,6 +51,16 @@ fn with_assigned(gateways: u8, assign: &str) -> Outcome<Stand> {
     stand.push_saying("addresses that Egret assigns", &files)?;
     stand.await_answer("tiefighter", OUTPOST, Answer::Granted(ip(ADDRESS)))?;
     stand.await_answer("tiefighter", OUTPOST6, Answer::Granted(ip(ADDRESS6)))?;
+    // On a slow machine the standby may have been first.
+    for address in [ADDRESS, ADDRESS6] {
+        if !has(&stand, GATEWAY, address)? {
+            await_holder_of(&stand, STANDBY, address);
+            stand.lab.node(STANDBY)?.ip_batch("link set net1 down\n")?;
+            await_holder_of(&stand, GATEWAY, address);
+            let prefix = "address add fd00:10:3::43/64 dev net1 nodad";
+            stand.lab.node(STANDBY)?.ip_batch(&format!("link set net1 up\n{prefix}\n"))?;
+        }
+    }
     stand.await_settled()?;
     stand.lab.forget()?;
     Ok(stand)
@@ -60,16 +72,18 @@ fn has(stand: &Stand, node: &str, address: &str) -> Outcome<bool> {
     Ok(!listed.trim().is_empty())
 }
 
-fn await_holder(stand: &Stand, node: &str) -> Outcome {
-    for address in [ADDRESS, ADDRESS6] {
-        let holds = || has(stand, node, address).unwrap_or(false);
-        assert!(wait_until(DEADLINE, holds), "{node} has no {address}\n{}", stand.log(node));
-    }
-    Ok(())
+fn await_holder(stand: &Stand, node: &str) {
+    [ADDRESS, ADDRESS6].iter().for_each(|address| await_holder_of(stand, node, address));
+}
+
+fn await_holder_of(stand: &Stand, node: &str, address: &str) {
+    let holds = || has(stand, node, address).unwrap_or(false);
+    assert!(wait_until(DEADLINE, holds), "{node} has no {address}\n{}", stand.log(node));
 }
 
 fn first_good(hammer: &Hammer, since: Instant) -> Option<Duration> {
-    let good = hammer.requests().into_iter().filter(|one| one.begun >= since && matches!(one.answer, Answer::Granted(_)));
+    let good =
+        hammer.requests().into_iter().filter(|one| one.begun >= since && matches!(one.answer, Answer::Granted(_)));
     good.map(|request| (request.begun + request.took).duration_since(since)).min()
 }
 
@@ -99,14 +113,16 @@ fn moves(kind: &str, die: impl FnOnce(&mut Stand) -> Outcome) -> Outcome<Stand> 
     let mut stand = with_assigned(2, "true")?;
     let mut alive = connections(&stand)?;
     let patience = Duration::from_millis(40);
-    let hammers =
-        [stand.lab.hasty_hammer("tiefighter", OUTPOST, patience)?, stand.lab.hasty_hammer("tiefighter", OUTPOST6, patience)?];
+    let hammers = [
+        stand.lab.hasty_hammer("tiefighter", OUTPOST, patience)?,
+        stand.lab.hasty_hammer("tiefighter", OUTPOST6, patience)?,
+    ];
     let dead = Instant::now();
     die(&mut stand)?;
-    await_holder(&stand, STANDBY)?;
-    let answered = || hammers.iter().all(|hammer| first_good(hammer, dead + Duration::from_millis(100)).is_some());
+    await_holder(&stand, STANDBY);
+    let answered = || hammers.iter().all(|hammer| first_good(hammer, dead).is_some());
     assert!(wait_until(DEADLINE, answered), "{kind}\n{}\n{}", stand.log("kind-worker"), stand.log(STANDBY));
-    let took = hammers.iter().filter_map(|hammer| first_good(hammer, dead + Duration::from_millis(100))).collect();
+    let took = hammers.iter().filter_map(|hammer| first_good(hammer, dead)).collect();
     print_figures(&format!("{kind}: from death to the first request with the same address"), took);
     assert_alive(&mut alive);
     for hammer in hammers {
@@ -137,7 +153,8 @@ fn an_address_whose_holder_loses_its_egress_interface_moves_and_stays_where_it_i
         assert!(!has(&stand, GATEWAY, ADDRESS)?, "it looks first, and gives way");
         std::thread::sleep(Duration::from_millis(200));
     }
-    await_holder(&stand, STANDBY)
+    await_holder(&stand, STANDBY);
+    Ok(())
 }
 
 #[test]
@@ -151,10 +168,12 @@ fn a_holder_that_is_cordoned_hands_its_addresses_over_without_a_lost_request() -
     let mut alive = connections(&stand)?;
     // A first packet that is lost on the way is sent again after a second (RFC 6298, 2.1).
     let patience = Duration::from_secs(4);
-    let hammers =
-        [stand.lab.hasty_hammer("tiefighter", OUTPOST, patience)?, stand.lab.hasty_hammer("tiefighter", OUTPOST6, patience)?];
+    let hammers = [
+        stand.lab.hasty_hammer("tiefighter", OUTPOST, patience)?,
+        stand.lab.hasty_hammer("tiefighter", OUTPOST6, patience)?,
+    ];
     stand.lab.cordon(GATEWAY)?;
-    await_holder(&stand, STANDBY)?;
+    await_holder(&stand, STANDBY);
     assert_alive(&mut alive);
     std::thread::sleep(Duration::from_secs(5));
     for hammer in hammers {
@@ -191,14 +210,14 @@ fn an_address_returns_where_the_policy_says_so() -> Outcome {
     let mut alive = connections(&stand)?;
     stand.kill9(GATEWAY)?;
     stand.lab.node(GATEWAY)?.ip_batch("link set eth0 down\nlink set net1 down\n")?;
-    await_holder(&stand, STANDBY)?;
+    await_holder(&stand, STANDBY);
     // As after a reboot; the kernel has taken the IPv6 addresses away with the link.
     stand.lab.node(GATEWAY)?.ip_batch(
         "address del 10.0.3.100/32 dev net1\nlink set eth0 up\nlink set net1 up\nroute replace default via 172.18.0.1\n\
          address add fd00:10:3::42/64 dev net1 nodad\n",
     )?;
     stand.start(GATEWAY)?;
-    await_holder(&stand, GATEWAY)?;
+    await_holder(&stand, GATEWAY);
     let given = || [ADDRESS, ADDRESS6].iter().all(|address| !has(&stand, STANDBY, address).unwrap_or(true));
     assert!(wait_until(DEADLINE, given));
     assert_alive(&mut alive);

@@ -103,7 +103,12 @@ fn egress() -> impl Strategy<Value = Egress> {
 
 fn gateway() -> impl Strategy<Value = GatewaySpec> {
     let hops = prop_oneof![4 => Just(Vec::new()), 1 => Just(vec![IpAddr::from([10, 0, 3, 254])])];
-    (selector("zone"), egress(), hops).prop_map(|(node, egress, next_hops)| GatewaySpec { node, egress, next_hops, assign: None })
+    (selector("zone"), egress(), hops).prop_map(|(node, egress, next_hops)| GatewaySpec {
+        node,
+        egress,
+        next_hops,
+        assign: None,
+    })
 }
 
 /// One policy; the number is its name.

@@ -20,7 +20,8 @@ use crate::core::policy::mapping_reader::{
 use crate::core::policy::spans::PolicySpans;
 use crate::core::policy::yaml::{MappingEntry, YamlNode, YamlValue};
 use crate::core::policy::{
-    Assign, Egress, ExistingConnections, GatewaySpec, MemberSelector, OnNoGateway, Policy, PolicyId, PolicyKind, Suspend,
+    Assign, Egress, ExistingConnections, GatewaySpec, MemberSelector, OnNoGateway, Policy, PolicyId, PolicyKind,
+    Suspend,
 };
 
 /// Values of `onNoGateway`.
