@@ -81,6 +81,7 @@ fn kind_of(route: &Route) -> RouteType {
     match route {
         Route::Unreachable => RouteType::Unreachable,
         Route::Throw => RouteType::Throw,
+        Route::Local { .. } => RouteType::Local,
         Route::Via { .. } | Route::Unknown(_) => RouteType::Unicast,
     }
 }
@@ -90,6 +91,10 @@ fn kind_of(route: &Route) -> RouteType {
 pub(super) fn route(key: &RouteKey, route: &Route, index: u32) -> RouteMessage {
     let mut message = route_key(key, kind_of(route));
     message.header.scope = RouteScope::Universe;
+    if let Route::Local { .. } = route {
+        message.header.scope = RouteScope::Host;
+        message.attributes.push(RouteAttribute::Oif(index));
+    }
     let Route::Via { gateway, onlink, encap, .. } = route else { return message };
     if gateway.is_none() && key.family == AddressFamily::V4 {
         message.header.scope = RouteScope::Link;

@@ -187,6 +187,7 @@ pub(super) fn own_route(message: &RouteMessage, links: &BTreeMap<u32, LinkState>
     let route = match (message.header.kind, parts.link.and_then(|index| links.get(&index)), parts.odd) {
         (RouteType::Unreachable, ..) => Route::Unreachable,
         (RouteType::Throw, ..) => Route::Throw,
+        (RouteType::Local, Some(link), None) => Route::Local { link: link.name.clone() },
         (RouteType::Unicast, Some(link), None) => Route::Via {
             link: link.name.clone(),
             gateway: parts.gateway,

@@ -111,6 +111,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("sha1", &["git/known_hosts.rs"]),
     ("sha2", &["forge/posting.rs", "git/known_hosts.rs", "serve/webhook.rs"]),
     ("similar", &["core/plan/text.rs"]),
+    ("socket2", &["kernel/conntrack/events.rs"]),
     ("ssh_key", &["core/signature/", "git/signing.rs"]),
     ("strsim", &["core/policy/diagnostic_sink.rs"]),
     ("subtle", &["git/loopback.rs"]),

@@ -144,6 +144,11 @@ pub enum Route {
         /// The tunnel encapsulation.
         encap: Option<Encap>,
     },
+    /// Delivered to this host, although no interface has the address.
+    Local {
+        /// The device.
+        link: LinkName,
+    },
     /// ICMP unreachable: the end of a table, so that a packet with Egret's mark never falls through to the main table.
     Unreachable,
     /// Continues with the next rule, for destinations that this table does not handle.
@@ -299,6 +304,7 @@ pub fn route_text(key: &RouteKey, route: &Route) -> String {
     match route {
         Route::Unreachable => text.push_str("unreachable "),
         Route::Throw => text.push_str("throw "),
+        Route::Local { .. } => text.push_str("local "),
         Route::Via { .. } | Route::Unknown(_) => {}
     }
     let _ = write!(text, "{key}");
@@ -320,6 +326,9 @@ pub fn route_text(key: &RouteKey, route: &Route) -> String {
             if *onlink {
                 text.push_str(" onlink");
             }
+        }
+        Route::Local { link } => {
+            let _ = write!(text, " dev {link}");
         }
         Route::Unknown(what) => {
             let _ = write!(text, " [{what}]");

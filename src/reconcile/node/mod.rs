@@ -9,10 +9,13 @@ pub mod dry_run;
 pub mod kernel;
 pub mod mark_mask;
 pub mod metrics_recorder;
+pub mod port_counter;
 pub mod prober;
+pub mod recorder;
 pub mod round;
 pub mod round_driver;
 pub mod schedule;
+pub mod transfers;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,10 +41,12 @@ use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::gitops::webhook::{self, Webhook};
 use crate::reconcile::node::kernel::{KernelEvents, NodeKernel};
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
+use crate::reconcile::node::port_counter::PortCounter;
 use crate::reconcile::node::prober::Prober;
 use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
 use crate::reconcile::node::schedule::EffectiveSchedule;
+use crate::reconcile::node::transfers::Transfers;
 use crate::reconcile::persistence::lock::{Lock, LockError};
 use crate::reconcile::persistence::state_store::StateStore;
 use crate::reconcile::process::{StartError, Stop};
@@ -70,6 +75,8 @@ pub struct StandaloneOptions {
     pub listen: Option<SocketAddr>,
     /// The forge's webhook, if there is one.
     pub webhook: Option<webhook::WebhookOptions>,
+    /// The most bytes that the NAT record may have; none: there is no record.
+    pub nat_record: Option<u64>,
 }
 
 /// Why the process exits with an error.
@@ -154,7 +161,11 @@ pub async fn run(options: StandaloneOptions) -> Result<Option<Vec<Step>>, RunErr
     let triggers = StandaloneTriggers { stop: Stop::listen()?, news, pushes, manifests, hook, kernel: watch };
     tracing::info!(node = %options.node, source = %options.following.source, "egret runs");
     let prober = Prober::start().map_err(StartError::of("the thread of probes"))?;
-    let driver = RoundDriver::new(reconciler, metrics, seed).probing(prober);
+    let transfers = Transfers::start().map_err(StartError::of("the thread of transfers"))?;
+    let recorder =
+        recorder::start(options.nat_record, &folder).map_err(StartError::of("the thread of the NAT record"))?;
+    let ports = PortCounter::start().map_err(StartError::of("the thread that counts ports"))?;
+    let driver = RoundDriver::new(reconciler, metrics, seed).probing((prober, transfers, ports)).recording(recorder);
     Box::pin(serve(driver, repository, publisher, triggers)).await.map(|()| None)
 }
 

@@ -13,13 +13,17 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::core::compile::RefusedParts;
 use crate::core::plan::{Step, summary};
+use crate::core::policy::config::Config;
 use crate::kernel::Kernel;
 use crate::kernel::watch::{EventSubject, KernelEvent};
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::kernel::NodeKernel;
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
+use crate::reconcile::node::port_counter::{PortCounter, PortQuestion};
 use crate::reconcile::node::prober::{ProbePlan, Prober};
+use crate::reconcile::node::recorder::Recorder;
 use crate::reconcile::node::round::{Reconciler, RoundError, RoundResult};
+use crate::reconcile::node::transfers::Transfers;
 use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
 
@@ -47,6 +51,9 @@ pub struct RoundDriver<K = Kernel> {
     pub intent: Option<DesiredRevision>,
     /// Probes gateways; none in a simulation.
     pub prober: Option<Prober>,
+    transfers: Option<Transfers>,
+    ports: Option<PortCounter>,
+    recorder: Option<Recorder>,
     backoff: Backoff,
     facts_backoff: Backoff,
     due: Due,
@@ -141,6 +148,9 @@ impl<K: NodeKernel> RoundDriver<K> {
             metrics,
             intent: None,
             prober: None,
+            transfers: None,
+            ports: None,
+            recorder: None,
             backoff: Backoff::new(seed),
             facts_backoff: Backoff::new(seed),
             due: Due::default(),
@@ -152,11 +162,42 @@ impl<K: NodeKernel> RoundDriver<K> {
         }
     }
 
-    /// Probes the gateways of this node's exits from now on.
+    /// From now on probes the gateways of this node's exits, gives and takes connections, and counts ports.
     #[must_use]
-    pub fn probing(mut self, prober: Prober) -> Self {
+    pub fn probing(mut self, (prober, transfers, ports): (Prober, Transfers, PortCounter)) -> Self {
         self.prober = Some(prober);
+        self.transfers = Some(transfers);
+        self.ports = Some(ports);
         self
+    }
+
+    /// Records translations from now on, if there is a recorder.
+    #[must_use]
+    pub fn recording(mut self, recorder: Option<Recorder>) -> Self {
+        self.recorder = recorder;
+        self
+    }
+
+    /// Tells the other threads what is in the kernel now.
+    fn transfer(&mut self, config: &Config) {
+        let Some(compiled) = self.reconciler.applied() else { return };
+        if let Some(transfers) = &mut self.transfers {
+            transfers.set(&compiled.transfers);
+        }
+        let range = self.reconciler.memory.kept().range().unwrap_or(config.range);
+        if let Some(ports) = &mut self.ports {
+            ports.set(PortQuestion { mask: range.mask, addresses: compiled.translated() });
+        }
+        if let Some(recorder) = &self.recorder {
+            recorder.set(compiled.record_names(range));
+        }
+    }
+
+    /// Takes in how many ports are used.
+    fn read_ports(&mut self) {
+        if let Some(busiest) = self.ports.as_mut().and_then(PortCounter::news) {
+            self.reconciler.ports.read(busiest);
+        }
     }
 
     /// Tells the prober what this node needs now.
@@ -185,6 +226,7 @@ impl<K: NodeKernel> RoundDriver<K> {
 
     /// Reads the kernel's counters for a scrape.
     pub async fn answer(&mut self, request: ScrapeRequest) {
+        self.read_ports();
         self.metrics.answer(request, &mut self.reconciler).await;
     }
 
@@ -223,6 +265,7 @@ impl<K: NodeKernel> RoundDriver<K> {
         let intent = self.intent.clone()?;
         let seen = self.seen.unwrap_or_else(|| self.reconciler.clock.now());
         let began = Instant::now();
+        self.read_ports();
         let result = self.reconciler.round(&intent, &self.events, seen).await;
         self.metrics.round(&result, began.elapsed(), &self.reconciler, &intent);
         match &result {
@@ -238,6 +281,7 @@ impl<K: NodeKernel> RoundDriver<K> {
                 self.fights.extend(std::iter::repeat_n(Instant::now(), done.drifted));
                 let wall = [scheduled, done.wake].into_iter().flatten().min();
                 self.due.ended(Instant::now(), retry, wall);
+                self.transfer(&intent.set.config);
                 self.probe(&intent);
                 log_round(&intent, done);
                 log_silent(&self.silent, &done.silent);
