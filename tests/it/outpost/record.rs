@@ -76,7 +76,7 @@ fn an_address_and_port_lead_to_the_pod_that_had_them() -> Outcome {
     let start = one["start"].as_str().unwrap_or_default().to_owned();
     assert!(opened_by.starts_with("10.1.1.254:"), "{answer}");
     let expected = json!([{
-        "protocol": "TCP", "pod": "batuu/tiefighter", "policies": ["CiliumEgressGatewayPolicy outpost"],
+        "protocol": "TCP", "pod": "batuu/tiefighter", "policies": ["outpost"],
         "exit": "kind-worker2 dev net1", "recordedBy": GATEWAY, "sourceNode": "kind-worker", "openedBy": opened_by,
         "translated": asked, "destination": "10.0.4.2:9000", "start": start, "beganBefore": false, "end": null,
         "endUnseenAfter": null

@@ -17,7 +17,7 @@ use crate::lab::{Answer, Heard, LabError, Listener, OUTPOST, OUTPOST6, Options, 
 use crate::outpost::stand::{DEADLINE, Document, labels};
 
 /// The same in IPv6.
-const MOVING6: &str = "fd00:10:3::100";
+pub(super) const MOVING6: &str = "fd00:10:3::100";
 /// Long for a server that speaks every 20 ms; its segments are sent again in growing intervals until one arrives.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -49,7 +49,7 @@ pub(super) fn hold_both(stand: &Stand, node: &str) -> Outcome {
     namespace.ip_batch(&format!("addr replace {MOVING}/32 dev net1\naddr replace {MOVING6}/128 dev net1 nodad\n"))?;
     announce(&namespace, MOVING)?;
     // In place of an unsolicited neighbour advertisement.
-    stand.lab.router().ip_batch("-6 neigh flush all\n").or(Ok(()))
+    stand.lab.router().exec(["ip", "-6", "neigh", "flush", "all"]).map(|_| ())
 }
 
 /// The gateway loses power.
