@@ -49,7 +49,7 @@ pub(super) fn hold_both(stand: &Stand, node: &str) -> Outcome {
     namespace.ip_batch(&format!("addr replace {MOVING}/32 dev net1\naddr replace {MOVING6}/128 dev net1 nodad\n"))?;
     announce(&namespace, MOVING)?;
     // In place of an unsolicited neighbour advertisement.
-    stand.lab.router().exec(["ip", "-6", "neigh", "flush", "all"]).map(|_| ())
+    stand.lab.router().exec(["ip", "-6", "neigh", "flush", "dev", "br1"]).map(|_| ())
 }
 
 /// The gateway loses power.
