@@ -1,3 +1,5 @@
+//! What records say of connections: one after the other, with gaps, and of two nodes together.
+
 use super::segment::{SegmentWriter, read};
 use super::*;
 

@@ -1,3 +1,5 @@
+//! What becomes of connections when their packets take another way, what a gateway accepts, and messages.
+
 use super::wire::{Answer, Offer, capacity};
 use super::*;
 
