@@ -35,7 +35,20 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("hyper_rustls", &["cluster/live/transport.rs"]),
     ("hyper_util", &["cluster/live/transport.rs", "cluster/live/transport/", "git/http_relay.rs", "https/"]),
     ("ipnet", &["core/", "kernel/"]),
-    ("jiff", &["cli/args.rs", "cli/preview.rs", "cli/who.rs", "clock.rs", "cluster/live/", "core/", "forge/", "git/", "reconcile/"]),
+    (
+        "jiff",
+        &[
+            "cli/args.rs",
+            "cli/preview.rs",
+            "cli/who.rs",
+            "clock.rs",
+            "cluster/live/",
+            "core/",
+            "forge/",
+            "git/",
+            "reconcile/",
+        ],
+    ),
     ("k8s_openapi", &["cluster/live/lease.rs"]),
     ("kube", &["cluster/live/"]),
     // Named for its version alone.

@@ -173,7 +173,55 @@ impl FlowTable {
     }
 
     /// Enters a connection as if its packets had been seen from the start.
+    ///
+    /// What the other end has sent since the address came here, and nobody has answered, may stand for a connection of its own, with the
+    /// same addresses and ports (UDP always does): it makes room.
     pub async fn enter(&mut self, new: &NewFlow) -> Result<Entered, ConntrackError> {
+        let first = self.try_enter(new).await?;
+        if first == Entered::Exists && self.delete_unanswered(new).await? {
+            return self.try_enter(new).await;
+        }
+        Ok(first)
+    }
+
+    /// Deletes a connection that the other end has opened to the translated address and port, if nobody has answered. Returns whether
+    /// there was one.
+    async fn delete_unanswered(&mut self, new: &NewFlow) -> Result<bool, ConntrackError> {
+        let translated = SocketAddr::new(new.translated_to, new.original.source.port());
+        let mut unanswered = None;
+        let request = |sequence| {
+            let kind = NFNL_SUBSYS_CTNETLINK << 8 | u16::from(IPCTNL_MSG_CT_GET);
+            let family = family_of(translated.ip());
+            let mut writer = Writer::default();
+            writer.message((kind, NLM_F_REQUEST | NLM_F_ACK, sequence), (family, 0), |message| {
+                write_tuple(message, CTA_TUPLE_ORIG, new.protocol, (new.original.destination, translated));
+            });
+            writer.finish().unwrap_or_default()
+        };
+        let answer = |message: &Message<'_>| {
+            if message.of_subsystem(NFNL_SUBSYS_CTNETLINK) == Some(IPCTNL_MSG_CT_NEW) {
+                let (family, attributes) = message.netfilter()?;
+                let answered = wire::find_u32(attributes, CTA_STATUS)?.unwrap_or(0) & IPS_SEEN_REPLY != 0;
+                // The kernel finds a connection by either of its tuples.
+                let theirs = ends(attributes, CTA_TUPLE_ORIG)?.is_some_and(|(_, ends)| ends.destination == translated);
+                if theirs && !answered {
+                    unanswered = Some(Handle(entry(family, attributes)?));
+                }
+            }
+            Ok(())
+        };
+        match self.socket.ask(request, answer).await {
+            Ok(()) => {}
+            // Its port is another connection's.
+            Err(ExchangeError::Refused { errno, .. }) if socket::is(&errno, Errno::ENOENT) => return Ok(false),
+            Err(source) => return Err(missing("look up", source)),
+        }
+        let Some(handle) = unanswered else { return Ok(false) };
+        self.delete(&handle).await?;
+        Ok(true)
+    }
+
+    async fn try_enter(&mut self, new: &NewFlow) -> Result<Entered, ConntrackError> {
         let request = |sequence| {
             let kind = NFNL_SUBSYS_CTNETLINK << 8 | u16::from(IPCTNL_MSG_CT_NEW);
             let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
