@@ -168,6 +168,12 @@ fn a_gateway_believes_a_node_about_its_own_connections_to_where_policies_lead_an
     };
     let packet = |from: Ipv4Addr, text: &[u8]| tunnel_packet_to(mac, from, (ip("169.254.90.3"), 9180), text);
     let (own, others) = (STANDS_FOR_WORKER, Ipv4Addr::new(10, 1, 3, 254));
+    // The agent listens once its round is done.
+    let listens = || {
+        let sent = send(&worker, "172.18.0.2", &packet(own, &offer(mac, 7000, OUTPOST)));
+        sent.is_ok() && tracked(&stand, GATEWAY, 7000).is_ok_and(|found| !found.is_empty())
+    };
+    assert!(wait_until(DEADLINE, listens), "{}", stand.log(GATEWAY));
     send(&worker, "172.18.0.2", &packet(others, &offer(mac, 7001, OUTPOST)))?;
     send(&worker, "172.18.0.2", &packet(Ipv4Addr::new(10, 1, 1, 177), &offer(mac, 7002, OUTPOST)))?;
     send(&worker, "172.18.0.2", &packet(own, &offer(mac, 7003, ip("10.0.5.1"))))?;
