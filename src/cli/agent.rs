@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::args::{CLUSTER, LogArgs, ServeArgs, node_name};
+use super::args::{CLUSTER, LogArgs, RecordArgs, ServeArgs, node_name};
 use super::output::{self, Failure, Verbosity};
 use crate::reconcile::agent::{self, AgentError, AgentOptions};
 
@@ -22,6 +22,8 @@ pub(super) struct AgentArgs {
     #[arg(long, value_name = "DIR", env = "EGRET_STATE_DIR", default_value = "/var/lib/egret", help_heading = CLUSTER)]
     state_dir: PathBuf,
     #[command(flatten)]
+    record: RecordArgs,
+    #[command(flatten)]
     serve: ServeArgs,
     #[command(flatten)]
     log: LogArgs,
@@ -35,6 +37,7 @@ pub(super) fn run(args: &AgentArgs, verbosity: &Verbosity) -> Result<ExitCode, F
         remove: args.remove,
         listen: args.serve.listen,
         namespace: args.namespace.clone(),
+        nat_record: args.record.nat_record,
     };
     Failure::ended(output::runtime()?.block_on(agent::run(options)), AgentError::hint)
 }

@@ -269,6 +269,28 @@ pub(super) fn is_loopback(url: &str) -> bool {
     matches!(host, Some("127.0.0.1" | "localhost"))
 }
 
+/// Whether translations are recorded.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct RecordArgs {
+    /// Record which pod has which translated address and port, in the node's state folder, in at most so many bytes, as 256Mi
+    /// [default: no record].
+    #[arg(long, value_name = "SIZE", env = "EGRET_NAT_RECORD", value_parser = record_size, help_heading = CLUSTER)]
+    pub(super) nat_record: Option<u64>,
+}
+
+/// A size in bytes from 1Mi on, as Kubernetes writes it.
+fn record_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let unit = match &text[digits.len()..] {
+        "Mi" => Some(1_u64 << 20),
+        "Gi" => Some(1 << 30),
+        "" => Some(1),
+        _ => None,
+    };
+    let size = unit.and_then(|unit| digits.parse::<u64>().ok()?.checked_mul(unit)).filter(|size| *size >= 1 << 20);
+    size.ok_or_else(|| "a size of 1Mi or more, as 256Mi or 2Gi".to_owned())
+}
+
 /// A duration from 100 ms to a day. A number alone is seconds, as every option took it once.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let limits = SignedDuration::from_millis(100)..=SignedDuration::from_hours(24);

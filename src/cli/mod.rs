@@ -25,6 +25,7 @@ mod schema;
 mod snapshot;
 mod validate;
 mod version;
+mod who;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -71,6 +72,8 @@ enum Command {
     Remove(remove::RemoveArgs),
     /// Check whether this node meets the requirements, and say what to do where it does not.
     Doctor(doctor::DoctorArgs),
+    /// Name the pod that had a translated address and port, from the nodes' NAT records.
+    Who(who::WhoArgs),
     /// Print a completion script for a shell.
     Completion(completion::CompletionArgs),
     /// Print the manual page, or write the pages of all commands to a folder.
@@ -107,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Snapshot(args) => snapshot::run(&args),
         Command::Remove(args) => remove::run(args, verbosity),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Who(args) => who::run(&args),
         Command::Completion(args) => completion::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Version(args) => version::run(&args),

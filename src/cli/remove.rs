@@ -25,6 +25,7 @@ pub(super) fn run(args: RemoveArgs, verbosity: &Verbosity) -> Result<ExitCode, F
     let node = args.node.node()?;
     let source = Source::parse("/", Insecure::Refuse).map_err(|error| Failure::new(error, None))?;
     let options = StandaloneOptions {
+        nat_record: None,
         following: TrackedRepository {
             source,
             branch: None,

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::args::{BranchArgs, FollowArgs, GitArgs, LogArgs, NodeArgs, RepoArgs, ServeArgs, WebhookArgs, duration};
+use super::args::{
+    BranchArgs, FollowArgs, GitArgs, LogArgs, NodeArgs, RecordArgs, RepoArgs, ServeArgs, WebhookArgs, duration,
+};
 use super::output::{self, Failure, Verbosity, no_standard_input};
 use crate::reconcile::node::{self, RunError, StandaloneOptions};
 
@@ -26,6 +28,8 @@ pub(super) struct RunArgs {
     node: NodeArgs,
     #[command(flatten)]
     follow: FollowArgs,
+    #[command(flatten)]
+    record: RecordArgs,
     #[command(flatten)]
     serve: ServeArgs,
     #[command(flatten)]
@@ -50,6 +54,7 @@ pub(super) fn run(args: RunArgs, verbosity: &Verbosity) -> Result<ExitCode, Fail
         remove: args.remove,
         listen: args.serve.listen,
         webhook: args.webhook.options(),
+        nat_record: args.record.nat_record,
     };
     Failure::ended(output::runtime()?.block_on(node::run(options)).map(|_| ()), RunError::hint)
 }

@@ -2,8 +2,7 @@
 //!
 //! One egress address has 64,512 ports for each destination, protocol and port there, and the table of connections has
 //! a limit. Where either is used up, new connections are lost, and only the kernel's statistics tell. Not here: reading
-//! them (`kernel::conntrack`). Absent on purpose: how many ports each address uses. Only a dump of all connections
-//! tells, which takes longest exactly when a gateway is busiest.
+//! them (`kernel::conntrack`), and how many ports each address uses (`ports`).
 
 use jiff::{SignedDuration, Timestamp};
 

@@ -11,7 +11,7 @@ use rustix::thread::MembarrierCommand;
 use super::socket::{CreateMode, RouteError};
 use super::{Kernel, KernelError, conntrack, encode, nft};
 use crate::core::plan::Step;
-use crate::core::state::net::Sysctl;
+use crate::core::state::net::{Route, Sysctl};
 
 /// How long connection tracking, once loaded, gets to see both directions of live connections. A connection that is
 /// silent for longer counts as new afterwards; a node's first policies wait this long.
@@ -83,7 +83,7 @@ impl Kernel {
             }
             Step::SetRoute(key, route, _) => {
                 let index = match route {
-                    crate::core::state::net::Route::Via { link, .. } => index(link)?,
+                    Route::Via { link, .. } | Route::Local { link } => index(link)?,
                     _ => 0,
                 };
                 self.routes.execute(Message::NewRoute(encode::route(key, route, index)), CreateMode::Replace).await

@@ -1,12 +1,16 @@
 //! Connection tracking over netlink (ctnetlink): counts and deletes connections by mark, and those of pods' addresses
-//! (`entries`), and reads its statistics (`statistics`).
+//! (`entries`), lists and enters those of exits (`flows`), listens to them (`events`), and reads its statistics (`statistics`).
 //!
 //! A live connection keeps its exit by its connection mark, so the connections of a removed exit must be deleted too.
 
 mod entries;
+mod events;
+mod flows;
 mod statistics;
 
 pub use entries::{at_work, flush_sources};
+pub use events::{FlowEvent, FlowEvents};
+pub use flows::{Ends, Entered, Flow, FlowTable, Handle, NewFlow};
 pub use statistics::{statistics, tracked};
 
 use thiserror::Error;

@@ -84,6 +84,7 @@ fn kind_of(route: &Route) -> RouteType {
         Route::Unreachable => RouteType::Unreachable,
         Route::Blackhole => RouteType::BlackHole,
         Route::Throw => RouteType::Throw,
+        Route::Local { .. } => RouteType::Local,
         Route::Via { .. } | Route::Unknown(_) => RouteType::Unicast,
     }
 }
@@ -93,6 +94,10 @@ fn kind_of(route: &Route) -> RouteType {
 pub(super) fn route(key: &RouteKey, route: &Route, index: u32) -> RouteMessage {
     let mut message = route_key(key, kind_of(route));
     message.header.scope = RouteScope::Universe;
+    if let Route::Local { .. } = route {
+        message.header.scope = RouteScope::Host;
+        message.attributes.push(RouteAttribute::Oif(index));
+    }
     let Route::Via { gateway, onlink, encap, .. } = route else { return message };
     if gateway.is_none() && key.family == AddressFamily::V4 {
         message.header.scope = RouteScope::Link;

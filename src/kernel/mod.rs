@@ -18,9 +18,11 @@ mod netconf;
 pub mod nft;
 mod observe;
 pub mod probe;
+pub mod provoke;
 mod routes;
 mod socket;
 mod sysctl;
+pub mod transfer;
 pub mod watch;
 
 use std::io::ErrorKind;

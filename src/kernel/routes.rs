@@ -188,6 +188,7 @@ pub(super) fn own_route(message: &RouteMessage, links: &BTreeMap<u32, LinkState>
         (RouteType::Unreachable, ..) => Route::Unreachable,
         (RouteType::BlackHole, ..) => Route::Blackhole,
         (RouteType::Throw, ..) => Route::Throw,
+        (RouteType::Local, Some(link), None) => Route::Local { link: link.name.clone() },
         (RouteType::Unicast, Some(link), None) => Route::Via {
             link: link.name.clone(),
             gateway: parts.gateway,

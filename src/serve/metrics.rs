@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use super::scrape::{ScrapeRelay, ScrapeRequests};
 use crate::core::compile::counters::Counters;
 use crate::core::conntrack::ConntrackTotals;
+use crate::core::ports::BusiestPorts;
 use crate::core::report::drift::DriftClass;
 
 /// Upper bounds of the histogram of rounds, in seconds: from a round with nothing to do to that of a new node.
@@ -78,6 +79,7 @@ pub(super) struct Values {
     pub(super) drift_open: Option<usize>,
     pub(super) exits: Option<(usize, usize)>,
     pub(super) silent: Option<Vec<(String, bool)>>,
+    pub(super) ports: BusiestPorts,
     pub(super) members: Option<usize>,
     pub(super) counters: Option<Counters>,
     pub(super) git_fetched: Option<SystemTime>,
@@ -113,6 +115,7 @@ impl Metrics {
             drift_open: None,
             exits: None,
             silent: None,
+            ports: BusiestPorts::new(),
             members: None,
             counters: None,
             git_fetched: None,
@@ -159,6 +162,11 @@ impl Metrics {
     /// The exits that members use, and whether their gateways do not answer.
     pub fn silent(&self, exits: Vec<(String, bool)>) {
         self.with(|values| values.silent = Some(exits));
+    }
+
+    /// The ports in use of each address, towards its busiest destination.
+    pub fn ports(&self, busiest: BusiestPorts) {
+        self.with(|values| values.ports = busiest);
     }
 
     /// The number of pods of this node that a policy selects.

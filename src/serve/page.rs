@@ -19,6 +19,7 @@ use super::metrics::Values;
 use crate::core::compile::counters::{CountedExit, Counters, TunnelDrop};
 use crate::core::conntrack::ConntrackTotals;
 use crate::core::policy::PolicyKind;
+use crate::core::ports::PORTS;
 use crate::core::report::drift::DriftClass;
 use crate::core::state::nft::RuleCounter;
 
@@ -70,7 +71,7 @@ use MetricType::{Counter, Gauge, Histogram, Info};
 
 /// Every family that a process can have. docs/metrics.md lists them, and a test compares the two.
 #[rustfmt::skip]
-pub static FAMILIES: [MetricFamily; 28] = [
+pub static FAMILIES: [MetricFamily; 30] = [
     MetricFamily::new(Info, "build", None, &["version"], "The version of Egret."),
     MetricFamily::new(Counter, "reconcile", None, &["result"], "Reconciliation rounds, by result."),
     MetricFamily::new(Histogram, "reconcile_duration", Some(Unit::Seconds), &[], "Duration of reconciliation rounds."),
@@ -96,6 +97,8 @@ pub static FAMILIES: [MetricFamily; 28] = [
     MetricFamily::new(Counter, "conntrack_early_drop", None, &[], "Connections without an answer that a full table gave up for new ones."),
     MetricFamily::new(Gauge, "conntrack_entries", None, &[], "Connections that the node tracks."),
     MetricFamily::new(Gauge, "conntrack_entries_limit", None, &[], "The most connections that the node can track."),
+    MetricFamily::new(Gauge, "ports_used", None, &["address"], "By address that this node translates to: ports in use towards its busiest destination."),
+    MetricFamily::new(Gauge, "ports_limit", None, &[], "The ports of one address towards one destination."),
     MetricFamily::new(Counter, "exit_packets", None, &["exit", "role"], "Outgoing packets of members, by exit. The source and the gateway each count them."),
     MetricFamily::new(Counter, "exit", Some(Unit::Bytes), &["exit", "role"], "Bytes of members' outgoing packets from the network header on, by exit."),
     MetricFamily::new(Counter, "policy_connections", None, &["policy", "kind", "exit"], "Connections of this node's pods that a policy led to an exit."),
@@ -214,6 +217,13 @@ impl Writer<'_, '_> {
         }
         if let Some(pods) = values.members {
             self.gauge("members", pods)?;
+        }
+        if !values.ports.is_empty() {
+            let used: Vec<(String, u64)> =
+                values.ports.iter().map(|(address, (_, used))| (address.to_string(), u64::from(*used))).collect();
+            let series = used.iter().map(|(address, used)| ([("address", address.as_str())], *used)).collect();
+            self.gauges("ports_used", &series)?;
+            self.gauge("ports_limit", usize::try_from(PORTS).unwrap_or(usize::MAX))?;
         }
         values.conntrack.as_ref().map_or(Ok(()), |totals| self.conntrack(totals))
     }

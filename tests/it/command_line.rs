@@ -11,7 +11,7 @@ use crate::commands::Said;
 use crate::documents::{LABELS, POLICY};
 use crate::lab::{Lab, Options};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "run",
     "controller",
     "agent",
@@ -24,6 +24,7 @@ const COMMANDS: [&str; 15] = [
     "snapshot",
     "remove",
     "doctor",
+    "who",
     "completion",
     "man",
     "version",

@@ -187,6 +187,8 @@ fn statement() -> impl Strategy<Value = Statement> {
         (family(), any::<u32>(), "[a-z]{1,8}").prop_map(|(family, mask, map)| Statement::SnatMap { family, mask, map }),
         any::<[u8; 4]>().prop_map(|a| Statement::SnatTo { address: a.into() }),
         any::<[u8; 16]>().prop_map(|a| Statement::SnatTo { address: a.into() }),
+        any::<[u8; 4]>().prop_map(|a| Statement::SnatTcpTo { address: a.into() }),
+        any::<[u8; 16]>().prop_map(|a| Statement::SnatTcpTo { address: a.into() }),
         (field(), "[a-z]{1,8}").prop_map(|(field, map)| Statement::MarkFromMap { field, map }),
         Just(Statement::PacketForHost),
         Just(Statement::Reset),

@@ -12,6 +12,7 @@
 mod claim;
 mod client;
 mod error;
+mod listener;
 mod manifests;
 mod namespace;
 mod outpost;
@@ -33,9 +34,10 @@ use std::time::Duration;
 pub(crate) use claim::{Claim, growing, sweep, take_down_on_signals};
 pub(crate) use client::{Answer, Hammer, LongConnection, PATIENCE, Request, ask, get};
 pub(crate) use error::{LabError, run};
+pub(crate) use listener::{Heard, Listener};
 pub(crate) use manifests::replace;
 pub(crate) use namespace::{NAMED, Namespace};
-pub(crate) use outpost::{DATAGRAMS, HTTP, LINES, Outpost, Visit};
+pub(crate) use outpost::{DATAGRAMS, HTTP, LINES, Outpost, TICKS, Visit};
 pub(crate) use process::{Process, ended_by, wait_until, wait_until_every};
 pub(crate) use repository::Repository;
 pub(crate) use topology::{EGRESS, EGRESS6, EXCLUDED, EXCLUDED6, Node, OUTPOST, OUTPOST6, Options, Pod, sysctls};
@@ -179,6 +181,16 @@ impl Lab {
     /// The same over UDP.
     pub(crate) fn long_datagrams(&self, pod: &str, address: IpAddr) -> Result<LongConnection, LabError> {
         LongConnection::udp(&self.pod(pod)?, address)
+    }
+
+    /// Opens a connection from a pod on which the outpost speaks and the pod is silent.
+    pub(crate) fn listener(&self, pod: &str, address: IpAddr) -> Result<Listener, LabError> {
+        Listener::tcp(&self.pod(pod)?, address)
+    }
+
+    /// The same over UDP.
+    pub(crate) fn datagram_listener(&self, pod: &str, address: IpAddr) -> Result<Listener, LabError> {
+        Listener::udp(&self.pod(pod)?, address)
     }
 
     /// Packets that came to the router for this address of the outpost, by their source. None that ever came is missing.

@@ -2,7 +2,8 @@
 //! remembers everyone: that is how a leak is found.
 //!
 //! Port 8000 speaks HTTP/1.1: 200 `granted ADDRESS` or 403 `denied ADDRESS`. For connections that stay, port 9000 answers each line, and
-//! port 9001 each datagram, with `ADDRESS LINE`.
+//! port 9001 each datagram, with `ADDRESS LINE`. Port 9100 speaks without being asked: `tick` every 20 ms over TCP, and over UDP once a
+//! datagram has come.
 //! Deliberately absent: its network (`topology`), and packets that reach it without ever becoming a visit (`watch`).
 
 use std::collections::BTreeSet;
@@ -11,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -30,6 +31,11 @@ pub(crate) const HTTP: u16 = 8000;
 pub(crate) const LINES: u16 = 9000;
 /// The port that answers datagrams.
 pub(crate) const DATAGRAMS: u16 = 9001;
+
+/// The port that speaks while its client is silent.
+pub(crate) const TICKS: u16 = 9100;
+/// How often.
+const TICK: Duration = Duration::from_millis(20);
 
 /// One request, line or datagram that arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,14 +165,16 @@ async fn serve(
     stopped: oneshot::Receiver<()>,
 ) {
     match listen(addresses).await {
-        Ok((http, lines, datagrams)) => {
+        Ok((http, lines, ticks, datagrams)) => {
             let router = Router::new().fallback(answer).with_state(Arc::clone(&record));
             let http = axum::serve(http, router.into_make_service_with_connect_info::<Caller>());
             // The lab may have given up on this thread; then the stop follows at once.
             let _ = ready.send(Ok(()));
-            for socket in datagrams {
+            for (socket, ticks) in datagrams {
                 tokio::spawn(answer_datagrams(socket, Arc::clone(&record)));
+                tokio::spawn(tick_datagrams(ticks));
             }
+            tokio::spawn(tick(ticks));
             tokio::select! {
                 _ = stopped => {}
                 _ = http => {}
@@ -179,14 +187,17 @@ async fn serve(
 
 /// TCP has one for all addresses: IPv4 callers come as mapped addresses and are named by their IPv4 address.
 /// UDP has one for each: over a common one the kernel would choose the source of an answer, and may choose the other address.
-async fn listen(addresses: &[IpAddr]) -> io::Result<(TcpListener, TcpListener, Vec<UdpSocket>)> {
+async fn listen(
+    addresses: &[IpAddr],
+) -> io::Result<(TcpListener, TcpListener, TcpListener, Vec<(UdpSocket, UdpSocket)>)> {
     let ipv6 = addresses.iter().any(IpAddr::is_ipv6);
     let any: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     let mut datagrams = Vec::new();
     for address in addresses {
-        datagrams.push(UdpSocket::bind((*address, DATAGRAMS)).await?);
+        datagrams.push((UdpSocket::bind((*address, DATAGRAMS)).await?, UdpSocket::bind((*address, TICKS)).await?));
     }
-    Ok((TcpListener::bind((any, HTTP)).await?, TcpListener::bind((any, LINES)).await?, datagrams))
+    let tcp = |port| TcpListener::bind((any, port));
+    Ok((tcp(HTTP).await?, tcp(LINES).await?, tcp(TICKS).await?, datagrams))
 }
 
 async fn answer(
@@ -240,6 +251,35 @@ async fn answer_lines_of(stream: &TcpStream, caller: IpAddr, connection: u64, re
                     Err(error) => return Err(error),
                 }
             }
+        }
+    }
+}
+
+/// Ticks to everybody who connects, whatever they say.
+async fn tick(listener: TcpListener) {
+    loop {
+        if let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                // A client that reads too slowly misses some.
+                while !matches!(stream.try_write(b"tick\n"), Err(error) if error.kind() != io::ErrorKind::WouldBlock) {
+                    tokio::time::sleep(TICK).await;
+                }
+            });
+        }
+    }
+}
+
+/// Ticks to everybody who has sent a datagram.
+async fn tick_datagrams(socket: UdpSocket) {
+    let (mut callers, mut buffer) = (BTreeSet::new(), [0; 64]);
+    loop {
+        if let Ok(Ok((_, caller))) = tokio::time::timeout(TICK, socket.recv_from(&mut buffer)).await {
+            callers.insert(caller);
+            continue;
+        }
+        for caller in &callers {
+            // One that cannot be sent is lost, as datagrams may be.
+            let _ = socket.send_to(b"tick\n", *caller).await;
         }
     }
 }

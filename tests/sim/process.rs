@@ -187,6 +187,7 @@ pub(crate) fn agent(
     let seed = random.clone().next();
     let life = Arc::clone(&line);
     let options = AgentOptions {
+        nat_record: None,
         node: NodeName::parse(&name).expect("a name"),
         state_folder: disk.clone(),
         remove: false,
@@ -195,7 +196,8 @@ pub(crate) fn agent(
     };
     let task = spawn_local(async move {
         let memory = StateStore::open(&disk);
-        let edges = AgentEdges { kernel, events, live, memory, stop: Stop::never(), watchers: None, seed };
+        let edges =
+            AgentEdges { kernel, events, live, memory, stop: Stop::never(), watchers: None, recorder: None, seed };
         let ended = Box::pin(life.of_process(agent::serve(options, edges))).await;
         panic!("an agent ended by itself: {ended:?}");
     });

@@ -104,7 +104,8 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
-  add: [NET_ADMIN]
+  # NET_BIND_SERVICE: to make the client of a connection speak, the agent speaks as its server, which may have a privileged port.
+  add: [NET_ADMIN, NET_BIND_SERVICE]
 {{- end }}
 
 {{- define "egret.agent.mounts" -}}

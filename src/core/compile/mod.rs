@@ -13,6 +13,7 @@ mod peers;
 mod refused;
 mod routing;
 mod table;
+mod transfers;
 mod tunnel;
 
 pub use forwarding::unfit;
@@ -21,7 +22,7 @@ pub(crate) use groups::{targets, way};
 pub use own_exits::{EgressRoute, ExitRoute};
 pub(crate) use own_exits::{NO_WAY_OUT, egress_address};
 pub use refused::RefusedParts;
-pub(crate) use routing::probe_address;
+pub(crate) use routing::{TRANSFER_PORT, probe_address, transfer_address};
 pub(crate) use table::{ARRIVED, GROUP, PROBE_IDLE, PROBE_IN_USE};
 pub use table::{EXITS, RP_FILTER_BEFORE};
 
@@ -41,13 +42,15 @@ use super::finding::Finding;
 use super::host_network::HostNetwork;
 use super::liveness::{PathKey, ProbeTarget};
 use super::name::NodeName;
+use super::nat_record::RecordNames;
 use super::networks::{self, OwnNetworks};
 use super::placement::{ExitKey, Placement};
 use super::policy::{Egress, PolicyId, PolicySet};
 use super::state::NodeState;
 use super::state::net::{InterfaceAddress, Mac};
-use super::state::nft::AddressFamily;
+use super::state::nft::{AddressFamily, ElementKey, TableFamily};
 use super::state::ownership::DatapathConfig;
+use super::transfer::TransferPlan;
 
 /// All inputs that determine a node's state.
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +92,8 @@ pub struct Compiled {
     pub holders: BTreeMap<IpAddr, PodName>,
     /// The policy and exit of each policy chain, by chain name.
     pub policy_chains: BTreeMap<String, PolicyChain>,
+    /// What it needs to give connections to other gateways, and to take them.
+    pub transfers: TransferPlan,
 }
 
 /// What a policy's chain counts: connections of its members on this node that leave by one exit.
@@ -192,6 +197,7 @@ pub fn compile(input: &CompileInput<'_>) -> Compiled {
     compiled.findings.extend(too_small_for_ipv6(input, &networks, &families, &compiled.exits));
     let is_gateway = compiled.exits.values().any(|exit| matches!(exit.role, ExitRole::Own { .. }));
     compiled.findings.extend(peers::findings(input, is_gateway));
+    compiled.transfers = transfers::plan(input, &networks, &compiled.exits);
     routing::add(&mut compiled.desired, input, &networks, &families, &compiled.exits);
     compiled.desired.addresses.extend(input.assigned.iter().cloned());
     compiled.policy_chains = table::add(&mut compiled.desired, input, &grouping, &networks, &families, &compiled.exits);
@@ -434,6 +440,29 @@ fn families_of(exit: &ExitKey, set: &PolicySet, policies: &BTreeSet<PolicyId>) -
 }
 
 impl Compiled {
+    /// The addresses that this node translates to: those of its exits, and its own in the tunnel.
+    pub fn translated(&self) -> BTreeSet<IpAddr> {
+        let table = self.desired.nft.get(&TableFamily::Inet).into_iter();
+        let sets = table.flat_map(|table| {
+            AddressFamily::BOTH
+                .into_iter()
+                .filter_map(|family| table.sets.get(&format!("translated{}", family.suffix())))
+        });
+        let keys = sets.flat_map(|set| set.elements.keys());
+        keys.filter_map(|key| if let ElementKey::Address(address) = key { Some(*address) } else { None }).collect()
+    }
+
+    /// What a NAT record needs to know: exits, their policies and pods, and the other nodes.
+    pub fn record_names(&self, range: DatapathConfig) -> RecordNames {
+        let exits = self.exits.iter();
+        RecordNames {
+            mask: range.mask,
+            pods: self.holders.clone(),
+            nodes: self.transfers.nodes.clone(),
+            exits: exits.map(|(key, exit)| (range.mark(exit.id), (key.identity(), exit.members.clone()))).collect(),
+        }
+    }
+
     /// The paths that this node probes: those to gateways that its members use or may need.
     pub fn probe_targets(&self, range: DatapathConfig) -> BTreeMap<PathKey, ProbeTarget> {
         let in_use = |key: &ExitKey| self.exits.values().any(|exit| exit.detours.values().any(|to| to == key));

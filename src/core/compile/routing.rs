@@ -145,9 +145,22 @@ pub(crate) fn probe_address(family: AddressFamily) -> IpAddr {
     }
 }
 
-/// The route of probes in an exit's table.
+/// What transfers of connections are sent to: an address on no interface. Sources send to it as they send probes; on a gateway the
+/// replies' table delivers it to the agent.
+pub(crate) fn transfer_address(family: AddressFamily) -> IpAddr {
+    match family {
+        AddressFamily::V4 => TRANSFER4.into(),
+        AddressFamily::V6 => TRANSFER6.into(),
+    }
+}
+
+/// The port that transfers are sent to: not a privileged one, for which the agent would need another capability.
+pub(crate) const TRANSFER_PORT: u16 = 9180;
+
+/// The route of probes and transfers in an exit's table: their two addresses are a network of their own.
 pub(super) fn probe_route(exit: &NodeExit, family: AddressFamily, range: DatapathConfig) -> RouteKey {
     let destination = IpNet::from(probe_address(family));
+    let destination = destination.supernet().unwrap_or(destination);
     RouteKey { family, table: range.table(exit.id), destination, metric: default_metric(family) }
 }
 
@@ -155,6 +168,10 @@ pub(super) fn probe_route(exit: &NodeExit, family: AddressFamily, range: Datapat
 const PROBE4: Ipv4Addr = Ipv4Addr::new(169, 254, 90, 2);
 /// The same, and the network after that of derived tunnel addresses (`tunnel::derived`).
 const PROBE6: Ipv6Addr = Ipv6Addr::new(0xfd65, 0x6772, 0x6574, 1, 0, 0, 0, 2);
+/// In the same networks.
+const TRANSFER4: Ipv4Addr = Ipv4Addr::new(169, 254, 90, 3);
+/// See [`TRANSFER4`].
+const TRANSFER6: Ipv6Addr = Ipv6Addr::new(0xfd65, 0x6772, 0x6574, 1, 0, 0, 0, 3);
 /// The tunnel device's own IPv6 address, with which its probes begin.
 const OWN6: Ipv6Addr = Ipv6Addr::new(0xfd65, 0x6772, 0x6574, 1, 0, 0, 0, 1);
 
@@ -280,6 +297,10 @@ fn add_replies(
             desired.rules.insert(RoutingRule { family, priority, mark: 0, mask: 0, from, table, odd: None });
         }
         let key = |destination| RouteKey { family, table, destination, metric: default_metric(family) };
+        if is_gateway {
+            let local = Route::Local { link: TUNNEL.to_owned() };
+            desired.routes.insert(key(IpNet::from(transfer_address(family))), local);
+        }
         let into_the_device = Route::Via { link: TUNNEL.to_owned(), gateway: None, onlink: false, encap: None };
         desired.routes.insert(key(everything(family)), into_the_device);
         for end in networks.others.values().filter(|_| is_gateway) {

@@ -73,7 +73,7 @@ fn delete_link(name: &str, state: &mut NodeState) {
     state.addresses.retain(|address| address.link != name);
     state.neighbours.retain(|neighbour| neighbour.link != name);
     state.sysctls.retain(|sysctl, _| sysctl.link != name);
-    state.routes.retain(|_, route| !matches!(route, Route::Via { link, .. } if link == name));
+    state.routes.retain(|_, route| !matches!(route, Route::Via { link, .. } | Route::Local { link } if link == name));
     for table in state.nft.values_mut() {
         table.chains.retain(|_, chain| {
             !chain.base.as_ref().is_some_and(|base| matches!(&base.hook, Hook::Ingress(device) if device == name))

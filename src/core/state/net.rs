@@ -144,6 +144,11 @@ pub enum Route {
         /// The tunnel encapsulation.
         encap: Option<Encap>,
     },
+    /// Delivered to this host, although no interface has the address.
+    Local {
+        /// The device.
+        link: LinkName,
+    },
     /// ICMP unreachable: the end of a table, so that a packet with Egret's mark never falls through to the main table.
     Unreachable,
     /// The same without ICMP: the packet is lost, and its sender tries again.
@@ -309,6 +314,7 @@ pub fn route_text(key: &RouteKey, route: &Route) -> String {
         Route::Unreachable => text.push_str("unreachable "),
         Route::Blackhole => text.push_str("blackhole "),
         Route::Throw => text.push_str("throw "),
+        Route::Local { .. } => text.push_str("local "),
         Route::Via { .. } | Route::Unknown(_) => {}
     }
     let _ = write!(text, "{key}");
@@ -330,6 +336,9 @@ pub fn route_text(key: &RouteKey, route: &Route) -> String {
             if *onlink {
                 text.push_str(" onlink");
             }
+        }
+        Route::Local { link } => {
+            let _ = write!(text, " dev {link}");
         }
         Route::Unknown(what) => {
             let _ = write!(text, " [{what}]");

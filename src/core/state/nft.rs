@@ -199,6 +199,11 @@ pub enum Statement {
         /// The new source address.
         address: IpAddr,
     },
+    /// `meta l4proto tcp snat ip to ADDRESS fully-random`: the same for TCP, with a port of all, by chance.
+    SnatTcpTo {
+        /// The new source address.
+        address: IpAddr,
+    },
     /// `meta pkttype set host`: treats the packet as addressed to this host, whatever its destination MAC address.
     PacketForHost,
     /// `meta l4proto tcp reject with tcp reset`: answers a TCP segment with a reset, and drops it.

@@ -104,6 +104,8 @@ words! {
         KernelRefused,
         /// A gateway does not answer a source's probes.
         GatewaySilent,
+        /// The ports of an egress address towards one destination are almost used up.
+        PortsAlmostUsedUp,
         /// A user suspended it, until a time that the message names.
         Suspended,
         /// Two policies have the same destinations for the same pods.

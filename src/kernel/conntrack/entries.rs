@@ -16,28 +16,28 @@ use super::{
 use crate::core::plan::conntrack::{Connection, ConntrackFlush};
 
 /// include/uapi/linux/netfilter/nfnetlink_conntrack.h.
-const CTA_TUPLE_ORIG: u16 = 1;
-const CTA_TUPLE_REPLY: u16 = 2;
-const CTA_STATUS: u16 = 3;
-const CTA_TIMEOUT: u16 = 7;
+pub(super) const CTA_TUPLE_ORIG: u16 = 1;
+pub(super) const CTA_TUPLE_REPLY: u16 = 2;
+pub(super) const CTA_STATUS: u16 = 3;
+pub(super) const CTA_TIMEOUT: u16 = 7;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
-const CTA_TUPLE_IP: u16 = 1;
-const CTA_IP_V4_SRC: u16 = 1;
-const CTA_IP_V4_DST: u16 = 2;
-const CTA_IP_V6_SRC: u16 = 3;
-const CTA_IP_V6_DST: u16 = 4;
+pub(super) const CTA_TUPLE_IP: u16 = 1;
+pub(super) const CTA_IP_V4_SRC: u16 = 1;
+pub(super) const CTA_IP_V4_DST: u16 = 2;
+pub(super) const CTA_IP_V6_SRC: u16 = 3;
+pub(super) const CTA_IP_V6_DST: u16 = 4;
 /// `CTA_FILTER_FLAG(CTA_IP_SRC)`, net/netfilter/nf_conntrack_netlink.c.
 const BY_SOURCE: u32 = 1;
 /// include/uapi/linux/netfilter/nf_conntrack_common.h.
-const IPS_SEEN_REPLY: u32 = 1 << 1;
-const IPS_ASSURED: u32 = 1 << 2;
+pub(super) const IPS_SEEN_REPLY: u32 = 1 << 1;
+pub(super) const IPS_ASSURED: u32 = 1 << 2;
 const IPS_FIXED_TIMEOUT: u32 = 1 << 10;
 /// linux/netfilter.h.
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_IPV6: u8 = 10;
+pub(super) const NFPROTO_IPV4: u8 = 2;
+pub(super) const NFPROTO_IPV6: u8 = 10;
 /// linux/netlink.h.
 const NLA_F_NESTED: u16 = 0x8000;
 
@@ -54,14 +54,24 @@ const SINGLY: usize = 16;
 const LINGERS: u32 = 1;
 
 /// One connection, as a request identifies it.
-struct Entry {
-    family: u8,
+pub(super) struct Entry {
+    pub(super) family: u8,
     tuple: Vec<u8>,
     zone: Option<Vec<u8>>,
     id: Option<Vec<u8>>,
     status: u32,
     /// The mark with which it lingers.
     lingers: Option<u32>,
+}
+
+impl Entry {
+    /// Names it in a request.
+    pub(super) fn identify(&self, message: &mut Writer) {
+        message.bytes(CTA_TUPLE_ORIG | NLA_F_NESTED, &self.tuple);
+        if let Some(zone) = &self.zone {
+            message.bytes(CTA_ZONE, zone);
+        }
+    }
 }
 
 /// Ends the chosen connections; the next packet of each starts a new connection, if it lingers after [`LINGERS`]. Returns
@@ -103,7 +113,7 @@ pub async fn at_work() -> Result<bool, ConntrackError> {
     Ok(made.is_ok() && tracked().await? > 0)
 }
 
-fn family_of(address: IpAddr) -> u8 {
+pub(super) fn family_of(address: IpAddr) -> u8 {
     if address.is_ipv4() { NFPROTO_IPV4 } else { NFPROTO_IPV6 }
 }
 
@@ -193,7 +203,7 @@ fn connection(attributes: &[u8]) -> Result<Option<Connection>, Malformed> {
     }))
 }
 
-fn entry(family: u8, attributes: &[u8]) -> Result<Entry, Malformed> {
+pub(super) fn entry(family: u8, attributes: &[u8]) -> Result<Entry, Malformed> {
     let copy = |kind| Ok(wire::find(attributes, kind)?.map(<[u8]>::to_vec));
     let tuple = copy(CTA_TUPLE_ORIG)?.ok_or(Malformed { what: "connection" })?;
     let status = wire::find_u32(attributes, CTA_STATUS)?.unwrap_or(0);
@@ -212,10 +222,7 @@ async fn linger(socket: &mut NetfilterSocket, entry: &Entry, mask: u32) -> Resul
         let kind = NFNL_SUBSYS_CTNETLINK << 8 | u16::from(IPCTNL_MSG_CT_NEW);
         let mut writer = Writer::default();
         writer.message((kind, NLM_F_REQUEST | NLM_F_ACK, sequence), (entry.family, 0), |message| {
-            message.bytes(CTA_TUPLE_ORIG | NLA_F_NESTED, &entry.tuple);
-            if let Some(zone) = &entry.zone {
-                message.bytes(CTA_ZONE, zone);
-            }
+            entry.identify(message);
             message.number(CTA_STATUS, status);
             message.number(CTA_TIMEOUT, LINGERS);
             message.number(CTA_MARK, mark);
@@ -262,16 +269,14 @@ async fn overdue(socket: &mut NetfilterSocket, (mark, mask): (u32, u32)) -> Resu
 }
 
 /// By tuple and id: a newer connection with the same tuple stays.
-async fn delete(socket: &mut NetfilterSocket, entry: &Entry) -> Result<(), ExchangeError> {
+pub(super) async fn delete(socket: &mut NetfilterSocket, entry: &Entry) -> Result<(), ExchangeError> {
     let request = |sequence| {
         let kind = NFNL_SUBSYS_CTNETLINK << 8 | u16::from(IPCTNL_MSG_CT_DELETE);
         let mut writer = Writer::default();
         writer.message((kind, NLM_F_REQUEST | NLM_F_ACK, sequence), (entry.family, 0), |message| {
-            message.bytes(CTA_TUPLE_ORIG | NLA_F_NESTED, &entry.tuple);
-            for (kind, bytes) in [(CTA_ZONE, &entry.zone), (CTA_ID, &entry.id)] {
-                if let Some(bytes) = bytes {
-                    message.bytes(kind, bytes);
-                }
+            entry.identify(message);
+            if let Some(id) = &entry.id {
+                message.bytes(CTA_ID, id);
             }
         });
         writer.finish().unwrap_or_default()

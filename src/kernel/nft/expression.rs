@@ -83,7 +83,7 @@ pub(super) enum Expression {
     /// A verdict.
     Verdict(Verdict),
     /// Source translation to the address in a register.
-    Snat { family: AddressFamily, register: Register },
+    Snat { family: AddressFamily, register: Register, random: bool },
     /// A counter.
     Counter { packets: u64, bytes: u64 },
     /// An expression that occurs only in the MSS clamping statement.
@@ -170,14 +170,16 @@ impl Expression {
                 data.number(NFTA_IMMEDIATE_DREG, VERDICT_REGISTER);
                 data.nested(NFTA_IMMEDIATE_DATA, |nested| write_verdict(nested, verdict));
             }
-            Self::Snat { family, register } => numbers(
-                data,
-                [
-                    (NFTA_NAT_TYPE, NFT_NAT_SNAT),
-                    (NFTA_NAT_FAMILY, u32::from(protocol(*family))),
-                    (NFTA_NAT_REG_ADDR_MIN, register.number()),
-                ],
-            ),
+            Self::Snat { family, register, random } => {
+                let (family, register) = (u32::from(protocol(*family)), register.number());
+                numbers(
+                    data,
+                    [(NFTA_NAT_TYPE, NFT_NAT_SNAT), (NFTA_NAT_FAMILY, family), (NFTA_NAT_REG_ADDR_MIN, register)],
+                );
+                if *random {
+                    data.number(NFTA_NAT_FLAGS, NF_NAT_RANGE_PROTO_RANDOM_FULLY);
+                }
+            }
             Self::Mss(part) => part.write(data),
             Self::Reset => numbers(data, [(NFTA_REJECT_TYPE, NFT_REJECT_TCP_RST)]),
             Self::NoTrack | Self::Counter { .. } | Self::Other(_) => {}
@@ -373,13 +375,14 @@ fn read_nat(data: &Data<'_>) -> Option<Expression> {
     let one = data.number(NFTA_NAT_REG_ADDR_MAX).and_then(Register::of_number).is_none_or(|end| end == register);
     let without_ports = data.get(NFTA_NAT_REG_PROTO_MIN).is_none() && data.get(NFTA_NAT_REG_PROTO_MAX).is_none();
     // NF_NAT_RANGE_MAP_IPS: the kernel adds it automatically where there is an address.
-    let plain = data.number(NFTA_NAT_FLAGS).unwrap_or(0) & !1 == 0;
-    if data.number(NFTA_NAT_TYPE)? != NFT_NAT_SNAT || !one || !without_ports || !plain {
+    let flags = data.number(NFTA_NAT_FLAGS).unwrap_or(0) & !1;
+    let (random, plain) = (flags == NF_NAT_RANGE_PROTO_RANDOM_FULLY, flags == 0);
+    if data.number(NFTA_NAT_TYPE)? != NFT_NAT_SNAT || !one || !without_ports || !(plain || random) {
         return None;
     }
     let wanted = data.number(NFTA_NAT_FAMILY)?;
     let family = AddressFamily::BOTH.into_iter().find(|family| u32::from(protocol(*family)) == wanted)?;
-    Some(Expression::Snat { family, register })
+    Some(Expression::Snat { family, register, random })
 }
 
 fn read_counter(data: &Data<'_>) -> Option<Expression> {
@@ -473,7 +476,10 @@ impl fmt::Display for Expression {
                 f.write_str(if *negated { " 0x1" } else { "" })
             }
             Self::Verdict(verdict) => write!(f, "immediate reg 0 {verdict}"),
-            Self::Snat { family, register } => write!(f, "nat snat {family} addr_min {register}"),
+            Self::Snat { family, register, random } => {
+                let ports = if *random { " fully-random" } else { "" };
+                write!(f, "nat snat {family} addr_min {register}{ports}")
+            }
             Self::Counter { .. } => f.write_str("counter"),
             Self::Mss(part) => write!(f, "{part}"),
             Self::Other(text) => f.write_str(text),

@@ -139,6 +139,13 @@ fn guess(expressions: &[Expression]) -> Option<(Statement, usize)> {
             Expression::Snat { family, .. },
             ..,
         ] => Some((Statement::SnatMap { family: *family, mask: *mask, map: set.clone() }, 4)),
+        [
+            Expression::Meta { key: NFT_META_L4PROTO, .. },
+            _,
+            Expression::Value { value, .. },
+            Expression::Snat { .. },
+            ..,
+        ] => Some((Statement::SnatTcpTo { address: address_of(value)? }, 4)),
         [Expression::Value { value, .. }, Expression::Snat { .. }, ..] => {
             Some((Statement::SnatTo { address: address_of(value)? }, 2))
         }

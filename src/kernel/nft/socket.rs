@@ -4,6 +4,7 @@
 //! writable.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use nix::errno::Errno;
@@ -108,6 +109,12 @@ fn echo_end(message: &Message<'_>, errno: i32) -> Result<usize, Malformed> {
     }
     let length = message.body.get(4..8).ok_or(Malformed { what: "answer" })?;
     Ok(4 + wire::align(wire::host_u32(length)? as usize))
+}
+
+impl AsFd for NetfilterSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.socket_ref().as_fd()
+    }
 }
 
 /// The socket.

@@ -144,6 +144,7 @@ pub(super) fn fields(statement: &Statement) -> Vec<Field> {
         // `snat ip` itself skips packets of the other family (net/netfilter/nft_nat.c, nft_nat_inet_eval).
         Statement::SnatMap { .. }
         | Statement::SnatTo { .. }
+        | Statement::SnatTcpTo { .. }
         | Statement::PacketForHost
         | Statement::Reset
         | Statement::WithoutSyn
@@ -203,12 +204,19 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
             Expression::Ct { key: NFT_CT_MARK, register },
             Expression::Bitwise { register, mask: *mask, xor: 0 },
             mapped(map, Found::Register(register)),
-            Expression::Snat { family: *family, register },
+            Expression::Snat { family: *family, register, random: false },
         ]),
         // snat ip to 10.1.1.254
         Statement::SnatTo { address } => Some(vec![
             Expression::Value { register, value: octets(*address) },
-            Expression::Snat { family: AddressFamily::of(*address), register },
+            Expression::Snat { family: AddressFamily::of(*address), register, random: false },
+        ]),
+        // meta l4proto tcp snat ip to 10.1.1.254 fully-random
+        Statement::SnatTcpTo { address } => Some(vec![
+            Expression::Meta { key: NFT_META_L4PROTO, register },
+            Expression::Compare { register, negated: false, value: vec![mss::TCP] },
+            Expression::Value { register, value: octets(*address) },
+            Expression::Snat { family: AddressFamily::of(*address), register, random: true },
         ]),
         // meta pkttype set host
         Statement::PacketForHost => Some(vec![

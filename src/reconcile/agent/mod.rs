@@ -40,6 +40,7 @@ use crate::reconcile::agent::status_writer::{EventNote, StatusUpdate, StatusWrit
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::kernel::{KernelEvents, NodeKernel};
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
+use crate::reconcile::node::recorder::{self, Recorder};
 use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup};
 use crate::reconcile::node::watchers::{self, Seen, Watchers};
@@ -65,6 +66,8 @@ pub struct AgentOptions {
     pub listen: Option<SocketAddr>,
     /// The namespace of the Lease that is the agent's heartbeat; none: there is no heartbeat.
     pub namespace: Option<String>,
+    /// The most bytes that the NAT record may have; none: there is no record.
+    pub nat_record: Option<u64>,
 }
 
 /// Why the agent exits with an error.
@@ -109,7 +112,8 @@ impl AgentError {
 /// Runs until SIGTERM or SIGINT. Both leave the datapath applied.
 pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
     let _lock = Lock::take()?;
-    let memory = StateStore::open(&options.state_folder.join(options.node.as_str()));
+    let folder = options.state_folder.join(options.node.as_str());
+    let memory = StateStore::open(&folder);
     let range = memory.kept().range().unwrap_or_default();
     let kernel = Kernel::open(range).await?;
     for check in crate::kernel::doctor::blockers(range).await {
@@ -123,7 +127,9 @@ pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
     let events = KernelWatch::open(kernel.ports())?;
     let stop = Stop::listen()?;
     let watchers = Some(Watchers::start().map_err(StartError::of("the threads that watch gateways"))?);
-    serve(options, AgentEdges { kernel, events, live, memory, stop, watchers, seed }).await
+    let recorder =
+        recorder::start(options.nat_record, &folder).map_err(StartError::of("the thread of the NAT record"))?;
+    serve(options, AgentEdges { kernel, events, live, memory, stop, watchers, recorder, seed }).await
 }
 
 /// The edges of an agent: normally those of this machine; a simulation has its own.
@@ -138,8 +144,10 @@ pub struct AgentEdges<K, E> {
     pub memory: StateStore,
     /// Ends the agent.
     pub stop: Stop,
-    /// Threads that watch gateways and addresses; none in a simulation.
+    /// Threads that watch gateways, addresses and connections; none in a simulation.
     pub watchers: Option<Watchers>,
+    /// Writes the NAT record, if that is switched on.
+    pub recorder: Option<Recorder>,
     /// For jitter: it differs between nodes.
     pub seed: u64,
 }
@@ -149,7 +157,7 @@ pub async fn serve<K: NodeKernel, E: KernelEvents>(
     options: AgentOptions,
     edges: AgentEdges<K, E>,
 ) -> Result<(), AgentError> {
-    let AgentEdges { kernel, events, live, memory, stop, watchers, seed } = edges;
+    let AgentEdges { kernel, events, live, memory, stop, watchers, recorder, seed } = edges;
     let metrics = MetricsRecorder::start(options.listen, "not all is known of the cluster yet")
         .map_err(StartError::of("the HTTP server"))?;
     metrics.api_errors(live.errors());
@@ -163,7 +171,7 @@ pub async fn serve<K: NodeKernel, E: KernelEvents>(
     tracing::info!(node = %options.node, server = live.server(), "egret runs");
     let beat = |namespace: String| Heartbeat::start(live.clone(), namespace, options.node.clone(), seed);
     let heartbeat = options.namespace.clone().map(beat);
-    let driver = RoundDriver::new(reconciler, metrics, seed);
+    let driver = RoundDriver::new(reconciler, metrics, seed).recording(recorder);
     let driver = match watchers {
         Some(watchers) => driver.watching(watchers),
         None => driver,
@@ -189,6 +197,8 @@ struct Agent<K> {
     refused: RefusedParts,
     /// Exits whose gateways are known to be silent.
     silent: BTreeSet<String>,
+    /// Addresses whose ports are almost used up, as far as events say so.
+    almost: BTreeSet<String>,
     kernel: String,
     /// The node's boot ID, as the kubelet reads it.
     boot_id: String,
@@ -241,6 +251,7 @@ impl<K: NodeKernel> Agent<K> {
             unfit: BTreeMap::new(),
             refused: RefusedParts::default(),
             silent: BTreeSet::new(),
+            almost: BTreeSet::new(),
             kernel: of_kernel("osrelease").trim().to_owned(),
             boot_id: of_kernel("random/boot_id").trim().to_owned(),
             last_status: NodeStatus::default(),
@@ -484,6 +495,11 @@ impl<K: NodeKernel> Agent<K> {
                     }
                 }
                 self.silent = done.silent.into_keys().collect();
+                let almost = self.driver.reconciler.ports.almost();
+                for message in almost.difference(&self.almost) {
+                    self.note(Reason::PortsAlmostUsedUp, message.clone());
+                }
+                self.almost = almost;
                 if self.refused != done.refused {
                     for (exit, error) in
                         done.refused.exits.iter().filter(|(exit, _)| !self.refused.exits.contains_key(*exit))

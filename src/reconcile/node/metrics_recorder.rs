@@ -78,6 +78,7 @@ impl MetricsRecorder {
         if let Some(totals) = reconciler.conntrack().await {
             self.metrics.conntrack(*totals);
         }
+        self.metrics.ports(reconciler.ports.busiest().clone());
         match reconciler.counters().await {
             Ok(counters) => request.answer(counters),
             Err(error) => tracing::warn!(error = chain(&error), "the kernel's counters cannot be read"),

@@ -10,10 +10,13 @@ pub mod holder;
 pub mod kernel;
 pub mod mark_mask;
 pub mod metrics_recorder;
+pub mod port_counter;
 pub mod prober;
+pub mod recorder;
 pub mod round;
 pub mod round_driver;
 pub mod schedule;
+pub mod transfers;
 pub mod watchers;
 
 use std::net::SocketAddr;
@@ -71,6 +74,8 @@ pub struct StandaloneOptions {
     pub listen: Option<SocketAddr>,
     /// The forge's webhook, if there is one.
     pub webhook: Option<webhook::WebhookOptions>,
+    /// The most bytes that the NAT record may have; none: there is no record.
+    pub nat_record: Option<u64>,
 }
 
 /// Why the process exits with an error.
@@ -155,7 +160,9 @@ pub async fn run(options: StandaloneOptions) -> Result<Option<Vec<Step>>, RunErr
     let triggers = StandaloneTriggers { stop: Stop::listen()?, news, pushes, manifests, hook, kernel: watch };
     tracing::info!(node = %options.node, source = %options.following.source, "egret runs");
     let watchers = Watchers::start().map_err(StartError::of("the threads that watch gateways"))?;
-    let driver = RoundDriver::new(reconciler, metrics, seed).watching(watchers);
+    let recorder =
+        recorder::start(options.nat_record, &folder).map_err(StartError::of("the thread of the NAT record"))?;
+    let driver = RoundDriver::new(reconciler, metrics, seed).watching(watchers).recording(recorder);
     Box::pin(serve(driver, repository, publisher, triggers)).await.map(|()| None)
 }
 

@@ -31,6 +31,7 @@ use crate::core::name::NodeName;
 use crate::core::plan::conntrack::AddressHolders;
 use crate::core::plan::{Plan, PlanContext, Step, plan_with};
 use crate::core::policy::{PolicyId, PolicySet};
+use crate::core::ports::PortWatch;
 use crate::core::preview::assertions;
 use crate::core::report::drift::{self, DriftClass};
 use crate::core::report::history::{NodeReport, ObservedDrift};
@@ -160,6 +161,8 @@ pub struct Reconciler<K = Kernel> {
     marks: MarkMaskChooser,
     /// Connection tracking, and when it was last read.
     conntrack: ConntrackWatch,
+    /// Used ports.
+    pub ports: PortWatch,
     conntrack_read: Option<Instant>,
     /// nftables generations that this process made: their events are its own changes.
     own_generations: VecDeque<Generation>,
@@ -187,6 +190,7 @@ impl<K: NodeKernel> Reconciler<K> {
             totals: Totals::default(),
             marks: MarkMaskChooser::default(),
             conntrack: ConntrackWatch::default(),
+            ports: PortWatch::default(),
             conntrack_read: None,
             own_generations: VecDeque::new(),
         }

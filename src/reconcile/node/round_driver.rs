@@ -13,13 +13,16 @@ use tokio::time::Instant;
 use crate::backoff::Backoff;
 use crate::core::compile::RefusedParts;
 use crate::core::plan::{Step, summary};
+use crate::core::policy::config::Config;
 use crate::kernel::Kernel;
 use crate::kernel::watch::{EventSubject, KernelEvent};
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::holder::HolderPlan;
 use crate::reconcile::node::kernel::NodeKernel;
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
+use crate::reconcile::node::port_counter::{PortCounter, PortQuestion};
 use crate::reconcile::node::prober::ProbePlan;
+use crate::reconcile::node::recorder::Recorder;
 use crate::reconcile::node::round::{Reconciler, RoundError, RoundResult};
 use crate::reconcile::node::watchers::{Seen, Watchers};
 use crate::serve::ScrapeRequest;
@@ -47,8 +50,9 @@ pub struct RoundDriver<K = Kernel> {
     pub metrics: MetricsRecorder,
     /// The desired revision; none until it is known.
     pub intent: Option<DesiredRevision>,
-    /// Threads that watch gateways and addresses; none in a simulation.
+    /// Threads that watch gateways, addresses and connections; none in a simulation.
     pub watchers: Option<Watchers>,
+    recorder: Option<Recorder>,
     backoff: Backoff,
     facts_backoff: Backoff,
     due: Due,
@@ -143,6 +147,7 @@ impl<K: NodeKernel> RoundDriver<K> {
             metrics,
             intent: None,
             watchers: None,
+            recorder: None,
             backoff: Backoff::new(seed),
             facts_backoff: Backoff::new(seed),
             due: Due::default(),
@@ -154,10 +159,18 @@ impl<K: NodeKernel> RoundDriver<K> {
         }
     }
 
-    /// Probes the gateways of this node's exits, and asks who has the addresses that Egret assigns, from now on.
+    /// From now on probes the gateways of this node's exits, asks who has the addresses that Egret assigns, gives and takes connections,
+    /// and counts ports.
     #[must_use]
     pub fn watching(mut self, watchers: Watchers) -> Self {
         self.watchers = Some(watchers);
+        self
+    }
+
+    /// Records translations from now on, if there is a recorder.
+    #[must_use]
+    pub fn recording(mut self, recorder: Option<Recorder>) -> Self {
+        self.recorder = recorder;
         self
     }
 
@@ -169,9 +182,30 @@ impl<K: NodeKernel> RoundDriver<K> {
         }
     }
 
+    /// Takes in how many ports are used.
+    fn read_ports(&mut self) {
+        let counter = self.watchers.as_mut().map(|watchers| &mut watchers.ports);
+        if let Some(busiest) = counter.and_then(PortCounter::news) {
+            self.reconciler.ports.read(busiest);
+        }
+    }
+
+    /// Tells the threads what is in the kernel now.
+    fn transfer(&mut self, config: &Config) {
+        let Some(compiled) = self.reconciler.applied() else { return };
+        let range = self.reconciler.memory.kept().range().unwrap_or(config.range);
+        if let Some(Watchers { transfers, ports, .. }) = &mut self.watchers {
+            transfers.set(&compiled.transfers);
+            ports.set(PortQuestion { mask: range.mask, addresses: compiled.translated() });
+        }
+        if let Some(recorder) = &self.recorder {
+            recorder.set(compiled.record_names(range));
+        }
+    }
+
     /// Tells the threads what this node needs now.
     fn watch(&mut self, intent: &DesiredRevision) {
-        let Some(Watchers { prober, holder }) = &mut self.watchers else { return };
+        let Some(Watchers { prober, holder, .. }) = &mut self.watchers else { return };
         let config = &intent.set.config;
         let range = self.reconciler.memory.kept().range().unwrap_or(config.range);
         let nodes = self.reconciler.cluster.facts().nodes.len();
@@ -199,6 +233,7 @@ impl<K: NodeKernel> RoundDriver<K> {
 
     /// Reads the kernel's counters for a scrape.
     pub async fn answer(&mut self, request: ScrapeRequest) {
+        self.read_ports();
         self.metrics.answer(request, &mut self.reconciler).await;
     }
 
@@ -237,6 +272,7 @@ impl<K: NodeKernel> RoundDriver<K> {
         let intent = self.intent.clone()?;
         let seen = self.seen.unwrap_or_else(|| self.reconciler.clock.now());
         let began = Instant::now();
+        self.read_ports();
         let result = self.reconciler.round(&intent, &self.events, seen).await;
         self.metrics.round(&result, began.elapsed(), &self.reconciler, &intent);
         match &result {
@@ -252,6 +288,7 @@ impl<K: NodeKernel> RoundDriver<K> {
                 self.fights.extend(std::iter::repeat_n(Instant::now(), done.drifted));
                 let wall = [scheduled, done.wake].into_iter().flatten().min();
                 self.due.ended(Instant::now(), retry, wall);
+                self.transfer(&intent.set.config);
                 self.watch(&intent);
                 log_round(&intent, done);
                 log_silent(&self.silent, &done.silent);

@@ -1,12 +1,15 @@
-//! The threads that watch what no netlink event tells: which gateways answer, and who has an address.
+//! The threads that watch what no netlink event tells: which gateways answer, who has an address, which connections have to move, how many
+//! ports are used.
 //!
 //! Threads of their own, because a round may take longer than a gateway has to answer. Not here: what each of them does (`prober`,
-//! `holder`).
+//! `holder`, `transfers`, `port_counter`).
 
 use crate::core::assignment::holding::HoldingView;
 use crate::core::liveness::LivenessView;
 use crate::reconcile::node::holder::Holder;
+use crate::reconcile::node::port_counter::PortCounter;
 use crate::reconcile::node::prober::Prober;
+use crate::reconcile::node::transfers::Transfers;
 
 /// Handles on the threads, which end when they are dropped.
 #[derive(Debug)]
@@ -15,6 +18,10 @@ pub struct Watchers {
     pub prober: Prober,
     /// Asks who has the addresses that Egret assigns.
     pub holder: Holder,
+    /// Gives and takes connections.
+    pub transfers: Transfers,
+    /// Counts ports.
+    pub ports: PortCounter,
 }
 
 /// What a thread sees now.
@@ -29,13 +36,14 @@ pub enum Seen {
 impl Watchers {
     /// Starts the threads.
     pub fn start() -> std::io::Result<Self> {
-        Ok(Self { prober: Prober::start()?, holder: Holder::start()? })
+        let (transfers, ports) = (Transfers::start()?, PortCounter::start()?);
+        Ok(Self { prober: Prober::start()?, holder: Holder::start()?, transfers, ports })
     }
 }
 
 /// Waits until one of the threads sees something else; for ever without them, as in a simulation. Cancel-safe.
 pub async fn changed(watchers: &mut Option<Watchers>) -> Seen {
-    if let Some(Watchers { prober, holder }) = watchers {
+    if let Some(Watchers { prober, holder, .. }) = watchers {
         let seen = tokio::select! {
             view = prober.changed() => view.map(Seen::Liveness),
             view = holder.changed() => view.map(Seen::Holding),

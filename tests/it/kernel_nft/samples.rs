@@ -203,6 +203,8 @@ fn translations() -> Vec<Vec<Statement>> {
         vec![map(v6, "egress6")],
         vec![Statement::SnatTo { address: address("10.1.1.254") }],
         vec![Statement::SnatTo { address: address("fd00::fe") }],
+        vec![Statement::SnatTcpTo { address: address("10.1.1.254") }],
+        vec![Statement::SnatTcpTo { address: address("fd00::fe") }],
     ]
 }
 

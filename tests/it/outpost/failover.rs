@@ -4,6 +4,8 @@
 //! Not here: when silence counts (`core::liveness`), and who stands in for whom (`core::placement::detour`).
 
 mod figures;
+mod survival;
+pub(super) mod transfers;
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

@@ -82,6 +82,7 @@ impl Bench {
     /// What `egret run --once` does.
     fn run(&self, node: &str) -> Result<Vec<Step>, LabError> {
         let options = StandaloneOptions {
+            nat_record: None,
             following: self.following(node)?,
             signing_key: None,
             cluster: self.option(node, "--cluster")?,

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
 use super::stand::{DEADLINE, Outcome, Stand};
-use crate::lab::{EGRESS, LabError, Namespace, OUTPOST, Options, wait_until};
+use crate::lab::{DATAGRAMS, EGRESS, LabError, Namespace, OUTPOST, Options, wait_until};
 
 /// Where gateways listen for the tunnel, and the first one's address.
 const TUNNEL: &str = "172.18.0.3:4790";
@@ -31,6 +31,11 @@ pub(super) const STANDS_FOR_WORKER: Ipv4Addr = Ipv4Addr::new(10, 1, 1, 254);
 
 /// VXLAN (RFC 7348), Ethernet to an exit, IPv4, and a datagram to `to` that says `text`.
 pub(super) fn tunnel_packet(mac: [u8; 6], from: Ipv4Addr, to: IpAddr, text: &str) -> Vec<u8> {
+    tunnel_packet_to(mac, from, (to, DATAGRAMS), text.as_bytes())
+}
+
+/// The same to any port.
+pub(super) fn tunnel_packet_to(mac: [u8; 6], from: Ipv4Addr, (to, port): (IpAddr, u16), text: &[u8]) -> Vec<u8> {
     let length = |more: usize| u16::try_from(text.len() + more).expect("a short text").to_be_bytes();
     let mut packet = vec![0x08, 0, 0, 0, 0, 0, 1, 0];
     packet.extend(mac);
@@ -44,11 +49,12 @@ pub(super) fn tunnel_packet(mac: [u8; 6], from: Ipv4Addr, to: IpAddr, text: &str
     let sum = checksum(&header).to_be_bytes();
     header[10..12].copy_from_slice(&sum);
     packet.extend(header);
-    // Ports 4000 to 9001; a datagram of IPv4 may go without a checksum.
-    packet.extend([0x0f, 0xa0, 0x23, 0x29]);
+    // From port 4000; a datagram of IPv4 may go without a checksum.
+    packet.extend([0x0f, 0xa0]);
+    packet.extend(port.to_be_bytes());
     packet.extend(length(8));
     packet.extend([0, 0]);
-    packet.extend(text.as_bytes());
+    packet.extend(text);
     packet
 }
 

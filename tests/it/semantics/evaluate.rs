@@ -375,6 +375,7 @@ fn route(host: &Host<'_>, mark: u32, family: AddressFamily, destination: IpAddr)
         let best = fits.max_by_key(|(key, _)| (key.destination.prefix_len(), std::cmp::Reverse(key.metric)));
         match best {
             None | Some((_, Route::Throw)) => {}
+            Some((_, Route::Local { .. })) => return Hop::Nowhere("this host itself"),
             Some((_, Route::Unreachable | Route::Blackhole)) => return Hop::Nowhere("unreachable"),
             Some((_, Route::Unknown(text))) => panic!("Egret wrote a route that it does not know: {text}"),
             Some((_, Route::Via { link, encap: None, .. })) if link == TUNNEL => {

@@ -28,7 +28,11 @@ impl Builder<'_> {
         let mut rules = Vec::new();
         for family in self.families.iter().copied() {
             if let Some(own) = self.tunnel {
-                rules.push(vec![device(Field::Oifname), Statement::SnatTo { address: own.inner(family) }]);
+                // By chance, so that two nodes rarely have the same port at a gateway, which keeps it: a connection whose port was
+                // changed there has another one at the next gateway. UDP keeps its port, on which hole punching relies.
+                let address = own.inner(family);
+                rules.push(vec![device(Field::Oifname), Statement::SnatTcpTo { address }]);
+                rules.push(vec![device(Field::Oifname), Statement::SnatTo { address }]);
             }
             let addresses = self.own_addresses(family);
             if !addresses.is_empty() {

@@ -2,8 +2,9 @@
 //!
 //! A probe is a SYN from the source's own socket with the exit's mark: it takes the exit's way, through the tunnel to the gateway, which
 //! looks the exit up as for any packet and routes it by the exit's table towards the egress interface. The forward hook there answers
-//! with a reset: while all of this is in place, whether or not Egret runs. Nothing reaches a socket or leaves the node. Not here: sending
-//! probes (`kernel::probe`), and what silence means (`core::liveness`).
+//! with a reset: while all of this is in place, whether or not Egret runs. Nothing reaches a socket or leaves the node. Transfers of
+//! connections take the same way to an address beside it, and end at the agent of the gateway. Not here: sending probes
+//! (`kernel::probe`), what silence means (`core::liveness`), and what a transfer says (`core::transfer`).
 
 use super::Builder;
 use super::statements::{accept, address_key, daddr, device, goto, in_set, is_reply, next_hop, saddr};
@@ -21,6 +22,18 @@ const AHEAD: i32 = -280;
 
 fn is(field: Field, address: std::net::IpAddr) -> Statement {
     Statement::Compare { field, mask: None, negated: false, value: MatchValue::Address(address) }
+}
+
+/// The set of the addresses that probes and transfers are sent to.
+fn control(family: AddressFamily) -> String {
+    format!("control{}", family.suffix())
+}
+
+/// To the agent of a gateway.
+fn to_agent(family: AddressFamily) -> [Statement; 2] {
+    let port = MatchValue::Port(routing::TRANSFER_PORT);
+    let port = Statement::Compare { field: Field::UdpDport, mask: None, negated: false, value: port };
+    [port, is(daddr(family), routing::transfer_address(family))]
 }
 
 /// To the probes' address.
@@ -64,16 +77,43 @@ impl Builder<'_> {
         self.base("probes", ChainKind::Filter, Hook::Forward, AHEAD, rules);
     }
 
-    /// On a source, in the input hook: answers are for the sockets that sent probes.
-    pub(super) fn probes_return(&self) -> Vec<Vec<Statement>> {
-        let rule = |family: &AddressFamily| {
-            let answer = is(saddr(*family), routing::probe_address(*family));
-            vec![device(Field::Iifname), answer, is_reply(), accept()]
-        };
-        self.families.iter().map(rule).collect()
+    /// In the input hook: on a source, answers are for the sockets that sent probes or transfers; on a gateway, transfers are for the
+    /// agent.
+    pub(super) fn for_sockets(&mut self) -> Vec<Vec<Statement>> {
+        let mut rules = Vec::new();
+        for family in self.families.iter().copied() {
+            let answer = in_set(saddr(family), false, control(family));
+            rules.push(vec![device(Field::Iifname), answer, is_reply(), accept()]);
+            let addresses = [routing::probe_address(family), routing::transfer_address(family)];
+            let elements = addresses.into_iter().map(|address| (ElementKey::Address(address), None)).collect();
+            self.set(&control(family), &[address_key(family)], None, false, elements);
+        }
+        if self.is_gateway {
+            for family in self.families.iter().copied() {
+                rules.push([&[device(Field::Iifname)][..], &to_agent(family), &[accept()]].concat());
+            }
+        }
+        rules
     }
 
-    /// Into the tunnel: this node's own probes, by an exit's next hop. Another program may have removed their mark since they were
+    /// On a gateway, among what comes out of the tunnel: transfers keep the replies' mark, whose table delivers them. The ingress chain
+    /// has seen that they have the tunnel address of the node that sent them.
+    pub(super) fn transfers_arrive(&self) -> Vec<Vec<Statement>> {
+        if !self.is_gateway {
+            return Vec::new();
+        }
+        self.families.iter().map(|family| [&to_agent(*family)[..], &[accept()]].concat()).collect()
+    }
+
+    /// In the output hook: what the agent sends as the other end of a member's connection, so that the member speaks
+    /// (`kernel::provoke`). By the replies' mark it has a route until connection tracking has found out to which pod it goes; without
+    /// it, it is routed there.
+    pub(super) fn provocations(&self) -> Vec<Statement> {
+        let (of_an_exit, sent) = (self.of_an_exit(Field::CtMark, false), self.marked(self.range.reply_mark()));
+        vec![is_reply(), of_an_exit, sent, self.set_mark(Field::MetaMark, 0), accept()]
+    }
+
+    /// Into the tunnel: this node's own probes and transfers, by an exit's next hop. Another program may have removed their mark since they were
     /// routed.
     pub(super) fn probes_leave(&mut self, own: &TunnelEndpoint, untag: &str) -> Vec<Vec<Statement>> {
         let mut rules = Vec::new();
@@ -82,7 +122,8 @@ impl Builder<'_> {
             let remote = self.exits.values().filter(|exit| matches!(exit.role, ExitRole::Remote { .. }));
             let hops = remote.map(|exit| (ElementKey::Address(routing::next_hop(family, exit.id)), None)).collect();
             let stands = is(saddr(family), own.inner(family));
-            rules.push(vec![to_probes(family), stands, in_set(next_hop(family), false, set.clone()), goto(untag)]);
+            let sent = in_set(daddr(family), false, control(family));
+            rules.push(vec![sent, stands, in_set(next_hop(family), false, set.clone()), goto(untag)]);
             self.set(&set, &[address_key(family)], None, false, hops);
         }
         rules

@@ -80,6 +80,7 @@ impl Builder<'_> {
             again.push(vec![about_a_reply, is_original(), by_mark]);
         }
         again.extend(turn_back);
+        again.extend(self.tunnel.map(|_| self.provocations()));
         again.push(vec![is_reply(), accept()]);
         again.push(vec![Statement::FromThisHost, accept()]);
         again.push(vec![goto(OUTBOUND)]);
@@ -117,7 +118,7 @@ impl Builder<'_> {
     }
 
     /// `meta mark & MASK == VALUE`
-    fn marked(&self, value: u32) -> Statement {
+    pub(super) fn marked(&self, value: u32) -> Statement {
         let (mask, value) = (Some(self.range.mask), MatchValue::Mark(value));
         Statement::Compare { field: Field::MetaMark, mask, negated: false, value }
     }
@@ -270,7 +271,10 @@ impl Builder<'_> {
         let clean = self.set_mark(Field::MetaMark, 0);
         self.chain(HOME, vec![vec![clean, accept()]]);
         let exit = Statement::VerdictMap { field: Field::EtherDaddr, mask: None, map: "exit_of_mac".to_owned() };
-        self.chain(ARRIVE, vec![vec![is_reply(), goto(HOME)], vec![exit], vec![Statement::Counter, drop()]]);
+        let mut rules = vec![vec![is_reply(), goto(HOME)]];
+        rules.extend(self.transfers_arrive());
+        rules.extend([vec![exit], vec![Statement::Counter, drop()]]);
+        self.chain(ARRIVE, rules);
         let mut of_mac = BTreeMap::new();
         for exit in self.exits.values() {
             let ExitRole::Own { mac, .. } = exit.role else { continue };

@@ -102,7 +102,7 @@ impl Builder<'_> {
         }
         // No packet from the tunnel is for this node's own sockets: a reply whose connection was flushed must not make
         // the host send a reset.
-        let mut rules = self.probes_return();
+        let mut rules = self.for_sockets();
         rules.extend(self.quiet());
         rules.push(vec![device(Field::Iifname), Statement::Counter, drop()]);
         // Only to the address that nodes send to: only a pod would send to another one, an egress address for example.

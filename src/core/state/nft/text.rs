@@ -105,6 +105,9 @@ impl fmt::Display for Statement {
             Self::MarkFromMap { field, map } => write!(f, "meta mark set {field} map @{map}"),
             Self::SnatMap { family, mask, map } => write!(f, "snat {family} to ct mark & {mask:#x} map @{map}"),
             Self::SnatTo { address } => write!(f, "snat {} to {address}", AddressFamily::of(*address)),
+            Self::SnatTcpTo { address } => {
+                write!(f, "meta l4proto tcp snat {} to {address} fully-random", AddressFamily::of(*address))
+            }
             Self::PacketForHost => f.write_str("meta pkttype set host"),
             Self::Reset => f.write_str("meta l4proto tcp reject with tcp reset"),
             Self::WithoutSyn => f.write_str("tcp flags ! syn"),

@@ -144,6 +144,7 @@ impl<K: NodeKernel> Reconciler<K> {
         // Without an exit, connections that are lost here are none of Egret's.
         if !compiled.exits.is_empty() {
             findings.extend(self.conntrack.findings(&self.node));
+            findings.extend(self.ports.findings(&self.node));
         }
         self.report.set_findings(findings, now);
         self.counter_index = CounterIndex::of(&compiled);

@@ -173,7 +173,9 @@ fn pods_addresses_in_the_tunnel(world: &World, node: &NodeName, state: &mut Node
         let chain = self::chain(state, chain.0, chain.1);
         chain.into_iter().flat_map(|chain| &mut chain.rules).for_each(|NftRule(rule)| rule.retain(|one| !told(one)));
     }
-    let to_stand = |NftRule(rule): &NftRule| rule.iter().any(|one| matches!(one, Statement::SnatTo { .. }));
+    let to_stand = |NftRule(rule): &NftRule| {
+        rule.iter().any(|one| matches!(one, Statement::SnatTo { .. } | Statement::SnatTcpTo { .. }))
+    };
     let translate = chain(state, TableFamily::Inet, "translate");
     if let Some(chain) = translate {
         chain.rules.retain(|rule| !to_stand(rule));
