@@ -100,6 +100,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "cli/doctor.rs",
             "cluster/edit/",
             "cluster/manifests/parse.rs",
+            "core/allocation/text.rs",
             // The chart's schemas.
             "core/policy/limits.rs",
             "core/policy/yaml.rs",
@@ -120,6 +121,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
         "thiserror",
         &[
             "cluster/",
+            "core/allocation/text.rs",
             "core/name.rs",
             "forge/",
             "git/error.rs",

@@ -42,7 +42,7 @@ use super::liveness::{PathKey, ProbeTarget};
 use super::name::NodeName;
 use super::networks::{self, OwnNetworks};
 use super::placement::{ExitKey, Placement};
-use super::policy::{Egress, PolicyId, PolicySet};
+use super::policy::{PolicyId, PolicySet};
 use super::state::NodeState;
 use super::state::net::Mac;
 use super::state::nft::AddressFamily;
@@ -418,10 +418,7 @@ fn exits(
 fn families_of(exit: &ExitKey, set: &PolicySet, policies: &BTreeSet<PolicyId>) -> BTreeSet<AddressFamily> {
     let policies = policies.iter().filter_map(|policy| set.policies.get(policy));
     let named = policies.flat_map(|policy| &policy.destinations).map(|net| AddressFamily::of(net.addr()));
-    let has = |family: &AddressFamily| match exit.egress {
-        Egress::Address(address) => AddressFamily::of(address) == *family,
-        Egress::Interface(_) | Egress::DefaultRoute => true,
-    };
+    let has = |family: &AddressFamily| !exit.egress.is_named() || exit.egress.address_in(*family).is_some();
     named.filter(has).collect()
 }
 
