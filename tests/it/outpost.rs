@@ -23,6 +23,7 @@ mod neighbours;
 mod oracle;
 mod plans;
 mod pods;
+mod pools;
 mod removals;
 mod reports;
 mod settings;
