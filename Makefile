@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick bless worlds failover survival soak sim test-cluster test-openapi cilium-schema chart lint bench advisories static image
+.PHONY: help demo test test-quick bless worlds failover survival ports soak sim test-cluster test-openapi cilium-schema chart lint bench advisories static image
 
 # Where nft, ip, sshd and cargo are where nobody set the path up.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
@@ -74,6 +74,10 @@ failover: ## as root: how long members are without an answer when a gateway dies
 survival: ## as root: how many open connections live on when their gateway dies and their address moves, over KILLS=20 deaths (5 min)
 	$(call need,$(build) $(lab))
 	@EGRET_KILLS=$${KILLS:-20} cargo test --locked --test it outpost::failover::survival -- --ignored --nocapture
+
+ports: ## as root: how many connections to one destination one address carries, and two (3 min)
+	$(call need,$(build) $(lab))
+	@cargo test --locked --test it outpost::pools::figures -- --ignored --nocapture
 
 soak: ## as root: random pushes, pods, deaths and drift while clients ask: make soak MINUTES=10 SEED=7; a seed repeats the order of events
 	$(call need,$(build) $(lab))

@@ -14,6 +14,7 @@ use super::plan::Scratch;
 use super::post::PostArgs;
 use super::preview_json::PreviewJson;
 use crate::cluster::read_text;
+use crate::core::allocation::{self, Allocation};
 use crate::core::diagnostic::Severity;
 use crate::core::facts::Facts;
 use crate::core::preview::{CostLimits, DisplayLimits, LineStyle, Preview, TextForm, lines, markdown};
@@ -98,6 +99,7 @@ pub(super) fn run(args: &PreviewArgs, verbosity: &Verbosity) -> Result<ExitCode,
     let branch = first.config().reports_branch.clone();
     let (facts, facts_from, taken) = facts(args, &mut mirror, &branch)?;
     let reports = reports(&mut mirror, &branch);
+    let allocation = allocation(&mut mirror, &branch)?;
     let time = mirror.commit_info(head)?.time;
     let now = args.at.unwrap_or_else(|| taken.map_or(time, |taken| taken.max(time)));
     let facts_from = taken
@@ -109,6 +111,7 @@ pub(super) fn run(args: &PreviewArgs, verbosity: &Verbosity) -> Result<ExitCode,
         facts_from: &facts_from,
         host_networks: &facts.host_networks,
         reports: &reports,
+        allocation: &allocation,
         now,
         signatures: &flags,
         windows: windows.as_ref(),
@@ -156,6 +159,16 @@ fn reports(mirror: &mut Mirror, branch: &str) -> Vec<NodeReport> {
         FileChange::Removed | FileChange::Refused(_) => None,
     });
     texts.collect()
+}
+
+/// Which policies have which addresses of pools. Without a reports branch none has any yet.
+fn allocation(mirror: &mut Mirror, branch: &str) -> Result<Allocation, Failure> {
+    let Ok(commit) = mirror.resolve(branch) else { return Ok(Allocation::default()) };
+    let text = mirror.text(commit, allocation::FILE, snapshot::LARGEST)?;
+    text.map_or_else(|| Ok(Allocation::default()), |text| allocation::read(&text)).map_err(|error| {
+        let hint = "restore the file from the branch's history: `git log --follow allocations.yaml`";
+        Failure::new(error, Some(hint.to_owned()))
+    })
 }
 
 /// The cluster, its source, and the time it was recorded, where that is known.

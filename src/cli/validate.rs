@@ -13,6 +13,7 @@ use super::diagnostics::{self, Colour, DiagnosticJson};
 use super::output::{self, Failure, Manifests};
 use super::{json, plan};
 use crate::clock::Clock;
+use crate::core::allocation::{Allocation, complete};
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::policy::catalogue::{Catalogue, DiagnosticCounts, FileUpdate, RepositoryContents};
 use crate::core::policy::document::CONFIG_FILE;
@@ -83,7 +84,8 @@ pub(super) fn run(args: &ValidateArgs) -> Result<ExitCode, Failure> {
         found.extend(catalogue.diagnostics());
         found.extend(lint(catalogue.policies(), facts, catalogue.spans()));
         found.extend(suspensions(catalogue.policies(), catalogue.spans(), now));
-        let set = catalogue.policies();
+        // Which addresses of pools policies have is not known here: those are taken that they would get if none had any.
+        let set = &complete(&Allocation::default(), catalogue.policies(), now).after;
         let host_networks = facts.map(|facts| &facts.host_networks);
         let asserted = facts
             .zip(host_networks)

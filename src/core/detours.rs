@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use super::liveness::{LivenessView, PathState};
 use super::name::NodeName;
 use super::placement::{ExitKey, Placement};
-use super::policy::Egress;
 use super::state::nft::AddressFamily;
 
 /// The exit that stands in for another, by family.
@@ -68,7 +67,7 @@ pub fn decide(placement: &Placement, own: &NodeName, view: &LivenessView, before
 fn moved<'p>(placement: &'p Placement, own: &NodeName) -> Vec<(&'p ExitKey, &'p ExitKey)> {
     let stays = |exit: &ExitKey| !placement.left.contains_key(exit) && exit.gateway != *own;
     let mut moved = Vec::new();
-    for left in placement.left.keys().filter(|left| matches!(left.egress, Egress::Address(_))) {
+    for left in placement.left.keys().filter(|left| left.egress.is_named()) {
         let same = placement.exits.keys().filter(|exit| exit.egress == left.egress && stays(exit));
         moved.extend(same.map(|to| (left, to)));
     }

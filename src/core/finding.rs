@@ -35,6 +35,7 @@ impl Finding {
                 | "egress-address-twice"
                 | "interface-renamed"
                 | "point-to-point"
+                | "pool-address"
         )
     }
 

@@ -84,21 +84,15 @@ pub fn reported(host_network: &HostNetwork, set: &PolicySet, labels: &Labels) ->
     if !gateways().any(|spec| spec.node.matches(labels)) {
         return Vec::new();
     }
-    let named: BTreeSet<&str> = gateways()
-        .filter_map(|spec| match &spec.egress {
-            Egress::Interface(name) => Some(name.as_str()),
-            Egress::Address(address) => host_network.holder(*address),
-            Egress::DefaultRoute => None,
-        })
-        .collect();
+    let interfaces = gateways().filter_map(|spec| match &spec.egress {
+        Egress::Interface(name) => Some(name.as_str()),
+        _ => None,
+    });
+    let holders = gateways().flat_map(|spec| spec.egress.addresses()).filter_map(|one| host_network.holder(one));
+    let named: BTreeSet<&str> = interfaces.chain(holders).collect();
     // Privacy addresses change every day, which is no reason to change the status: addresses that are used only by name
     // are left out unless a policy names them.
-    let by_name: BTreeSet<IpAddr> = gateways()
-        .filter_map(|spec| match spec.egress {
-            Egress::Address(address) => Some(address),
-            Egress::Interface(_) | Egress::DefaultRoute => None,
-        })
-        .collect();
+    let by_name: BTreeSet<IpAddr> = gateways().flat_map(|spec| spec.egress.addresses()).collect();
     let mut worth = host_network.clone();
     for interface in worth.interfaces.values_mut() {
         interface.only_named.retain(|address| {
@@ -116,10 +110,8 @@ pub fn reported(host_network: &HostNetwork, set: &PolicySet, labels: &Labels) ->
 /// node: placement follows them. The policies bound their number.
 pub fn held(host_network: &HostNetwork, set: &PolicySet, labels: &Labels) -> BTreeSet<IpAddr> {
     let gateways = set.policies.values().flat_map(|policy| &policy.gateways);
-    let named = gateways.filter_map(|spec| match spec.egress {
-        Egress::Address(address) if spec.node.matches(labels) => Some(address),
-        _ => None,
-    });
+    let named = gateways.filter(|spec| spec.egress.is_named() && spec.node.matches(labels));
+    let named = named.flat_map(|spec| spec.egress.addresses());
     let has = |address: &IpAddr| host_network.holders(*address).first().is_some_and(|(_, interface)| interface.works());
     named.collect::<BTreeSet<_>>().into_iter().filter(has).take(HELD).collect()
 }
@@ -338,7 +330,7 @@ mod tests {
     fn policies(egress: &Egress) -> PolicySet {
         let text = match egress {
             Egress::Address(address) => format!(", egressIP: {address}"),
-            Egress::Interface(_) | Egress::DefaultRoute => String::new(),
+            _ => String::new(),
         };
         let text = format!(
             "apiVersion: cilium.io/v2\nkind: CiliumEgressGatewayPolicy\nmetadata: {{name: p}}\nspec:\n  selectors: [{{podSelector: {{}}}}]\n  \

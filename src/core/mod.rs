@@ -12,6 +12,7 @@
 
 pub mod address_class;
 pub mod admission;
+pub mod allocation;
 pub mod assignment;
 pub mod cidr;
 pub mod compile;

@@ -5,12 +5,13 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm, wrap};
 
-/// `1 pod`, `2 pods`, `2 policies`, `2 gateways`.
+/// `1 pod`, `2 pods`, `2 policies`, `2 gateways`, `2 addresses`.
 pub fn counted(count: usize, noun: &str) -> String {
     let stem = noun.strip_suffix('y').filter(|stem| !stem.ends_with(['a', 'e', 'i', 'o', 'u']));
     match (count, stem) {
         (1, _) => format!("1 {noun}"),
         (_, Some(stem)) => format!("{count} {stem}ies"),
+        (_, None) if noun.ends_with('s') => format!("{count} {noun}es"),
         (_, None) => format!("{count} {noun}s"),
     }
 }

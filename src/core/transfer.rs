@@ -153,7 +153,7 @@ pub enum Fate {
 pub fn moved(before: &TransferPlan, now: &TransferPlan) -> Vec<MovedExit> {
     let changed = now.ways.iter().filter_map(|(path, way)| {
         let former = before.ways.get(path).filter(|former| former.carrier != way.carrier)?;
-        let named = matches!(&way.carrier.egress, Egress::Address(_));
+        let named = way.carrier.egress.is_named();
         let fate = match way.reached {
             Some(to) if former.reached.is_some() && named && former.carrier.egress == way.carrier.egress => {
                 Fate::Transferred(to)

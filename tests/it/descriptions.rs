@@ -42,15 +42,19 @@ const ONE_SIDED: [(&str, &str); 19] = [
 ];
 
 /// Rules of the definitions that are no sizes, each with what keeps it. Sizes are read from the definitions (`core::policy::limits`).
-const KEPT: [(&str, &str); 41] = [
+const KEPT: [(&str, &str); 45] = [
+    ("addresses format maximum minimum", "out-of-range"),
     ("config required rule", "the controller writes all of them, with the fencing token"),
     ("count format minimum", "a count of policies"),
     ("destinationCIDRs minItems", "no-destination"),
     ("destinationCIDRs.* rule", "bad-cidr"),
     ("digest pattern", "published::digest_of"),
     ("egressGateways minItems", "missing-field"),
-    ("egressGateways.* required rule", "missing-field, interface-and-address"),
+    ("egressGateways.* required rule", "missing-field, interface-and-address, two-egresses"),
     ("egressIP rule", "bad-address"),
+    ("egressIPs minItems", "no-address"),
+    ("egressIPs.* rule", "bad-address"),
+    ("egressPool required", "missing-field"),
     ("excludedCIDRs.* rule", "bad-cidr"),
     ("exclusions.* rule", "bad-cidr"),
     ("existingConnections enum", "unknown-value"),
@@ -238,6 +242,8 @@ fn every_object_of_a_schema_has_the_fields_of_some_reader() {
         document::SUSPEND,
         document::NODE_LABELS_SPEC,
         document::ASSERTION_SPEC,
+        document::POOL_SPEC,
+        document::EGRESS_POOL,
         document::SIGNATURES,
         document::CONFIG_VALUES,
         document::CONFIG,

@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: a real API server, which `make test-cluster` has.
 
+mod addresses;
 mod asserted;
 mod conditions;
 mod faults;

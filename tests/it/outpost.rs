@@ -25,6 +25,7 @@ mod neighbours;
 mod oracle;
 mod plans;
 mod pods;
+mod pools;
 mod ports;
 mod record;
 mod removals;

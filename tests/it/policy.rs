@@ -137,9 +137,9 @@ fn the_template_is_read_without_a_word_and_gives_the_outpost() {
     assert_eq!(catalogue.diagnostics(), []);
     assert_eq!(lint(catalogue.policies(), None, catalogue.spans()), []);
     assert_eq!(catalogue.tally(&[]), DiagnosticCounts { documents: 4, ..DiagnosticCounts::default() });
-    let PolicySet { policies, node_labels, assertions, config, grants } = catalogue.policies();
+    let PolicySet { policies, node_labels, assertions, pools, config, grants } = catalogue.policies();
     let names: Vec<String> = policies.keys().map(ToString::to_string).collect();
-    assert_eq!((names, node_labels.len(), assertions.len()), (vec!["outpost".to_owned()], 1, 1));
+    assert_eq!((names, node_labels.len(), assertions.len(), pools.len()), (vec!["outpost".to_owned()], 1, 1, 0));
     assert_eq!(grants.as_ref().map(Vec::len), Some(1), "only nodes that Git labels are gateways");
     assert!(config.require_namespace);
     assert_eq!(config.reports_branch, "egret/reports/prod");

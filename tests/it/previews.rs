@@ -2,7 +2,7 @@
 //! text that a reviewer sees.
 //!
 //! A folder has `base` and `head` (what is in neither is in both: `both`), `cluster`, and perhaps `ground` (kernels that were looked at),
-//! `reports` (of nodes), `message` (the trailers of the head) and
+//! `reports` (of nodes), `allocation` (of pools, on the reports branch), `message` (the trailers of the head) and
 //! `signature` (what is wrong with one). What it lacks of `both` and `cluster` it takes from `a_gateway_moves`.
 //! Not here: Git (see `command`).
 
@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use egret::cluster::Cluster;
+use egret::core::allocation::{AddressChange, Allocation, Proposal, propose, read};
 use egret::core::assignment::holding::HoldingView;
 use egret::core::compile::RefusedParts;
 use egret::core::diagnostic::{Diagnostic, Severity, SpanPoint};
@@ -57,6 +58,7 @@ fn now() -> Timestamp {
 pub(crate) struct Case {
     pub(crate) before: PolicySet,
     pub(crate) after: PolicySet,
+    pub(crate) addresses: Vec<AddressChange>,
     pub(crate) facts: Facts,
     pub(crate) host_networks: BTreeMap<NodeName, HostNetwork>,
     pub(crate) validation: Validation,
@@ -70,13 +72,23 @@ pub(crate) struct Case {
 
 impl Case {
     pub(crate) fn new(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>, facts: Facts) -> Self {
+        Self::with(before, after, facts, &Allocation::default())
+    }
+
+    /// With an allocation of pools on the reports branch.
+    fn with(
+        before: &BTreeMap<String, String>,
+        after: &BTreeMap<String, String>,
+        facts: Facts,
+        allocation: &Allocation,
+    ) -> Self {
         let mut catalogue = Catalogue::new("prod");
         catalogue.update(before.iter().map(|(path, text)| (path.clone(), FileUpdate::Text(text.clone()))).collect());
         let earlier = catalogue.policies().clone();
         let failing = |catalogue: &Catalogue| {
-            let set = catalogue.policies();
+            let Proposal { before, after, .. } = propose(allocation, &earlier, catalogue.policies(), now());
             let host_networks = &facts.host_networks;
-            failed(&AssertionInput { set, before: &earlier, facts: &facts, host_networks, now: now() })
+            failed(&AssertionInput { set: &after, before: &before, facts: &facts, host_networks, now: now() })
         };
         let found = |catalogue: &Catalogue| {
             let mut found = catalogue.diagnostics();
@@ -100,11 +112,12 @@ impl Case {
         let config = |files: &BTreeMap<String, String>| files.get(CONFIG_FILE).cloned().unwrap_or_default();
         let diff = text_diff(&config(before), &config(after), "", "");
         let config_diff = diff.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
-        let after = catalogue.policies().clone();
+        let Proposal { before, after, changes } = propose(allocation, &earlier, catalogue.policies(), now());
         Self {
-            settings_change: !earlier.config.has_the_effect_of(&after.config),
-            before: earlier,
+            settings_change: !before.config.has_the_effect_of(&after.config),
+            before,
             after,
+            addresses: changes,
             facts,
             host_networks: BTreeMap::new(),
             validation,
@@ -130,7 +143,9 @@ impl Case {
         };
         let cluster = Cluster::open(&part("cluster")).expect("the cluster");
         assert_eq!(cluster.faults(), [], "{}", folder.display());
-        let mut case = Self::new(&side("base"), &side("head"), cluster.facts().clone());
+        let allocation = texts(&folder.join("allocation")).into_values().next();
+        let allocation = allocation.map(|text| read(&text).expect("an allocation")).unwrap_or_default();
+        let mut case = Self::with(&side("base"), &side("head"), cluster.facts().clone(), &allocation);
         case.host_networks.clone_from(&cluster.facts().host_networks);
         for (file, text) in texts(&folder.join("ground")) {
             let name = NodeName::parse(file.strip_suffix(".yaml").expect("a node's name and .yaml")).expect("a node");
@@ -154,6 +169,7 @@ impl Case {
             commits: ("77d02fb0c1de", "a41c9e2b7f00"),
             before: &self.before,
             after: &self.after,
+            addresses: &self.addresses,
             facts: &self.facts,
             facts_from: "2026-06-01T11:56:00Z",
             host_networks: &self.host_networks,

@@ -113,6 +113,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "cli/doctor.rs",
             "cluster/edit/",
             "cluster/manifests/parse.rs",
+            "core/allocation/text.rs",
             // The chart's schemas.
             "core/policy/limits.rs",
             "core/policy/yaml.rs",
@@ -134,6 +135,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
         "thiserror",
         &[
             "cluster/",
+            "core/allocation/text.rs",
             "core/name.rs",
             "forge/",
             "git/error.rs",

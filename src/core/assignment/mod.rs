@@ -19,7 +19,7 @@ use super::labels::Labels;
 use super::liveness::{LivenessView, PathState};
 use super::name::NodeName;
 use super::placement::{ExitKey, Placement};
-use super::policy::{Assign, Egress, PolicyId, PolicySet};
+use super::policy::{Assign, PolicyId, PolicySet};
 use super::state::net::InterfaceAddress;
 use super::state::nft::AddressFamily;
 
@@ -56,18 +56,20 @@ fn assigned(set: &PolicySet, placement: &Placement) -> BTreeMap<IpAddr, Assigned
     for (id, placed) in &placement.policies {
         let Some(policy) = set.policies.get(id) else { continue };
         for (spec, choice) in policy.gateways.iter().zip(&placed.choices) {
-            let (Egress::Address(address), Some(assign)) = (&spec.egress, &spec.assign) else { continue };
-            let one = all.entry(*address).or_insert_with(|| Assigned {
-                assign: assign.clone(),
-                policy: id.clone(),
-                differ: BTreeSet::new(),
-                gateways: BTreeMap::new(),
-            });
-            if one.assign != *assign {
-                one.differ.insert(id.clone());
-            }
-            if let Some(gateway) = &choice.gateway {
-                one.gateways.entry(gateway.clone()).or_default().extend(choice.standbys.iter().cloned());
+            let Some(assign) = &spec.assign else { continue };
+            for address in spec.egress.addresses() {
+                let one = all.entry(address).or_insert_with(|| Assigned {
+                    assign: assign.clone(),
+                    policy: id.clone(),
+                    differ: BTreeSet::new(),
+                    gateways: BTreeMap::new(),
+                });
+                if one.assign != *assign {
+                    one.differ.insert(id.clone());
+                }
+                if let Some(gateway) = &choice.gateway {
+                    one.gateways.entry(gateway.clone()).or_default().extend(choice.standbys.iter().cloned());
+                }
             }
         }
     }
@@ -174,8 +176,8 @@ pub fn count_members<'m>(
     (node, placement, liveness): (&NodeName, &Placement, &LivenessView),
 ) {
     for placed in members.filter_map(|policy| placement.policies.get(policy)) {
-        for exit in &placed.exits {
-            let Egress::Address(address) = exit.egress else { continue };
+        for (exit, address) in placed.exits.iter().flat_map(|exit| exit.egress.addresses().map(move |one| (exit, one)))
+        {
             let Some(claim) = claims.get_mut(&address) else { continue };
             let silent = || liveness.of(exit, AddressFamily::of(address)) == PathState::Silent;
             if claim.present || exit.gateway == *node || silent() {
@@ -224,8 +226,8 @@ pub fn expected<'h>(
 ) -> Cow<'h, BTreeMap<NodeName, HostNetwork>> {
     let gateways = sets.iter().flat_map(|set| set.policies.values()).flat_map(|policy| &policy.gateways);
     let mut expected = Cow::Borrowed(host_networks);
-    for spec in gateways {
-        let (Egress::Address(address), Some(assign)) = (&spec.egress, &spec.assign) else { continue };
+    for (spec, address) in gateways.flat_map(|spec| spec.egress.addresses().map(move |address| (spec, address))) {
+        let Some(assign) = &spec.assign else { continue };
         // By today's labels and those that Git will give: a node more does no harm, as only exits of gateways are looked up.
         for (node, host_network) in host_networks {
             let labels = facts.nodes.get(node).map(|known| &known.labels);
@@ -235,13 +237,13 @@ pub fn expected<'h>(
                     |given: &Labels| spec.node.matches(&labels.clone().into_iter().chain(given.clone()).collect());
                 spec.node.matches(labels) || given.iter().flatten().any(with)
             });
-            if !matches || host_network.holder(*address).is_some() {
+            if !matches || expected[node].holder(address).is_some() {
                 continue;
             }
-            if let Ok(link) = interface_for(*address, assign, host_network)
+            if let Ok(link) = interface_for(address, assign, host_network)
                 && let Some(known) = expected.to_mut().get_mut(node)
             {
-                let one = InterfaceAddress { link, address: IpNet::from(*address) };
+                let one = InterfaceAddress { link, address: IpNet::from(address) };
                 *known = applied(known, &BTreeSet::new(), &BTreeSet::from([one])).into_owned();
             }
         }

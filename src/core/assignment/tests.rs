@@ -6,7 +6,9 @@ use crate::core::facts::Node;
 use crate::core::labels::{Operator, Requirement, Selector};
 use crate::core::name::ObjectName;
 use crate::core::placement::place;
-use crate::core::policy::{ExistingConnections, GatewaySpec, MemberSelector, OnNoGateway, Origin, Policy, PolicyKind};
+use crate::core::policy::{
+    Egress, ExistingConnections, GatewaySpec, MemberSelector, OnNoGateway, Origin, Policy, PolicyKind,
+};
 use crate::core::state::net::Mac;
 
 fn ip(text: &str) -> IpAddr {

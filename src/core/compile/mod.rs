@@ -45,7 +45,7 @@ use super::name::NodeName;
 use super::nat_record::RecordNames;
 use super::networks::{self, OwnNetworks};
 use super::placement::{ExitKey, Placement};
-use super::policy::{Egress, PolicyId, PolicySet};
+use super::policy::{PolicyId, PolicySet};
 use super::state::NodeState;
 use super::state::net::{InterfaceAddress, Mac};
 use super::state::nft::{AddressFamily, ElementKey, TableFamily};
@@ -432,10 +432,7 @@ fn exits(
 fn families_of(exit: &ExitKey, set: &PolicySet, policies: &BTreeSet<PolicyId>) -> BTreeSet<AddressFamily> {
     let policies = policies.iter().filter_map(|policy| set.policies.get(policy));
     let named = policies.flat_map(|policy| &policy.destinations).map(|net| AddressFamily::of(net.addr()));
-    let has = |family: &AddressFamily| match exit.egress {
-        Egress::Address(address) => AddressFamily::of(address) == *family,
-        Egress::Interface(_) | Egress::DefaultRoute => true,
-    };
+    let has = |family: &AddressFamily| !exit.egress.is_named() || exit.egress.address_in(*family).is_some();
     named.filter(has).collect()
 }
 
@@ -487,7 +484,7 @@ impl Compiled {
     pub fn demand_chains(&self, node: &NodeName) -> BTreeMap<IpAddr, Vec<String>> {
         let mut chains: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
         for (key, exit) in self.exits.iter().filter(|(key, exit)| exit.assigned && key.gateway == *node) {
-            if let Egress::Address(address) = key.egress {
+            for address in key.egress.addresses() {
                 chains.entry(address).or_default().push(format!("{ARRIVED}{}", exit.id));
             }
         }

@@ -18,7 +18,7 @@ use super::{Exit, ExitKey, Placement};
 use crate::core::facts::{AddressOwner, AddressOwners, Facts};
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
-use crate::core::policy::{Egress, ExistingConnections, Policy, PolicyId, PolicySet};
+use crate::core::policy::{ExistingConnections, Policy, PolicyId, PolicySet};
 use crate::core::state::net::Mac;
 
 /// The exits that each gateway reports as served, by identity.
@@ -47,7 +47,7 @@ impl GatewayKnowledge<'_> {
     fn has_moved(&self, exit: &ExitKey, own: &NodeName) -> bool {
         let Some(serving) = self.serving else { return false };
         let says = serving.get(&exit.gateway).map(|exits| exits.contains(&exit.identity()));
-        matches!(exit.egress, Egress::Address(_)) && !says.unwrap_or(exit.gateway == *own)
+        exit.egress.is_named() && !says.unwrap_or(exit.gateway == *own)
     }
 }
 

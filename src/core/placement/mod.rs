@@ -20,8 +20,9 @@ use super::finding::Finding;
 use super::name::NodeName;
 use super::policy::grants::NOT_FROM_GIT;
 use super::policy::node_index::{Match, NodeIndex};
-use super::policy::{Egress, GatewaySpec, OnNoGateway, Policy, PolicyId, PolicySet, Suspend};
+use super::policy::{Egress, GatewaySpec, OnNoGateway, Policy, PolicyId, PolicySet, PoolRequest, Suspend};
 use super::state::net::{Mac, fnv1a, mix};
+use super::text::counted;
 
 /// The egress addresses of policies that each node has, and since when.
 pub type HeldAddresses = BTreeMap<NodeName, BTreeMap<IpAddr, Timestamp>>;
@@ -175,12 +176,21 @@ fn place_one(
     PlacedPolicy { exits: exits.into_iter().collect(), standbys, choices, on_no_gateway: policy.on_no_gateway }
 }
 
+/// The code of the finding of a policy that waits for an address of a pool.
+pub const POOL_ADDRESS_MISSING: &str = "pool-address-missing";
+
 fn no_gateway(policy: &Policy, spec: &GatewaySpec, choice: &GatewayChoice, none_at_all: bool) -> Finding {
     let consequence = match (none_at_all, policy.on_no_gateway) {
         (false, _) => "the others of the policy carry its members",
         (true, OnNoGateway::Drop) => "members' packets to its destinations are dropped",
         (true, OnNoGateway::Passthrough) => "members leave with their own addresses",
     };
+    if let Egress::Pool(PoolRequest { pool, addresses }) = &spec.egress {
+        let addresses = counted(*addresses, "address");
+        let message = format!("waits for {addresses} of the pool {pool}; {consequence}");
+        let hint = "addresses are given as soon as the pool has free ones and the reports branch can be written";
+        return Finding::new(POOL_ADDRESS_MISSING, &policy.id, message).hint(hint);
+    }
     let reason = if choice.unfit.is_empty() {
         format!("no node matches {}", spec.node)
     } else {
@@ -194,32 +204,46 @@ fn no_gateway(policy: &Policy, spec: &GatewaySpec, choice: &GatewayChoice, none_
 /// the last standby are not considered.
 fn choose(spec: &GatewaySpec, facts: &Facts, (nodes, reports): (&Nodes<'_>, GatewayReports<'_>)) -> GatewayChoice {
     let mut choice = GatewayChoice { gateway: None, standbys: Vec::new(), unfit: Vec::new() };
-    let mut newest: Option<Timestamp> = None;
+    if matches!(spec.egress, Egress::Pool(_)) {
+        return choice;
+    }
+    let is_named = spec.egress.is_named();
     let mut fit: Vec<&NodeName> = Vec::new();
     for Match { node: name, may_answer } in nodes.index.matching(&spec.node) {
         let unfit = if may_answer { nodes.unfit(name, &facts.nodes[name]) } else { Some(NOT_FROM_GIT.into()) };
         if let Some(reason) = unfit.or_else(|| unserved(name, spec, reports.unfit).map(Into::into)) {
-            if choice.gateway.is_none() {
+            if fit.is_empty() {
                 choice.unfit.push((name.clone(), reason));
             }
             continue;
         }
         fit.push(name);
-        let Egress::Address(address) = &spec.egress else {
-            choice.gateway.get_or_insert_with(|| name.clone());
-            if fit.len() > nodes.standbys {
-                break;
-            }
-            continue;
-        };
-        let since = since(name, *address, facts, reports.held);
-        if choice.gateway.is_none() || since > newest {
-            (choice.gateway, newest) = (Some(name.clone()), since);
+        if !is_named && fit.len() > nodes.standbys {
+            break;
         }
     }
+    choice.gateway = last_holder(&fit, spec, facts, reports.held).or(fit.first().copied()).cloned();
     let others = fit.into_iter().filter(|name| choice.gateway.as_ref() != Some(*name));
     choice.standbys = others.take(nodes.standbys).cloned().collect();
     choice
+}
+
+/// Of these nodes the one that got the addresses last. Of two addresses that are on two nodes, one decides: an exit is on one gateway.
+fn last_holder<'n>(
+    fit: &[&'n NodeName],
+    spec: &GatewaySpec,
+    facts: &Facts,
+    held: &HeldAddresses,
+) -> Option<&'n NodeName> {
+    let mut votes: BTreeMap<&NodeName, usize> = BTreeMap::new();
+    for address in spec.egress.addresses() {
+        // Of equal times the last one is taken: the first by name.
+        let holders = fit.iter().rev().filter_map(|name| Some((since(name, address, facts, held)?, *name)));
+        if let Some((_, holder)) = holders.max_by_key(|(since, _)| *since) {
+            *votes.entry(holder).or_default() += 1;
+        }
+    }
+    votes.into_iter().rev().max_by_key(|(_, votes)| *votes).map(|(name, _)| name)
 }
 
 /// Since when a node has an address, as it reports; a snapshot contains no time.

@@ -1,5 +1,7 @@
 //! Tests of placement on small clusters.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use super::*;
 use crate::core::facts::Node;
 use crate::core::labels::{Labels, Operator, Requirement, Selector};
@@ -194,4 +196,52 @@ fn nodes_with_the_same_address_are_not_gateways() {
     // A stale Node object is not Ready: the machine that has the address now continues.
     facts.nodes.get_mut(&NodeName::parse("b").unwrap()).unwrap().ready = false;
     assert_eq!(gateways(&place(&set, &facts, Timestamp::UNIX_EPOCH), "p"), ["a"]);
+}
+
+#[test]
+fn the_gateway_of_a_pair_is_the_node_that_got_its_addresses_last() {
+    let (v4, v6): (Ipv4Addr, Ipv6Addr) = ("10.0.3.42".parse().unwrap(), "2001:db8::42".parse().unwrap());
+    let pair = GatewaySpec { egress: Egress::DualStack(v4, v6), ..gateway("gw", "a") };
+    let set = set(vec![policy("outpost", vec![pair])]);
+    let facts = facts(&[("n1", true, false), ("n2", true, false), ("n3", true, false)]);
+    let holding = |who: &[(&str, &[(IpAddr, i64)])]| -> HeldAddresses {
+        let one = |(node, had): &(&str, &[(IpAddr, i64)])| {
+            let had = had.iter().map(|(address, at)| (*address, Timestamp::from_second(*at).unwrap()));
+            (NodeName::parse(node).unwrap(), had.collect())
+        };
+        who.iter().map(one).collect()
+    };
+    let choice = |held: &HeldAddresses| {
+        let reports = GatewayReports { held, unfit: &UnfitExits::new() };
+        let placed = place_with(&set, &facts, reports, Timestamp::UNIX_EPOCH);
+        placed.policies.into_values().next().unwrap().exits[0].gateway.to_string()
+    };
+    let (v4, v6) = (IpAddr::V4(v4), IpAddr::V6(v6));
+    assert_eq!(choice(&holding(&[])), "n1");
+    assert_eq!(choice(&holding(&[("n2", &[(v4, 1), (v6, 1)])])), "n2");
+    assert_eq!(choice(&holding(&[("n2", &[(v4, 1), (v6, 1)]), ("n3", &[(v4, 2), (v6, 2)])])), "n3");
+    assert_eq!(
+        choice(&holding(&[("n2", &[(v4, 1), (v6, 3)]), ("n3", &[(v4, 2)])])),
+        "n2",
+        "one vote each: the first by name"
+    );
+}
+
+#[test]
+fn a_request_of_a_pool_has_no_exit_and_says_what_it_waits_for() {
+    let pool = ObjectName::parse("outpost").unwrap();
+    let waiting = GatewaySpec { egress: Egress::Pool(PoolRequest { pool, addresses: 2 }), ..gateway("gw", "a") };
+    let facts = facts(&[("n1", true, false)]);
+    let alone = place(&set(vec![policy("outpost", vec![waiting.clone()])]), &facts, Timestamp::UNIX_EPOCH);
+    assert_eq!(alone.exits, BTreeMap::new());
+    let messages: Vec<&str> = alone.findings.iter().map(|finding| finding.message.as_str()).collect();
+    assert_eq!(
+        messages,
+        ["waits for 2 addresses of the pool outpost; members' packets to its destinations are dropped"]
+    );
+    let beside = policy("outpost", vec![waiting, naming("10.0.3.42")]);
+    let beside = place(&set(vec![beside]), &facts, Timestamp::UNIX_EPOCH);
+    let messages: Vec<&str> = beside.findings.iter().map(|finding| finding.message.as_str()).collect();
+    assert_eq!(messages, ["waits for 2 addresses of the pool outpost; the others of the policy carry its members"]);
+    assert_eq!(beside.exits.len(), 1);
 }

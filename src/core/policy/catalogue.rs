@@ -18,6 +18,7 @@ mod effective;
 mod kustomize;
 mod last_good;
 mod layout;
+mod pools;
 mod publishable;
 mod refusal;
 mod requirements;
@@ -43,6 +44,7 @@ pub use self::conflicts::{LabelConflict, disagreements};
 pub use self::contents::RepositoryContents;
 use self::kustomize::Kustomized;
 pub use self::last_good::{LastGoodDocuments, LastGoodText};
+pub use self::pools::POOL_MISTAKES;
 pub use self::refusal::FileRefusal;
 pub(super) use self::requirements::{NAME_ONE, NO_NAMESPACE};
 
@@ -363,6 +365,7 @@ impl Catalogue {
         let refused = counted().filter_map(|(path, file)| Some((path, file.refused.filter(meant)?)));
         let refused = refused.map(|(path, refusal)| refusal.diagnostic(path));
         let more = refused.chain(publishable::mistakes(&self.set, &self.spans));
+        let more = more.chain(pools::mistakes(&self.set, &self.spans));
         let parsed = parsed.chain(&self.kustomized.mistakes).chain(self.in_the_place_of_config().values().flatten());
         let mut all: Vec<Diagnostic> = parsed.chain(self.between.values().flatten()).cloned().chain(more).collect();
         all.sort();

@@ -10,8 +10,10 @@ mod assertion;
 mod assign;
 mod config;
 mod duration;
+mod egress;
 mod node_labels;
 mod policy;
+mod pool;
 mod schedule;
 mod selector;
 mod signatures;
@@ -21,7 +23,8 @@ use std::fmt;
 use super::assertion::Assertion;
 use super::diagnostic_sink::DiagnosticSink;
 use super::document::{Document, DocumentKind};
-use super::spans::{AssertionSpans, NodeLabelsSpans, PolicySpans};
+use super::pool::EgressPool;
+use super::spans::{AssertionSpans, NodeLabelsSpans, PolicySpans, PoolSpans};
 use super::{NodeLabels, ObjectName, Policy, PolicyId, PolicyKind};
 
 pub use self::admission::windows_file;
@@ -41,6 +44,8 @@ pub enum DocumentIdentity {
     NodeLabels(ObjectName),
     /// An EgressAssertion.
     Assertion(ObjectName),
+    /// An EgressPool.
+    Pool(ObjectName),
 }
 
 impl fmt::Display for DocumentIdentity {
@@ -49,6 +54,7 @@ impl fmt::Display for DocumentIdentity {
             Self::Config => f.write_str("Config"),
             Self::NodeLabels(name) => write!(f, "NodeLabels {name}"),
             Self::Assertion(name) => write!(f, "EgressAssertion {name}"),
+            Self::Pool(name) => write!(f, "EgressPool {name}"),
             Self::Policy(id) => write!(f, "{} {}", kind_of(id.kind).name(), id.name),
         }
     }
@@ -70,6 +76,8 @@ pub enum Checked {
     NodeLabels(CheckedNodeLabels),
     /// An assertion.
     Assertion(CheckedAssertion),
+    /// A pool.
+    Pool(CheckedPool),
     /// The configuration.
     Config(ConfigDocument),
 }
@@ -105,6 +113,15 @@ pub struct CheckedAssertion {
     pub spans: AssertionSpans,
 }
 
+/// An EgressPool with its locations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckedPool {
+    /// The pool.
+    pub pool: EgressPool,
+    /// Locations of its parts.
+    pub spans: PoolSpans,
+}
+
 /// The identity of a document, good or not; `None` if its name cannot be read.
 pub fn identity(document: &Document<'_>) -> Option<DocumentIdentity> {
     let policy = |kind| document.name.clone().map(|name| DocumentIdentity::Policy(PolicyId { name, kind }));
@@ -113,6 +130,7 @@ pub fn identity(document: &Document<'_>) -> Option<DocumentIdentity> {
         DocumentKind::EgressPolicy => policy(PolicyKind::Egret),
         DocumentKind::NodeLabels => document.name.clone().map(DocumentIdentity::NodeLabels),
         DocumentKind::EgressAssertion => document.name.clone().map(DocumentIdentity::Assertion),
+        DocumentKind::EgressPool => document.name.clone().map(DocumentIdentity::Pool),
         DocumentKind::Config => Some(DocumentIdentity::Config),
     }
 }
@@ -124,6 +142,7 @@ pub fn check(document: &Document<'_>, out: &mut DiagnosticSink<'_>) -> Option<Ch
         DocumentKind::EgressPolicy => policy::read(document, PolicyKind::Egret, out).map(Checked::Policy),
         DocumentKind::NodeLabels => node_labels::read(document, out).map(Checked::NodeLabels),
         DocumentKind::EgressAssertion => assertion::read(document, out).map(Checked::Assertion),
+        DocumentKind::EgressPool => pool::read(document, out).map(Checked::Pool),
         DocumentKind::Config => config::read(document, out).map(Checked::Config),
     }
 }

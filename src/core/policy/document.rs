@@ -49,14 +49,22 @@ pub enum DocumentKind {
     NodeLabels,
     /// `egret.dev/v1alpha1 EgressAssertion`
     EgressAssertion,
+    /// `egret.dev/v1alpha1 EgressPool`
+    EgressPool,
     /// `egret.dev/v1alpha1 Config`
     Config,
 }
 
 impl DocumentKind {
     /// All kinds.
-    pub const ALL: [Self; 5] =
-        [Self::CiliumEgressGatewayPolicy, Self::EgressPolicy, Self::NodeLabels, Self::EgressAssertion, Self::Config];
+    pub const ALL: [Self; 6] = [
+        Self::CiliumEgressGatewayPolicy,
+        Self::EgressPolicy,
+        Self::NodeLabels,
+        Self::EgressAssertion,
+        Self::EgressPool,
+        Self::Config,
+    ];
 
     /// `kind` in a document.
     pub fn name(self) -> &'static str {
@@ -65,6 +73,7 @@ impl DocumentKind {
             Self::EgressPolicy => "EgressPolicy",
             Self::NodeLabels => "NodeLabels",
             Self::EgressAssertion => "EgressAssertion",
+            Self::EgressPool => "EgressPool",
             Self::Config => "Config",
         }
     }
@@ -73,7 +82,9 @@ impl DocumentKind {
     pub fn api_version(self) -> &'static str {
         match self {
             Self::CiliumEgressGatewayPolicy => "cilium.io/v2",
-            Self::EgressPolicy | Self::NodeLabels | Self::EgressAssertion | Self::Config => "egret.dev/v1alpha1",
+            Self::EgressPolicy | Self::NodeLabels | Self::EgressAssertion | Self::EgressPool | Self::Config => {
+                "egret.dev/v1alpha1"
+            }
         }
     }
 
@@ -113,7 +124,10 @@ pub const EGRET_SPEC: &[&str] =
 /// Fields of a gateway entry in a CiliumEgressGatewayPolicy.
 pub const CILIUM_GATEWAY: &[&str] = &["nodeSelector", "interface", "egressIP"];
 /// Fields of a gateway entry in an EgressPolicy.
-pub const EGRET_GATEWAY: &[&str] = &joined::<6>(&[CILIUM_GATEWAY, &["nextHop", "nextHops", "assign"]]);
+pub const EGRET_GATEWAY: &[&str] =
+    &joined::<8>(&[CILIUM_GATEWAY, &["egressIPs", "egressPool", "nextHop", "nextHops", "assign"]]);
+/// Fields of `egressPool`.
+pub const EGRESS_POOL: &[&str] = &["name", "addresses"];
 /// Fields of `assign`.
 pub const ASSIGN: &[&str] = &["interface", "failback"];
 /// Fields of an entry of `selectors`.
@@ -129,6 +143,8 @@ pub const NODE_LABELS_SPEC: &[&str] = &["nodes", "nodeSelector", "labels"];
 /// Fields of an EgressAssertion's `spec`.
 pub const ASSERTION_SPEC: &[&str] =
     &["selectors", "destinationCIDRs", "excludedCIDRs", "leavesAs", "orDropped", "neverSteered"];
+/// Fields of an EgressPool's `spec`.
+pub const POOL_SPEC: &[&str] = &["addresses", "reserved"];
 /// Fields of `signatures`.
 pub const SIGNATURES: &[&str] = &["require", "allowedSigners", "openPGPKeys"];
 /// Fields of a Config that an entry of `clusters` may have too.

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::check::{
-    Checked, CheckedAssertion, CheckedNodeLabels, CheckedPolicy, ConfigDocument, DocumentIdentity, check, identity,
+    Checked, CheckedAssertion, CheckedNodeLabels, CheckedPolicy, CheckedPool, ConfigDocument, DocumentIdentity, check,
+    identity,
 };
 use super::diagnostic_sink::{DiagnosticSink, Span};
 use super::document::{
@@ -248,33 +249,26 @@ fn placeholder_below(node: &YamlNode) -> Option<(Placeholder, Span)> {
 impl Checked {
     /// The policy, if it is one.
     pub fn policy(&self) -> Option<&CheckedPolicy> {
-        match self {
-            Self::Policy(policy) => Some(policy),
-            Self::NodeLabels(_) | Self::Assertion(_) | Self::Config(_) => None,
-        }
+        if let Self::Policy(policy) = self { Some(policy) } else { None }
     }
 
     /// The node labels, if it is such a document.
     pub fn node_labels(&self) -> Option<&CheckedNodeLabels> {
-        match self {
-            Self::NodeLabels(labels) => Some(labels),
-            Self::Policy(_) | Self::Assertion(_) | Self::Config(_) => None,
-        }
+        if let Self::NodeLabels(labels) = self { Some(labels) } else { None }
     }
 
     /// The assertion, if it is one.
     pub fn assertion(&self) -> Option<&CheckedAssertion> {
-        match self {
-            Self::Assertion(assertion) => Some(assertion),
-            Self::Policy(_) | Self::NodeLabels(_) | Self::Config(_) => None,
-        }
+        if let Self::Assertion(assertion) = self { Some(assertion) } else { None }
+    }
+
+    /// The pool, if it is one.
+    pub fn pool(&self) -> Option<&CheckedPool> {
+        if let Self::Pool(pool) = self { Some(pool) } else { None }
     }
 
     /// The configuration, if it is one.
     pub fn config(&self) -> Option<&ConfigDocument> {
-        match self {
-            Self::Config(config) => Some(config),
-            Self::Policy(_) | Self::NodeLabels(_) | Self::Assertion(_) => None,
-        }
+        if let Self::Config(config) = self { Some(config) } else { None }
     }
 }

@@ -10,8 +10,8 @@ use super::document::DocumentKind;
 use super::yaml::parts;
 
 /// Parts of the kinds and API groups. A document of Egret's, or one that was meant to be one, has at least one of them.
-const WORDS: [&str; 6] =
-    ["egret.dev", "cilium.io", "EgressPolicy", "EgressGatewayPolicy", "NodeLabels", "EgressAssertion"];
+const WORDS: [&str; 7] =
+    ["egret.dev", "cilium.io", "EgressPolicy", "EgressGatewayPolicy", "NodeLabels", "EgressAssertion", "EgressPool"];
 
 /// Whether a text may have a document of Egret's. A word can be hidden only behind an escape sequence.
 pub fn may_be_ours(text: &str) -> bool {

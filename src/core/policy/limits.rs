@@ -13,7 +13,6 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::PolicySet;
 use super::check::{Checked, ConfigDocument};
 use super::diagnostic_sink::{DiagnosticSink, Span};
 use super::document::{ANNOTATION_PREFIX, field};
@@ -21,6 +20,7 @@ use super::grants::Grant;
 use super::mapping_reader::first_line;
 use super::published;
 use super::yaml::{YamlNode, YamlValue};
+use super::{Egress, GatewaySpec, Policy, PolicySet};
 
 /// The largest request that etcd takes (`--max-request-bytes`); the API server's own limit is twice that.
 const MAX_REQUEST: usize = 1_572_864;
@@ -158,7 +158,7 @@ fn size(value: &Value) -> usize {
 pub(super) fn check(checked: &Checked, root: &YamlNode, out: &mut DiagnosticSink<'_>) {
     match checked {
         Checked::Policy(checked) => {
-            let spec = published::spec(&checked.policy);
+            let spec = published::spec(&with_room_for_pools(&checked.policy));
             report(POLICY.excesses(&spec), root, &["spec"], out);
             if size(&spec) > MAX_SPEC {
                 let message = format!(
@@ -176,9 +176,22 @@ pub(super) fn check(checked: &Checked, root: &YamlNode, out: &mut DiagnosticSink
             report(excesses.unwrap_or_default(), root, &["spec"], out);
         }
         Checked::Config(config) => check_config(config, root, out),
-        // It is not published.
-        Checked::Assertion(_) => {}
+        // They are not published.
+        Checked::Assertion(_) | Checked::Pool(_) => {}
     }
+}
+
+/// A policy with as many gateway entries as it has once pools have given it addresses.
+fn with_room_for_pools(policy: &Policy) -> Policy {
+    let longest = Egress::DualStack([255; 4].into(), [0xffff; 8].into());
+    let entries = policy.gateways.iter().flat_map(|spec| {
+        let (egress, count) = match &spec.egress {
+            Egress::Pool(request) => (&longest, request.addresses),
+            egress => (egress, 1),
+        };
+        std::iter::repeat_n(GatewaySpec { egress: egress.clone(), ..spec.clone() }, count)
+    });
+    Policy { gateways: entries.collect(), ..policy.clone() }
 }
 
 /// Checks the values at the top, and those that each cluster has of its own.

@@ -68,6 +68,8 @@ pub fn lint(set: &PolicySet, facts: Option<&Facts>, spans: &Spans) -> Vec<Diagno
         all.extend(disagreements(set, facts).iter().flat_map(|one| one.diagnostics(set, spans)));
     }
     all.sort();
+    // A gateway entry with several addresses is several.
+    all.dedup();
     all
 }
 

@@ -7,8 +7,10 @@ pub mod assertion;
 pub mod catalogue;
 pub mod check;
 pub mod config;
+pub mod demand;
 pub mod diagnostic_sink;
 pub mod document;
+mod egress;
 pub mod file;
 pub mod foreign;
 pub mod grants;
@@ -19,6 +21,7 @@ pub mod members;
 pub mod migrate;
 pub mod node_index;
 pub mod paths;
+pub mod pool;
 pub mod published;
 pub mod schema;
 pub mod spans;
@@ -33,11 +36,13 @@ use jiff::Timestamp;
 
 use self::assertion::Assertion;
 use self::config::Config;
+pub use self::egress::{Egress, PoolRequest};
 use self::grants::Grant;
 use self::node_index::NodeLabelsIndex;
+use self::pool::EgressPool;
 use super::facts::{Facts, Pod, PodName};
 use super::labels::{Labels, Operator, Selector};
-use super::name::{Interface, NodeName, ObjectName};
+use super::name::{NodeName, ObjectName};
 
 /// All active documents: the checked documents of a repository, or the last good versions of bad ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,6 +53,8 @@ pub struct PolicySet {
     pub node_labels: BTreeMap<ObjectName, NodeLabels>,
     /// Assertions. They are not published: agents have none.
     pub assertions: BTreeMap<ObjectName, Assertion>,
+    /// Pools of addresses. They are not published: agents get the addresses.
+    pub pools: BTreeMap<ObjectName, EgressPool>,
     /// egret.yaml, or its defaults.
     pub config: Config,
     /// The gateway labels that Git gives, where no others count ([`grants`]).
@@ -131,7 +138,7 @@ pub struct MemberSelector {
     pub node: Selector,
 }
 
-/// One entry of `egressGateway(s)`.
+/// One entry of `egressGateway(s)`; one with several addresses is several, one for each exit.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GatewaySpec {
     /// Candidate nodes; the first fit one by name is the gateway.
@@ -140,7 +147,7 @@ pub struct GatewaySpec {
     pub egress: Egress,
     /// The next hops, at most one a family; none: from the interface's own routes.
     pub next_hops: Vec<IpAddr>,
-    /// Egret puts the address on an interface of the gateway, and moves it. Only with [`Egress::Address`].
+    /// Egret puts the address on an interface of the gateway, and moves it. Only with addresses that the policy names, or that a pool gives.
     pub assign: Option<Assign>,
 }
 
@@ -151,27 +158,6 @@ pub struct Assign {
     pub interface: Option<Interface>,
     /// The address returns to the first fit node when that is back. Otherwise it stays where it is.
     pub failback: bool,
-}
-
-/// How a gateway finds the egress address.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Egress {
-    /// `egressIP`: this address, on whatever interface has it.
-    Address(IpAddr),
-    /// `interface`: its first global address of each family.
-    Interface(Interface),
-    /// Neither: the first global address of the interface that has the default route.
-    DefaultRoute,
-}
-
-impl fmt::Display for Egress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => write!(f, "{address}"),
-            Self::Interface(name) => write!(f, "dev {name}"),
-            Self::DefaultRoute => f.write_str("default"),
-        }
-    }
 }
 
 /// What happens to members' packets while no gateway is fit.

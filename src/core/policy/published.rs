@@ -13,7 +13,8 @@ use super::config::{Config, ProbeTiming};
 use super::document::{CONFIG_FILE, DocumentKind, PUBLISHED};
 use super::grants::Grant;
 use super::{
-    Egress, GatewaySpec, MemberSelector, ObjectName, Origin, Policy, PolicyId, PolicyKind, PolicySet, Suspend, file,
+    Egress, GatewaySpec, MemberSelector, ObjectName, Origin, Policy, PolicyId, PolicyKind, PolicySet, PoolRequest,
+    Suspend, file,
 };
 use crate::core::admission::{ChangeWindows, Window};
 use crate::core::escape::json_as_yaml;
@@ -161,6 +162,10 @@ fn gateway(spec: &GatewaySpec) -> Value {
     match &spec.egress {
         Egress::Address(address) => gateway["egressIP"] = json!(address.to_string()),
         Egress::Interface(name) => gateway["interface"] = json!(name.as_str()),
+        Egress::DualStack(v4, v6) => gateway["egressIPs"] = json!([v4.to_string(), v6.to_string()]),
+        Egress::Pool(PoolRequest { pool, addresses }) => {
+            gateway["egressPool"] = json!({"name": pool.as_str(), "addresses": addresses});
+        }
         Egress::DefaultRoute => {}
     }
     if !spec.next_hops.is_empty() {

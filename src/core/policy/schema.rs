@@ -213,6 +213,7 @@ fn document() -> Value {
         ("EgressPolicy", "egret.dev/v1alpha1", policy_spec(true)),
         ("NodeLabels", "egret.dev/v1alpha1", node_labels_spec()),
         ("EgressAssertion", "egret.dev/v1alpha1", assertion_spec()),
+        ("EgressPool", "egret.dev/v1alpha1", pool_spec()),
     ];
     let branches: Vec<Value> = kinds
         .into_iter()
@@ -238,7 +239,7 @@ fn document() -> Value {
         "required": ["apiVersion", "kind"],
         "properties": {
             "apiVersion": {"enum": ["cilium.io/v2", "egret.dev/v1alpha1"]},
-            "kind": {"enum": ["CiliumEgressGatewayPolicy", "EgressPolicy", "NodeLabels", "EgressAssertion"]},
+            "kind": {"enum": ["CiliumEgressGatewayPolicy", "EgressPolicy", "NodeLabels", "EgressAssertion", "EgressPool"]},
         },
         "allOf": branches,
     })
@@ -326,6 +327,18 @@ fn assertion_spec() -> Value {
     )
 }
 
+fn pool_spec() -> Value {
+    let ranges = |description: &str| list(description, &json!({"type": "string", "pattern": "^[0-9a-fA-F:./-]+$"}));
+    object(
+        "Addresses that gateways have, of which policies ask for some.",
+        &["addresses"],
+        &json!({
+            "addresses": ranges("Ranges, networks and single addresses, 4096 at most: 10.0.3.40-10.0.3.47, 2001:db8::/124, 10.0.3.60."),
+            "reserved": ranges("Those of them that no policy gets."),
+        }),
+    )
+}
+
 fn gateway(egret: bool) -> Value {
     let mut properties = json!({
         "nodeSelector": label_selector("The first fit node of these, by name, is the gateway."),
@@ -333,6 +346,18 @@ fn gateway(egret: bool) -> Value {
         "egressIP": text("Packets leave with this address; some interface of the node has it."),
     });
     if egret {
+        properties["egressIPs"] = list(
+            "Packets leave with these addresses; each pod keeps to one, or to one of each family.",
+            &json!({"type": "string"}),
+        );
+        properties["egressPool"] = object(
+            "Packets leave with addresses that Egret takes from an EgressPool.",
+            &["name"],
+            &json!({
+                "name": text("The pool's name."),
+                "addresses": number("How many addresses, of each family; 1 if left out. Each pod keeps to one.", 1, 64),
+            }),
+        );
         properties["nextHop"] = text("The router behind the interface.");
         properties["nextHops"] = list("One router for each family.", &json!({"type": "string"}));
         let fields = json!({

@@ -26,6 +26,8 @@ pub struct PolicySpans {
     pub excluded: Vec<Span>,
     /// Gateway entries' `nodeSelector`, in the order of [`super::Policy::gateways`].
     pub gateways: Vec<Span>,
+    /// How each of them finds the egress address: the value of `egressIP`, of `egressPool`'s name; in the same order.
+    pub egresses: Vec<Span>,
     /// The suspension.
     pub suspend: Option<Span>,
     /// The warnings that it acknowledges.
@@ -71,6 +73,15 @@ pub struct AssertionSpans {
     pub claim: Span,
 }
 
+/// Locations in one EgressPool.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PoolSpans {
+    /// `metadata.name`.
+    pub name: Span,
+    /// Addresses, in the order of [`super::pool::EgressPool::addresses`].
+    pub addresses: Vec<Span>,
+}
+
 /// Locations in all documents whose active version is the repository's. Held documents are left out: their locations
 /// refer to an older text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -85,4 +96,6 @@ pub struct Spans {
     pub node_labels: BTreeMap<ObjectName, NodeLabelsSpans>,
     /// Of EgressAssertions.
     pub assertions: BTreeMap<ObjectName, AssertionSpans>,
+    /// Of EgressPools.
+    pub pools: BTreeMap<ObjectName, PoolSpans>,
 }

@@ -36,9 +36,7 @@ impl AssumedNetwork {
         let mut interfaces: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
         for exit in exits {
             let addresses = interfaces.entry(interface_of(&exit.egress)).or_default();
-            if let Egress::Address(address) = &exit.egress {
-                addresses.insert(*address);
-            }
+            addresses.extend(exit.egress.addresses());
         }
         for (number, (name, addresses)) in (0_u8..=u8::MAX).zip(interfaces) {
             assumed.interface(number, &name, &addresses);
@@ -101,7 +99,7 @@ impl AssumedNetwork {
 fn interface_of(egress: &Egress) -> String {
     match egress {
         Egress::Interface(name) => name.to_string(),
-        Egress::Address(_) => "<interface>".to_owned(),
+        Egress::Address(_) | Egress::DualStack(..) | Egress::Pool(_) => "<interface>".to_owned(),
         Egress::DefaultRoute => "<interface of the default route>".to_owned(),
     }
 }

@@ -7,6 +7,7 @@
 //! `egret.yaml` of the head decides what would happen, as it would be active. Settings of the preview itself never
 //! come from the head: neither its limits nor the place of its snapshot.
 
+mod addresses;
 mod admission;
 pub mod assertions;
 mod assumed_network;
@@ -43,6 +44,7 @@ pub use self::risks::{Risk, RiskLevel};
 pub use self::sentences::Sentences;
 pub use self::terminal::{Line, LineStyle, TextForm, lines};
 use super::admission::{AdmissionDecision, PendingReason};
+use super::allocation::AddressChange;
 use super::diagnostic::{Diagnostic, Severity};
 use super::facts::{Facts, PodName};
 use super::host_network::HostNetwork;
@@ -77,6 +79,8 @@ pub struct PreviewInput<'a> {
     pub trailers: &'a [(String, String)],
     /// A commit of the change that lacks the required signature: its full id, and a clause that explains why.
     pub unsigned: Option<(&'a str, &'a str)>,
+    /// What the change does to addresses of pools.
+    pub addresses: &'a [AddressChange],
     /// Diagnostics of the documents.
     pub validation: &'a Validation,
     /// The change of `egret.yaml`, as a unified diff.
@@ -220,6 +224,7 @@ pub fn preview(input: PreviewInput<'_>) -> Preview<'_> {
     let drift = existing_drift::drift(input.reports, &policies, &moves, &nodes);
     let mut risks = risks::find(&input, (&before, &after), &moves, &touched, &drift);
     risks.extend(assertions::weakened(&input));
+    risks.extend(input.addresses.iter().map(addresses::risk));
     risks.sort();
     let gateway_failures = gateway_failure::each(&input, &mut after, &moves, &touched);
     let gateways: BTreeSet<&NodeName> = after

@@ -28,10 +28,15 @@ pub(super) fn leaves_as(input: &PreviewInput<'_>, exit: &ExitKey, towards: &[Add
         .collect();
     match &exit.egress {
         _ if !addresses.is_empty() => addresses.join(" and "),
-        Egress::Address(address) => address.to_string(),
+        Egress::Address(_) | Egress::DualStack(..) | Egress::Pool(_) => joined(&exit.egress, " and "),
         Egress::Interface(name) => name.to_string(),
         Egress::DefaultRoute => "its default address".to_owned(),
     }
+}
+
+/// The addresses that an entry names.
+pub(super) fn joined(egress: &Egress, between: &str) -> String {
+    egress.addresses().map(|address| address.to_string()).collect::<Vec<_>>().join(between)
 }
 
 /// The source of an exit's packets as part of a sentence: the address, or a description of it if the node's kernel
@@ -43,7 +48,7 @@ pub(super) fn source(input: &PreviewInput<'_>, exit: &ExitKey, towards: &[Addres
     }
     let of = match &exit.egress {
         Egress::Interface(name) => EscapedText::new().words("the address of ").name(name),
-        Egress::Address(_) | Egress::DefaultRoute => EscapedText::new().words("the default address"),
+        _ => EscapedText::new().words("the default address"),
     };
     of.words(" on ").name(&exit.gateway)
 }

@@ -83,10 +83,7 @@ pub(super) fn has_no_address(input: &PreviewInput<'_>, exit: &ExitKey, towards: 
 
 /// Whether two exits are known to have the same address.
 pub(super) fn same_address(input: &PreviewInput<'_>, one: &ExitKey, other: &ExitKey, towards: &[AddressRange]) -> bool {
-    let known = |exit: &ExitKey| {
-        input.host_networks.contains_key(&exit.gateway)
-            || matches!(exit.egress, crate::core::policy::Egress::Address(_))
-    };
+    let known = |exit: &ExitKey| input.host_networks.contains_key(&exit.gateway) || exit.egress.is_named();
     known(one) && known(other) && leaves_as(input, one, towards) == leaves_as(input, other, towards)
 }
 

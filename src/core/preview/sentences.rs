@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::named::{leaves_as, policy, towards};
+use super::named::{joined, leaves_as, policy, towards};
 use super::outcome::{self, ConnectionFate, MoveOutcome};
 use super::{FailureOutcome, GatewayFailure, Move, NodeChange, Preview, PreviewInput, RiskLevel};
 use crate::core::admission::{PendingReason, by_the_clock};
@@ -27,7 +27,9 @@ pub(super) fn way(input: &PreviewInput<'_>, way: &Disposition, towards: &[Addres
         Disposition::Exit(exit) if outcome::has_no_address(input, exit, towards) => {
             let missing = EscapedText::new().words("dropped: no ");
             let missing = match &exit.egress {
-                Egress::Address(address) => missing.name(address),
+                Egress::Address(_) | Egress::DualStack(..) | Egress::Pool(_) => {
+                    missing.name(joined(&exit.egress, " or "))
+                }
                 Egress::Interface(name) => missing.words("address on ").name(name),
                 Egress::DefaultRoute => missing.words("default route"),
             };
@@ -223,7 +225,7 @@ impl Sentences<'_> {
                     .flat_map(|policy| &policy.destinations)
                     .map(|net| AddressRange::from(*net))
                     .collect();
-                let later = if exits.iter().any(|exit| matches!(exit.egress, Egress::Address(_))) {
+                let later = if exits.iter().any(|exit| exit.egress.is_named()) {
                     ", as soon as the address is there"
                 } else if failure.standby {
                     ", within a second"

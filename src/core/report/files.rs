@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use super::history::NodeReport;
 use super::page::page;
 
+/// The path of the page.
+pub const PAGE: &str = "README.md";
+
 /// The path of a node's file.
 pub fn path_of(node: &str) -> String {
     format!("nodes/{node}.yaml")
@@ -43,6 +46,6 @@ pub fn tree(
         .filter(|(path, _)| path.starts_with("nodes/"))
         .filter_map(|(_, text)| read_node_file(text))
         .collect();
-    files.insert("README.md".to_owned(), page(cluster, branch, &reports));
+    files.insert(PAGE.to_owned(), page(cluster, branch, &reports));
     Ok(files)
 }

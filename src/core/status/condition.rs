@@ -96,6 +96,8 @@ words! {
         Invalid,
         /// No node is fit to be the gateway.
         NoGateway,
+        /// The pool that the policy asks has given it no address yet.
+        PoolAddressMissing,
         /// The gateway has no address to translate to.
         EgressIPMissing,
         /// The gateway's kernel does not forward.

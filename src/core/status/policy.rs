@@ -17,7 +17,7 @@ use super::summary;
 use crate::core::compile::NO_WAY_OUT;
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
-use crate::core::placement::{ExitKey, Placement};
+use crate::core::placement::{ExitKey, POOL_ADDRESS_MISSING, Placement};
 use crate::core::policy::Policy;
 use crate::core::report::history::Rejected;
 
@@ -168,6 +168,9 @@ fn ready(
     };
     if let Some(finding) = found("suspended") {
         return no(Reason::Suspended, finding.message.clone());
+    }
+    if let (true, Some(finding)) = (gateways.is_empty(), found(POOL_ADDRESS_MISSING)) {
+        return no(Reason::PoolAddressMissing, finding.message.clone());
     }
     if gateways.is_empty() {
         let why = found("no-gateway").map_or("no gateway is fit", |finding| finding.message.as_str());

@@ -410,6 +410,7 @@ impl<K: NodeKernel> Agent<K> {
                     ..ActiveRevision::default()
                 };
                 self.driver.intent = Some(DesiredRevision {
+                    asked: None,
                     set,
                     commit,
                     branch: String::new(),

@@ -44,6 +44,7 @@ use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
 use crate::git::CommitId;
 
+use crate::reconcile::gitops::pool_addresses::PoolAddresses;
 use crate::reconcile::gitops::publisher::Publisher;
 use crate::reconcile::gitops::pulls::PullPreviews;
 use crate::reconcile::gitops::report_sender::ReportSender;
@@ -145,6 +146,7 @@ async fn serve_with(
         watching,
         repository,
         sender: ReportSender::new(publisher),
+        addresses: PoolAddresses::open(&memory),
         memory,
         intent: None,
         git_fault: None,
@@ -173,7 +175,8 @@ async fn serve_with(
         live,
         options,
     };
-    controller.run(Sources { stop, news, pushes, hook }).await
+    let allocations = controller.sender.publisher().allocations();
+    controller.run(Sources { stop, news, pushes, hook, allocations }).await
 }
 
 /// The state of the controller's loop.
@@ -190,6 +193,8 @@ struct Controller {
     metrics: Metrics,
     memory: StateStore,
     intent: Option<DesiredRevision>,
+    /// The addresses that policies have of pools.
+    addresses: PoolAddresses,
     git_fault: Option<String>,
     labels: LabelReconciler,
     taints: TaintRemover,
@@ -404,6 +409,7 @@ impl Controller {
             leading: &self.leading,
             view: self.watching.view(),
             intent: &intent,
+            addresses_known: self.addresses.known(),
             pools: self.options.pod_networks,
             cluster: &self.options.following.cluster,
             identity: &self.options.identity,

@@ -21,6 +21,7 @@ use crate::core::name::NodeName;
 use crate::core::placement::{GatewayReports, Placement, place_with};
 use crate::core::policy::limits::{max_pod_networks, refuses_set};
 use crate::core::policy::published::{FENCE, Published, hash_of, read_policy, resource_name, spec};
+use crate::core::policy::{Egress, Policy};
 use crate::core::pools::Network;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::status::{
@@ -70,6 +71,8 @@ pub(super) struct Pass<'a> {
     pub(super) view: &'a View,
     /// The desired revision of Git.
     pub(super) intent: &'a DesiredRevision,
+    /// Whether the allocation of pools was read.
+    pub(super) addresses_known: bool,
     /// Whether pod networks are read from CNIs.
     pub(super) pools: bool,
     /// The cluster's name.
@@ -170,7 +173,7 @@ impl Pass<'_> {
             return Err(PassError::TooLarge(why));
         }
         self.sent.seen(|name| self.view.policies.get(name).map(|found| found.resource_version.as_str()));
-        let wanted = Published::of(&self.intent.set);
+        let wanted = self.wanted();
         let mut published = wanted.clone();
         let mut publication = PublicationResult::default();
         let differ = wanted.policies.iter().filter(|(name, wanted)| {
@@ -215,6 +218,21 @@ impl Pass<'_> {
             publication.wrote = true;
         }
         Ok(publication)
+    }
+
+    /// What is to be published. As long as the allocation of pools is not known, a policy that asks one stays as it is published: it may
+    /// have addresses already.
+    fn wanted(&self) -> Published {
+        let mut wanted = Published::of(&self.intent.set);
+        let waits = |policy: &&Policy| policy.gateways.iter().any(|spec| matches!(spec.egress, Egress::Pool(_)));
+        for policy in self.intent.set.policies.values().filter(|_| !self.addresses_known).filter(waits) {
+            let name = resource_name(&self.intent.set, &policy.id);
+            let before = self.view.policies.get(&name).and_then(|found| read_policy(&name, &found.spec).ok());
+            if let Some(before) = before {
+                wanted.policies.insert(name, spec(&before));
+            }
+        }
+        wanted
     }
 
     async fn write_policy(&self, name: &str, wanted: &Value) -> Result<Written, PassError> {

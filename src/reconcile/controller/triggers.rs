@@ -7,13 +7,14 @@
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::pod_list::host_networks;
 use super::{Controller, ControllerError, ControllerOptions, GATHER, RESYNC};
 use crate::cluster::live::Changed;
 use crate::core::facts::Facts;
+use crate::reconcile::gitops::publisher::BranchAllocation;
 use crate::reconcile::gitops::pulls::{PreviewCluster, PullPreviewEvent, PullPreviewOptions};
 use crate::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
 use crate::reconcile::gitops::webhook::{Webhook, WebhookEvent};
@@ -31,6 +32,8 @@ enum Trigger {
     Pulls(PullPreviewEvent),
     Cluster(Changed),
     Role,
+    /// The allocation of pools was read from the reports branch, or written.
+    Allocated(Option<BranchAllocation>),
     Time,
     Stop,
 }
@@ -41,6 +44,7 @@ pub(super) struct Sources {
     pub(super) news: UnboundedReceiver<RepositoryEvent>,
     pub(super) pushes: Receiver<()>,
     pub(super) hook: Webhook,
+    pub(super) allocations: watch::Receiver<Option<BranchAllocation>>,
 }
 
 /// The options of the thread for pull requests, if previews are enabled.
@@ -93,6 +97,7 @@ impl Controller {
             }
             event = self.pulls.next_event() => Trigger::Pulls(event),
             () = self.leading.changed() => Trigger::Role,
+            Ok(()) = from.allocations.changed() => Trigger::Allocated(from.allocations.borrow_and_update().clone()),
             changed = self.watching.changed() => Trigger::Cluster(changed),
             () = sleep_until(wake) => Trigger::Time,
         }
@@ -122,6 +127,12 @@ impl Controller {
                 self.ends_wait(changed)
             }
             Trigger::Pulls(PullPreviewEvent::Changed) => true,
+            Trigger::Allocated(branch) => {
+                let resolved = self.addresses.learn(branch, &mut self.memory);
+                let news = resolved.is_some();
+                self.intent = resolved.or(self.intent.take());
+                news
+            }
             Trigger::Role => self.leading.fence() != self.last_fence,
             Trigger::Time => self.on_timer(),
         })
@@ -183,7 +194,7 @@ impl Controller {
         intent.log_diagnostics(self.intent.as_ref());
         self.schedule.follow(intent.set.config.schedule.as_ref());
         self.pulls.base(&intent.branch);
-        self.intent = Some(intent);
+        self.intent = Some(self.addresses.take(intent));
     }
 
     /// The time that came is used up: a turn that cannot do anything, because this process does not lead or does not
@@ -245,11 +256,12 @@ impl Controller {
         let view = self.watching.view();
         let (host_networks, held) = (host_networks(view), view.facts.held.clone());
         let pod_networks = view.facts.pod_networks.clone();
+        let allocation = self.addresses.allocation().cloned().unwrap_or_default();
         tokio::spawn(async move {
             match live.list_facts().await {
                 Ok(facts) => {
                     let facts = Facts { nodes, pod_networks, held, ..facts };
-                    let situation = PreviewCluster { facts, host_networks, reports };
+                    let situation = PreviewCluster { facts, host_networks, reports, allocation };
                     let _ = reply.send(Ok(situation));
                 }
                 Err(error) => {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::core::admission::ChangeWindows;
+use crate::core::allocation::{Allocation, Proposal, propose};
 use crate::core::assignment;
 use crate::core::diagnostic::Diagnostic;
 use crate::core::facts::Facts;
@@ -15,7 +16,6 @@ use crate::core::host_network::HostNetwork;
 use crate::core::labels::keys::KeyPattern;
 use crate::core::name::NodeName;
 use crate::core::plan::text_diff;
-use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::{Catalogue, FileUpdate};
 use crate::core::policy::config::Config;
 use crate::core::policy::document::CONFIG_FILE;
@@ -43,8 +43,7 @@ pub struct ProposedChange {
     base: String,
     head: String,
     cluster: String,
-    before: PolicySet,
-    after: PolicySet,
+    addresses: Proposal,
     validation: Validation,
     config_diff: String,
     settings_change: bool,
@@ -66,6 +65,8 @@ pub struct ClusterContext<'a> {
     pub host_networks: &'a BTreeMap<NodeName, HostNetwork>,
     /// Nodes' reports.
     pub reports: &'a [NodeReport],
+    /// The allocation of pools on the reports branch.
+    pub allocation: &'a Allocation,
     /// The current time: it decides which suspended policies are active.
     pub now: Timestamp,
     /// Whose signatures the flags require, in addition to the base's egret.yaml.
@@ -128,7 +129,9 @@ impl ProposedChange {
         before.config.max_removals = decides.max_removals;
         let demanded = before.config.signatures.as_ref();
         let unsigned = surroundings.signatures.judge(mirror, demanded, Some(commit), head)?.err();
-        let (found_before, _) = found(&catalogue, &before, surroundings);
+        let ClusterContext { allocation, now, .. } = surroundings;
+        let side = propose(allocation, &before, catalogue.policies(), now);
+        let (found_before, _) = found(&catalogue, &side, surroundings);
         let config = |catalogue: &Catalogue| catalogue.text(CONFIG_FILE).unwrap_or_default().to_owned();
         let config_before = config(&catalogue);
         let differs = mirror.changes_within(surroundings.most, Some(commit), head, &[String::new()])?;
@@ -140,18 +143,18 @@ impl ProposedChange {
         }
         let diff = text_diff(&config_before, &config(&catalogue), "", "");
         let config_diff = diff.lines().skip(2).flat_map(|line| [line, "\n"]).collect();
-        let (mut found, assertions) = found(&catalogue, &before, surroundings);
+        let addresses = propose(allocation, &before, catalogue.policies(), now);
+        let (mut found, assertions) = found(&catalogue, &addresses, surroundings);
         found.sort();
         found.dedup();
         let tally = catalogue.tally(&found);
-        let both = [&before, catalogue.policies()];
+        let both = [&addresses.before, &addresses.after];
         let host_networks = assignment::expected(&both, surroundings.facts, surroundings.host_networks).into_owned();
         Ok(Self {
             base: commit.short(),
             head: head.short(),
             cluster: cluster.to_owned(),
-            before,
-            after: catalogue.policies().clone(),
+            addresses,
             validation: Validation::new(&found_before, found, tally, catalogue.held(), assertions),
             config_diff,
             settings_change: !settings.has_the_effect_of(&catalogue.policies().config),
@@ -172,8 +175,9 @@ impl ProposedChange {
         preview(PreviewInput {
             cluster: &self.cluster,
             commits: (&self.base, &self.head),
-            before: &self.before,
-            after: &self.after,
+            before: &self.addresses.before,
+            after: &self.addresses.after,
+            addresses: &self.addresses.changes,
             facts: surroundings.facts,
             facts_from: surroundings.facts_from,
             host_networks: &self.host_networks,
@@ -190,10 +194,10 @@ impl ProposedChange {
     }
 }
 
-/// What is found in a side of the change, and which of its assertions fail.
+/// What is found in a side of the change, and which of its assertions fail. `addresses` has that side as its later one.
 fn found(
     catalogue: &Catalogue,
-    before: &PolicySet,
+    addresses: &Proposal,
     surroundings: ClusterContext<'_>,
 ) -> (Vec<Diagnostic>, Vec<FailedAssertion>) {
     let (set, spans) = (catalogue.policies(), catalogue.spans());
@@ -201,7 +205,8 @@ fn found(
     let mut found = catalogue.diagnostics();
     found.extend(lint(set, Some(facts), spans));
     found.extend(suspensions(set, spans, now));
-    let assertions = failed(&AssertionInput { set, before, facts, host_networks, now });
+    let Proposal { before, after, .. } = addresses;
+    let assertions = failed(&AssertionInput { set: after, before, facts, host_networks, now });
     found.extend(assertions.iter().map(|one| one.diagnostic(spans)));
     (found, assertions)
 }

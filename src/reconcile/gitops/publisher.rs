@@ -16,13 +16,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 pub use self::branch::ReportsBranch;
-use self::draft::{DraftInput, plan};
+use self::draft::{AllocationChange, DraftInput, plan};
 use self::unsent::{Unsent, following};
 use crate::backoff::Backoff;
 use crate::clock::Clock;
+use crate::core::allocation::{Allocation, AllocationRequest, Unreadable};
 use crate::core::facts::Facts;
 use crate::core::name::NodeName;
 use crate::core::report::history::NodeReport;
@@ -67,7 +69,12 @@ pub struct ReportBatch {
     pub keep: Duration,
     /// The maximum age of the snapshot; none: no snapshot is kept.
     pub snapshot_every: Option<Duration>,
+    /// What policies ask of pools.
+    pub asked: Option<Arc<AllocationRequest>>,
 }
+
+/// The allocation of pools that the branch has, or why its file cannot be read.
+pub type BranchAllocation = Result<Allocation, Unreadable>;
 
 /// The state of the cluster at a time.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,6 +104,7 @@ pub struct Publisher {
     batches: Option<UnboundedSender<Message>>,
     thread: Option<thread::JoinHandle<()>>,
     state: Arc<Mutex<PublisherState>>,
+    allocations: watch::Receiver<Option<BranchAllocation>>,
 }
 
 /// A message to the thread: a batch, or none to cancel the last one.
@@ -141,14 +149,16 @@ impl Publisher {
         let (batches, received) = unbounded_channel();
         let state = Arc::<Mutex<PublisherState>>::default();
         let shared = Arc::clone(&state);
+        let (allocation, allocations) = watch::channel(None);
         let work = async move {
             let (unsent, seed) = (Unsent::open(&options.mirror), options.seed);
             let state = shared;
             let logged = LogOnce::default();
-            let writer = Writer { options, open, clock, leads, mirror: None, unsent, state, fold: None, logged };
+            let writer =
+                Writer { options, open, clock, leads, mirror: None, unsent, state, fold: None, logged, allocation };
             writer.serve(received, &mut Backoff::new(seed)).await;
         };
-        (Self { batches: Some(batches), thread: None, state }, work)
+        (Self { batches: Some(batches), thread: None, state, allocations }, work)
     }
 
     /// Sends reports, with a snapshot of the cluster where one is due. Only the newest batch is written.
@@ -190,6 +200,11 @@ impl Publisher {
         due.is_none_or(|due| due <= Instant::now())
     }
 
+    /// The allocation of pools that the branch has, whenever it was read; none: it was not read yet.
+    pub fn allocations(&self) -> watch::Receiver<Option<BranchAllocation>> {
+        self.allocations.clone()
+    }
+
     /// Whether the value of [`Publisher::fault`] may change soon.
     pub fn unsettled(&self) -> bool {
         let state = self.state();
@@ -226,6 +241,7 @@ struct Writer<R, O> {
     /// When the history was last checked.
     fold: Option<Instant>,
     logged: LogOnce,
+    allocation: watch::Sender<Option<BranchAllocation>>,
 }
 
 /// Messages that are logged once, however often their cause occurs.
@@ -370,7 +386,7 @@ impl<R: ReportsBranch, O: FnMut(&PublisherOptions) -> git::Result<R>> Writer<R, 
         let mut mirror = self.mirror()?;
         let mut backoff = Backoff::new(self.options.seed);
         let input = DraftInput { cluster: &self.options.cluster, batch, snapshot, unsent: self.unsent.reports() };
-        let (mut age, mut too_large, mut given_up) = (None, None, false);
+        let (mut age, mut too_large, mut given_up, mut allocated) = (None, None, false, None);
         let result = mirror.publish(
             &target,
             &mut |state| {
@@ -381,6 +397,7 @@ impl<R: ReportsBranch, O: FnMut(&PublisherOptions) -> git::Result<R>> Writer<R, 
                 }
                 let planned = plan(&input, state, self.clock.now());
                 (age, too_large) = (planned.snapshot_age, planned.too_large);
+                allocated = Some(planned.allocated);
                 planned.draft
             },
             &mut |_| {
@@ -391,6 +408,9 @@ impl<R: ReportsBranch, O: FnMut(&PublisherOptions) -> git::Result<R>> Writer<R, 
         self.mirror = Some(mirror);
         if given_up {
             return Ok(None);
+        }
+        if let Some(allocated) = allocated {
+            self.learnt(allocated, result.is_ok());
         }
         if let Some(bytes) = too_large.filter(|_| !std::mem::replace(&mut self.logged.too_large, true)) {
             let most = crate::core::snapshot::LARGEST >> 20;
@@ -403,6 +423,17 @@ impl<R: ReportsBranch, O: FnMut(&PublisherOptions) -> git::Result<R>> Writer<R, 
             self.schedule_snapshot(batch, snapshot.is_some(), age);
         }
         result.map(Some)
+    }
+
+    /// Passes on which allocation the branch has: the planned one only if it was committed.
+    fn learnt(&self, allocated: Result<AllocationChange, Unreadable>, committed: bool) {
+        let allocation = allocated.map(|change| if committed { change.after } else { change.before });
+        self.allocation.send_if_modified(|known| {
+            let allocation = Some(allocation);
+            let differs = *known != allocation;
+            *known = allocation;
+            differs
+        });
     }
 
     /// Sets when the next snapshot is due.

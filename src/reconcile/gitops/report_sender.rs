@@ -58,8 +58,10 @@ impl ReportSender {
             policy_branch: intent.branch.clone(),
             keep: config.reports_keep,
             snapshot_every: config.snapshot_every,
+            asked: intent.asked.clone(),
         };
-        let differs = !batch.reports.is_empty() && self.sent.as_ref() != Some(&batch);
+        let asks = batch.asked.as_ref().is_some_and(|asked| !asked.demand.is_empty());
+        let differs = (asks || !batch.reports.is_empty()) && self.sent.as_ref() != Some(&batch);
         if config.snapshot_every.is_some()
             && (self.publisher.wants_snapshot(differs) || differs && snapshots.interfaces_differ())
         {

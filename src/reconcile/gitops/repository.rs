@@ -19,11 +19,12 @@ pub use self::history::PolicyHistory;
 use self::reader::RepositoryReader;
 use crate::clock::Clock;
 use crate::core::admission::{PendingCommit, PendingReason};
+use crate::core::allocation::AllocationRequest;
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::facts::Facts;
 use crate::core::gate::ActiveRevision;
 use crate::core::policy::PolicySet;
-use crate::core::policy::catalogue::{Catalogue, FileRefusal, FileUpdate};
+use crate::core::policy::catalogue::{Catalogue, FileRefusal, FileUpdate, POOL_MISTAKES};
 use crate::core::report::history::Rejected;
 use crate::git::files::{FileChange, Refusal};
 use crate::git::mirror::Mirror;
@@ -77,6 +78,8 @@ pub struct DesiredRevision {
     /// Commits that were active before this one: what is published may be one of them. Any other is newer, or this
     /// process does not know it yet, and must not be replaced.
     pub predecessors: Arc<BTreeSet<CommitId>>,
+    /// What its policies ask of pools; none for an agent, which is given addresses.
+    pub asked: Option<Arc<AllocationRequest>>,
     /// Git has just answered; else this is the last active revision, used while Git is unavailable.
     pub fetched: bool,
 }
@@ -241,7 +244,9 @@ pub fn rejected(catalogue: &Catalogue, diagnostics: &[Diagnostic]) -> Vec<Reject
             Rejected {
                 place: format!("{}:{}:{}", error.file, error.start.line, error.start.column),
                 message: error.message.clone(),
-                instead: if instead.is_empty() {
+                instead: if POOL_MISTAKES.contains(&error.code) {
+                    "The document is active, and policies keep the addresses of pools that they have".to_owned()
+                } else if instead.is_empty() {
                     "No earlier version is active".to_owned()
                 } else {
                     format!("The last good version of {} stays active", instead.join(", "))

@@ -4,19 +4,24 @@
 //! Not here: printing (`cli::plan`).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use jiff::Timestamp;
 
 use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::core::admission::PendingCommit;
+use crate::core::allocation::{self, AddressChange, Allocation, complete, propose};
 use crate::core::facts::Facts;
 use crate::core::finding::Finding;
 use crate::core::gate::ActiveRevision;
 use crate::core::name::NodeName;
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::{Catalogue, FileUpdate};
+use crate::core::policy::demand::Demand;
 use crate::core::report::history::Rejected;
+use crate::core::snapshot;
 use crate::git;
 use crate::kernel::{Kernel, KernelError};
 use crate::reconcile::gitops::repository::{self, DesiredRevision, KnownFacts, RepositoryOptions, read_once};
@@ -62,6 +67,9 @@ pub enum DryRunError {
     /// The kernel cannot be read.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The allocation of pools cannot be read.
+    #[error(transparent)]
+    Allocation(#[from] allocation::Unreadable),
     /// The first half of a round failed.
     #[error(transparent)]
     Round(#[from] RoundError),
@@ -74,6 +82,7 @@ impl DryRunError {
             Self::Git(error) => error.hint(),
             Self::Kernel(error) => error.hint(),
             Self::Round(error) => error.hint(),
+            Self::Allocation(_) => Some("restore the file from the history of the reports branch".to_owned()),
         }
     }
 }
@@ -89,7 +98,12 @@ pub struct DryRun {
     pub pending: Option<(PendingCommit, NodePlan)>,
     /// Errors in the revision's documents, and what is active in their place.
     pub rejected: Vec<Rejected>,
+    /// What becomes of addresses of pools with the requested revision.
+    pub addresses: Vec<AddressChange>,
 }
+
+/// The code of the findings of addresses that policies get of pools.
+const POOL_ADDRESS: &str = "pool-address";
 
 impl DryRun {
     /// The plan of the requested revision.
@@ -108,7 +122,8 @@ impl DryRun {
             Finding::new("due-now", &self.revision, message)
         });
         let found = self.shown().map(|shown| shown.evaluation.findings()).unwrap_or_default();
-        rejected.chain(due).chain(found).collect()
+        let addresses = self.addresses.iter().map(|one| Finding::new(POOL_ADDRESS, &self.revision, one.to_string()));
+        rejected.chain(due).chain(addresses).chain(found).collect()
     }
 }
 
@@ -130,12 +145,20 @@ pub fn dry_run(options: DryRunOptions, runtime: &tokio::runtime::Runtime) -> Res
     pods.set(facts.clone());
     let mut reconciler = Reconciler::new(kernel, Cluster::Fixed(facts), node, memory, Clock::system());
     let known = runtime.block_on(reconciler.known())?;
-    let documents = match source {
+    // As the node read it last; what the reports branch says now comes before it.
+    let copy = reconciler.memory.kept().allocation.as_deref().and_then(|text| allocation::read(text).ok());
+    let (mut documents, branch) = match source {
         DocumentSource::Git { rev, mirror } => {
-            of_git(RepositoryOptions { following, mirror, seed: 0, facts: pods }, rev.as_deref(), known)?
+            let options =
+                RepositoryOptions { following: following.clone(), mirror: mirror.clone(), seed: 0, facts: pods };
+            let documents = of_git(options, rev.as_deref(), known)?;
+            let branch =
+                documents.reports_branch().map(|branch| allocation_of(&following, &mirror, branch)).transpose()?;
+            (documents, branch.flatten())
         }
-        DocumentSource::Files(files) => of_files(&following, files, &known),
+        DocumentSource::Files(files) => (of_files(&following, files, &known), None),
     };
+    let addresses = documents.give_addresses(&branch.or(copy).unwrap_or_default(), Clock::system().now());
     runtime.block_on(async {
         let now = match &documents.active {
             Some(set) => Some(reconciler.plan(set).await?),
@@ -145,8 +168,44 @@ pub fn dry_run(options: DryRunOptions, runtime: &tokio::runtime::Runtime) -> Res
             Some((commit, set)) => Some((commit, reconciler.plan(&set).await?)),
             None => None,
         };
-        Ok(DryRun { revision: documents.revision, now, pending, rejected: documents.rejected })
+        Ok(DryRun { revision: documents.revision, now, pending, rejected: documents.rejected, addresses })
     })
+}
+
+impl Documents {
+    /// The reports branch, where what is asked of pools is kept.
+    fn reports_branch(&self) -> Option<&str> {
+        let shown = self.pending.as_ref().map(|(_, set)| set).or(self.active.as_ref())?;
+        (!Demand::of(shown).is_empty()).then_some(shown.config.reports_branch.as_str())
+    }
+
+    /// Puts addresses in place of what is asked of pools. Returns what is new with the requested revision.
+    fn give_addresses(&mut self, known: &Allocation, now: Timestamp) -> Vec<AddressChange> {
+        let mut changes = Vec::new();
+        let nothing = Arc::new(PolicySet::default());
+        let active = self.active.clone();
+        if let Some(active) = &mut self.active {
+            let addresses = complete(known, active, now);
+            (*active, changes) = (Arc::new(addresses.after), addresses.changes);
+        }
+        if let Some((_, pending)) = &mut self.pending {
+            let addresses = propose(known, active.as_ref().unwrap_or(&nothing), pending, now);
+            (*pending, changes) = (Arc::new(addresses.after), addresses.changes);
+        }
+        changes
+    }
+}
+
+/// The allocation that the reports branch has now; none without a branch.
+fn allocation_of(
+    following: &TrackedRepository,
+    folder: &Path,
+    branch: &str,
+) -> Result<Option<Allocation>, DryRunError> {
+    let mut mirror = following.open_to_read(folder)?;
+    let Ok(commit) = mirror.resolve(branch) else { return Ok(None) };
+    let text = mirror.text(commit, allocation::FILE, snapshot::LARGEST)?;
+    Ok(text.map(|text| allocation::read(&text)).transpose()?)
 }
 
 fn of_git(options: RepositoryOptions, rev: Option<&str>, known: ActiveRevision) -> Result<Documents, DryRunError> {

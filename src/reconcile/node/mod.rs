@@ -24,18 +24,20 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterError};
 use crate::core::gateway_interfaces::{self, GatewayInterface};
 use crate::core::name::NodeName;
 use crate::core::plan::Step;
+use crate::core::report::history::NodeReport;
 use crate::core::state::net::fnv1a;
 use crate::core::state::ownership::DatapathConfig;
 use crate::kernel::watch::{KernelEvent, KernelWatch};
 use crate::kernel::{Kernel, KernelError};
-use crate::reconcile::gitops::publisher::{ClusterSnapshot, Publisher};
+use crate::reconcile::gitops::pool_addresses::PoolAddresses;
+use crate::reconcile::gitops::publisher::{BranchAllocation, ClusterSnapshot, Publisher};
 use crate::reconcile::gitops::report_sender::{ReportSender, SnapshotSource};
 use crate::reconcile::gitops::repository::{DesiredRevision, Repository, RepositoryEvent};
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
@@ -232,10 +234,22 @@ struct Node<K> {
     schedule: EffectiveSchedule,
     /// Why Git could not be read the last time, as it was logged.
     git_fault: Option<String>,
+    /// The addresses that policies have of pools.
+    addresses: PoolAddresses,
+    /// The first round waits for them.
+    awaits_addresses: bool,
     /// The interfaces that the node reports.
     interfaces: Vec<GatewayInterface>,
     /// The same as of the last snapshot.
     interfaces_sent: Vec<GatewayInterface>,
+}
+
+/// How often the publisher is asked whether it failed.
+const ASKED_AGAIN: Duration = Duration::from_millis(50);
+
+/// Whether policies ask pools for addresses, and these can be kept.
+fn asks_pools(intent: &DesiredRevision) -> bool {
+    intent.asked.as_ref().is_some_and(|asked| !asked.demand.is_empty()) && intent.set.config.reports
 }
 
 /// The cluster as its manifests are now, with this node's interfaces.
@@ -284,6 +298,8 @@ enum Trigger {
     Manifests,
     Kernel(Result<KernelEvent, KernelError>),
     Seen(Seen),
+    /// The allocation of pools was read from the reports branch, or written.
+    Allocated(Option<BranchAllocation>),
     Time,
     Scrape(ScrapeRequest),
     Stop,
@@ -292,6 +308,8 @@ enum Trigger {
 impl<K: NodeKernel> Node<K> {
     fn new(driver: RoundDriver<K>, repository: Repository, reports: ReportSender) -> Self {
         Self {
+            addresses: PoolAddresses::open(&driver.reconciler.memory),
+            awaits_addresses: false,
             driver,
             repository,
             reports,
@@ -315,6 +333,7 @@ impl<K: NodeKernel> Node<K> {
                 RepositoryEvent::Fault(error) => return Err(error.into()),
             }
         }
+        self.allocate_once().await;
         let Some(result) = self.driver.round(None).await else { return Ok(None) };
         let done = result?;
         self.interfaces = done.interfaces;
@@ -322,12 +341,32 @@ impl<K: NodeKernel> Node<K> {
         Ok(Some(done.steps))
     }
 
+    /// Waits until the reports branch has what policies ask of pools, or cannot be written: there is only one round.
+    async fn allocate_once(&mut self) {
+        if !self.driver.intent.as_ref().is_some_and(asks_pools) {
+            return;
+        }
+        let mut allocations = self.reports.publisher().allocations();
+        self.send(Vec::new());
+        while self.reports.publisher().fault().is_none() {
+            if let Ok(Ok(())) = timeout(ASKED_AGAIN, allocations.changed()).await {
+                break;
+            }
+        }
+        let branch = allocations.borrow_and_update().clone();
+        if let Some(resolved) = self.addresses.learn(branch, &mut self.driver.reconciler.memory) {
+            self.driver.intent = Some(resolved);
+        }
+    }
+
     async fn run(&mut self, triggers: StandaloneTriggers<impl KernelEvents>) -> Result<(), RunError> {
         let StandaloneTriggers { mut stop, mut news, mut pushes, mut manifests, mut hook, mut kernel } = triggers;
+        let mut allocations = self.reports.publisher().allocations();
         loop {
             self.driver.metrics.beat();
             self.driver.metrics.reports(self.reports.publisher().fault());
-            let wake = self.driver.next_wake();
+            let soon = self.awaits_addresses.then(|| Instant::now() + ASKED_AGAIN);
+            let wake = soon.into_iter().fold(self.driver.next_wake(), Instant::min);
             let trigger = tokio::select! {
                 biased;
                 () = stop.wait() => Trigger::Stop,
@@ -337,6 +376,7 @@ impl<K: NodeKernel> Node<K> {
                 Some(()) = manifests.recv() => Trigger::Manifests,
                 event = kernel.next() => Trigger::Kernel(event),
                 seen = watchers::changed(&mut self.driver.watchers) => Trigger::Seen(seen),
+                Ok(()) = allocations.changed() => Trigger::Allocated(allocations.borrow_and_update().clone()),
                 () = sleep_until(wake) => Trigger::Time,
                 request = self.driver.metrics.next_scrape() => Trigger::Scrape(request),
             };
@@ -388,6 +428,12 @@ impl<K: NodeKernel> Node<K> {
                 self.driver.see(seen);
                 return Ok(true);
             }
+            Trigger::Allocated(branch) => {
+                let resolved = self.addresses.learn(branch, &mut self.driver.reconciler.memory);
+                let news = resolved.is_some();
+                self.driver.intent = resolved.or(self.driver.intent.take());
+                return Ok(news);
+            }
             Trigger::Manifests => return Ok(self.refresh()),
             Trigger::Kernel(event) => return Ok(self.driver.on_kernel_event(event?)),
             Trigger::Time => return Ok(self.on_timer()),
@@ -417,6 +463,9 @@ impl<K: NodeKernel> Node<K> {
     }
 
     fn on_timer(&mut self) -> bool {
+        if std::mem::take(&mut self.awaits_addresses) {
+            return true;
+        }
         let wakeup = self.driver.wakeup();
         if wakeup == Wakeup::Wall {
             // The schedule compares everything, whether or not a change was announced.
@@ -435,7 +484,7 @@ impl<K: NodeKernel> Node<K> {
     fn take(&mut self, intent: DesiredRevision) {
         intent.log_diagnostics(self.driver.intent.as_ref());
         self.schedule.follow(intent.set.config.schedule.as_ref());
-        self.driver.intent = Some(intent);
+        self.driver.intent = Some(self.addresses.take(intent));
     }
 
     /// Waits for a burst of events to end, so that it becomes one round.
@@ -452,6 +501,12 @@ impl<K: NodeKernel> Node<K> {
     }
 
     async fn round(&mut self) {
+        // What an earlier process left in the kernel stays until it is known which addresses policies have, or that this cannot be known.
+        let asks = self.driver.intent.as_ref().is_some_and(asks_pools);
+        if asks && !self.addresses.known() && self.reports.publisher().fault().is_none() {
+            self.awaits_addresses = true;
+            return self.send(Vec::new());
+        }
         let scheduled = self.schedule.next_after(self.driver.reconciler.clock.now());
         if let Some(result) = self.driver.round(scheduled).await {
             if let Ok(done) = result {
@@ -462,9 +517,13 @@ impl<K: NodeKernel> Node<K> {
     }
 
     fn send_report(&mut self) {
+        self.send(vec![self.driver.reconciler.report.clone()]);
+    }
+
+    fn send(&mut self, reports: Vec<NodeReport>) {
         let Some(intent) = &self.driver.intent else { return };
         let (reconciler, sent) = (&self.driver.reconciler, &mut self.interfaces_sent);
         let mut snapshot = OwnSnapshot { reconciler, interfaces: &self.interfaces, sent, wanted: false };
-        self.reports.send(vec![reconciler.report.clone()], intent, &mut snapshot);
+        self.reports.send(reports, intent, &mut snapshot);
     }
 }

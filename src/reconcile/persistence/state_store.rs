@@ -39,6 +39,9 @@ pub struct PersistedState {
     /// The datapath configuration of the kernel's objects, until all of them have another: mask, first table, port,
     /// MTU.
     pub range: Option<(u32, u32, u16, u32)>,
+    /// The allocation of pools as it was last read from the reports branch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocation: Option<String>,
 }
 
 impl PersistedState {

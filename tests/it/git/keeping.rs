@@ -57,6 +57,7 @@ fn letter(reports: Vec<NodeReport>) -> ReportBatch {
         policy_branch: "main".to_owned(),
         keep: Duration::from_hours(90 * 24),
         snapshot_every: Some(Duration::from_hours(1)),
+        asked: None,
     }
 }
 

@@ -98,6 +98,9 @@ fn egress() -> impl Strategy<Value = Egress> {
         2 => Just(Egress::DefaultRoute),
         2 => (0_u8..5).prop_map(|n| Egress::Address(IpAddr::from([10, 0, 3, 42 + n]))),
         1 => (0_u16..5).prop_map(|n| Egress::Address(IpAddr::from([0xfd00, 3, 0, 0, 0, 0, 0, 42 + n]))),
+        1 => (0_u8..5, 0_u16..5).prop_map(|(v4, v6)| {
+            Egress::DualStack([10, 0, 3, 42 + v4].into(), [0xfd00, 3, 0, 0, 0, 0, 0, 42 + v6].into())
+        }),
     ]
 }
 

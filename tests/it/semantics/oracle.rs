@@ -232,6 +232,12 @@ pub(crate) fn egress_address(host_network: &HostNetwork, egress: &Egress, family
     };
     match egress {
         Egress::Interface(interface) => first_of(interface.as_str()),
+        Egress::DualStack(v4, v6) => {
+            let address = if family == AddressFamily::V4 { IpAddr::V4(*v4) } else { IpAddr::V6(*v6) };
+            egress_address(host_network, &Egress::Address(address), family)
+        }
+        // No exit has such an egress.
+        Egress::Pool(_) => None,
         Egress::Address(address) => {
             let mut held = host_network.interfaces.values().flat_map(|interface| &interface.addresses);
             (AddressFamily::of(*address) == family && held.any(|net| net.addr() == *address)).then_some(*address)

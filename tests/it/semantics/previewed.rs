@@ -73,6 +73,7 @@ fn input<'a>(before: &'a World, after: &'a World, validation: &'a Validation) ->
         concerned: true,
         trailers: &[],
         unsigned: None,
+        addresses: &[],
         validation,
         config_diff: "",
         settings_change: false,

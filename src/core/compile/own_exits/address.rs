@@ -17,8 +17,10 @@ pub(crate) fn egress_address(
     host_network: &HostNetwork,
 ) -> Result<Option<(String, IpAddr)>, Finding> {
     match &exit.egress {
-        Egress::Address(address) if AddressFamily::of(*address) != family => Ok(None),
-        Egress::Address(address) => named(exit, *address, host_network),
+        Egress::Address(_) | Egress::DualStack(..) | Egress::Pool(_) => match exit.egress.address_in(family) {
+            Some(address) => named(exit, address, host_network),
+            None => Ok(None),
+        },
         Egress::Interface(name) => of_interface(exit, name.as_str(), family, host_network),
         Egress::DefaultRoute => of_default_route(exit, family, host_network),
     }

@@ -12,7 +12,6 @@ use super::statements::{accept, address_key, daddr, device, drop, in_set, saddr}
 use super::{ARRIVE, Builder, LAST, PEERS, RAW, WARD};
 use crate::core::compile::ExitRole;
 use crate::core::placement::ExitKey;
-use crate::core::policy::Egress;
 use crate::core::state::nft::{
     AddressFamily, BaseChain, Chain, ChainKind, ChainPolicy, DataType, ElementData, ElementKey, Field, Hook, KeyType,
     MatchValue, NftRule, Set, Statement, Table, Verdict,
@@ -121,7 +120,9 @@ impl Builder<'_> {
     fn quiet(&mut self) -> Vec<Vec<Statement>> {
         let mut rules = Vec::new();
         for family in self.families.iter().copied() {
-            let moves = |key: &ExitKey| matches!(key.egress, Egress::Address(address) if !self.networks.nodes.contains(&address));
+            let moves = |key: &ExitKey| {
+                key.egress.address_in(family).is_some_and(|address| !self.networks.nodes.contains(&address))
+            };
             let own = self.exits.iter().filter(|(key, _)| moves(key)).filter_map(|(_, exit)| match &exit.role {
                 ExitRole::Own { routes, .. } => routes.get(&family).map(|way| way.address),
                 ExitRole::Remote { .. } => None,

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Carried, Handover, Left};
-use crate::core::name::{Interface, NodeName, ObjectName};
+use crate::core::name::{NodeName, ObjectName};
 use crate::core::placement::{Exit, ExitKey};
 use crate::core::policy::{Egress, PolicyId, PolicyKind};
 
@@ -115,11 +115,7 @@ impl From<&ExitKey> for KeptExit {
 
 impl KeptExit {
     fn key(&self) -> Option<ExitKey> {
-        let egress = match (self.egress.as_str(), self.egress.strip_prefix("dev ")) {
-            (_, Some(name)) => Egress::Interface(Interface::parse(name).ok()?),
-            ("default", None) => Egress::DefaultRoute,
-            (address, None) => Egress::Address(address.parse().ok()?),
-        };
+        let egress = Egress::parse(&self.egress)?;
         let gateway = NodeName::parse(&self.gateway).ok()?;
         Some(ExitKey { gateway, egress, next_hops: self.next_hops.clone() })
     }

@@ -18,6 +18,8 @@ pub struct RepositoryContents {
     pub node_labels: BTreeSet<String>,
     /// EgressAssertions, the same.
     pub assertions: BTreeSet<String>,
+    /// EgressPools, the same.
+    pub pools: BTreeSet<String>,
     /// Files with such documents.
     pub files: BTreeSet<String>,
     /// Files that are none of Egret's: no document of its kinds is in them.
@@ -45,6 +47,7 @@ impl Catalogue {
                     DocumentIdentity::Policy(_) => &mut contents.policies,
                     DocumentIdentity::NodeLabels(_) => &mut contents.node_labels,
                     DocumentIdentity::Assertion(_) => &mut contents.assertions,
+                    DocumentIdentity::Pool(_) => &mut contents.pools,
                     DocumentIdentity::Config => continue,
                 };
                 // Clusters have policies of the same name, each its own.
@@ -59,10 +62,11 @@ impl RepositoryContents {
     /// What several clusters of one repository have together.
     #[must_use]
     pub fn with(mut self, other: Self) -> Self {
-        let Self { policies, node_labels, assertions, files, foreign, too_large } = other;
+        let Self { policies, node_labels, assertions, pools, files, foreign, too_large } = other;
         self.policies.extend(policies);
         self.node_labels.extend(node_labels);
         self.assertions.extend(assertions);
+        self.pools.extend(pools);
         self.files.extend(files);
         self.foreign.extend(foreign);
         self.too_large.extend(too_large);
@@ -75,11 +79,10 @@ impl fmt::Display for RepositoryContents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (policies, labels) =
             (counted(self.policies.len(), "policy"), counted(self.node_labels.len(), "node label"));
-        let assertions = match self.assertions.len() {
-            0 => String::new(),
-            count => format!(", {}", counted(count, "assertion")),
-        };
-        write!(f, "{policies}, {labels}{assertions} in {}", counted(self.files.len(), "file"))?;
+        let some =
+            |count: usize, noun: &str| if count == 0 { String::new() } else { format!(", {}", counted(count, noun)) };
+        let (assertions, pools) = (some(self.assertions.len(), "assertion"), some(self.pools.len(), "pool"));
+        write!(f, "{policies}, {labels}{assertions}{pools} in {}", counted(self.files.len(), "file"))?;
         match self.foreign.len() {
             0 => return Ok(()),
             1 => f.write_str("; 1 file is none of Egret's")?,

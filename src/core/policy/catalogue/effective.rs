@@ -19,7 +19,7 @@ impl Catalogue {
         }
         // Each of these stands by itself.
         let alone = |identity: &&DocumentIdentity| {
-            matches!(identity, DocumentIdentity::Policy(_) | DocumentIdentity::Assertion(_))
+            matches!(identity, DocumentIdentity::Policy(_) | DocumentIdentity::Assertion(_) | DocumentIdentity::Pool(_))
         };
         for identity in touched.iter().filter(alone) {
             self.choose_version(identity);
@@ -47,6 +47,7 @@ impl Catalogue {
             self.publish_node_labels();
         }
         self.publish_assertions(touched);
+        self.publish_pools(touched);
         self.set.grants = self.set.grants_of_documents();
     }
 
@@ -77,6 +78,23 @@ impl Catalogue {
                 self.spans.assertions.insert(name.clone(), checked.spans.clone());
             }
             self.set.assertions.insert(name.clone(), checked.assertion.clone());
+        }
+    }
+
+    fn publish_pools(&mut self, touched: &BTreeSet<DocumentIdentity>) {
+        for identity in touched {
+            let DocumentIdentity::Pool(name) = identity else { continue };
+            let standing = self.standing.get(identity);
+            let found = standing.and_then(|standing| Some((standing.held.is_some(), standing.document.pool()?)));
+            self.spans.pools.remove(name);
+            let Some((held, checked)) = found else {
+                self.set.pools.remove(name);
+                continue;
+            };
+            if !held {
+                self.spans.pools.insert(name.clone(), checked.spans.clone());
+            }
+            self.set.pools.insert(name.clone(), checked.pool.clone());
         }
     }
 
@@ -222,7 +240,7 @@ impl Catalogue {
             .iter()
             .filter_map(|(identity, standing)| match identity {
                 DocumentIdentity::NodeLabels(name) => Some((name.clone(), Arc::clone(&standing.document))),
-                DocumentIdentity::Config | DocumentIdentity::Policy(_) | DocumentIdentity::Assertion(_) => None,
+                _ => None,
             })
             .collect();
         let labels = checked.iter().filter_map(|(name, document)| Some((name, &document.node_labels()?.node_labels)));
@@ -291,6 +309,7 @@ fn name_span(document: &Checked) -> Span {
         Checked::Policy(policy) => policy.spans.name,
         Checked::NodeLabels(labels) => labels.spans.name,
         Checked::Assertion(assertion) => assertion.spans.name,
+        Checked::Pool(pool) => pool.spans.name,
         Checked::Config(_) => Span::default(),
     }
 }

@@ -41,6 +41,6 @@ pub(super) fn of(document: &Checked, file: &str, config: &Config) -> Vec<Diagnos
             });
             found.collect()
         }
-        Checked::Policy(_) | Checked::Assertion(_) | Checked::Config(_) => Vec::new(),
+        _ => Vec::new(),
     }
 }

@@ -27,7 +27,8 @@ pub(super) fn cidrs(entry: &MappingEntry, noun: &str, out: &mut DiagnosticSink<'
     found
 }
 
-fn cidr(node: &YamlNode, noun: &str, out: &mut DiagnosticSink<'_>) -> Option<IpNet> {
+/// A network without host bits.
+pub(super) fn cidr(node: &YamlNode, noun: &str, out: &mut DiagnosticSink<'_>) -> Option<IpNet> {
     let written = text(node, &format!("each {noun}"), out)?;
     let Some(net) = network(written) else {
         let hint = match (written.parse::<IpAddr>(), written.parse::<IpNet>()) {

@@ -6,10 +6,11 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::CheckedPolicy;
-use super::address::{address, cidrs, interface};
+use super::address::{address, cidrs};
 use super::assign::{self, without_address};
+use super::egress::{self, EntryOf};
 use super::selector::{members, nodes};
-use crate::core::address_class::{is_link_local, is_no_host};
+use crate::core::address_class::is_no_host;
 use crate::core::policy::diagnostic_sink::{DiagnosticSink, Span, quoted};
 use crate::core::policy::document::{
     ANNOTATION_PREFIX, CILIUM_GATEWAY, CILIUM_SPEC, Document, EGRET_GATEWAY, EGRET_SPEC, PUBLISHED, ROOT, SUSPEND,
@@ -98,6 +99,7 @@ fn annotation_for(field: &str) -> Option<String> {
         "suspend" => "suspend-until",
         "nextHop" | "nextHops" => "next-hop",
         "assign" => "assign",
+        "egressIPs" | "egressPool" => return Some("Cilium has no such field: write an EgressPolicy".to_owned()),
         _ => return None,
     };
     Some(format!("Cilium has no such field: write the annotation {ANNOTATION_PREFIX}{word}, or an EgressPolicy"))
@@ -137,9 +139,10 @@ fn gateways(
     };
     let mut found = Vec::new();
     for (node, at) in entries {
-        if let Some((gateway, place)) = gateway(node, at, kind, additions, destinations, out) {
+        for (gateway, place, egress) in gateway(node, at, kind, additions, destinations, out) {
             found.push(gateway);
             spans.gateways.push(place);
+            spans.egresses.push(egress);
         }
     }
     if let Some(entry) = one.filter(|_| !listed.is_empty()) {
@@ -153,6 +156,7 @@ fn gateways(
     found
 }
 
+/// One entry: an exit for each of its addresses, with the places of its selector and of its address.
 fn gateway(
     node: &YamlNode,
     at: Span,
@@ -160,84 +164,36 @@ fn gateway(
     additions: &Additions,
     destinations: &[IpNet],
     out: &mut DiagnosticSink<'_>,
-) -> Option<(GatewaySpec, Span)> {
+) -> Vec<(GatewaySpec, Span, Span)> {
     let fields = if kind == PolicyKind::Cilium { CILIUM_GATEWAY } else { EGRET_GATEWAY };
-    let object = MappingReader::read_with(node, "a gateway", at, fields, annotation_for, out)?;
+    let Some(object) = MappingReader::read_with(node, "a gateway", at, fields, annotation_for, out) else {
+        return Vec::new();
+    };
     let selector = object.required("nodeSelector", out).map(|entry| (nodes(entry, out), entry.key_span));
-    let named = set(&object, "interface", kind, out).map(|entry| (entry, interface(&entry.value, out)));
-    let fixed = set(&object, "egressIP", kind, out).map(|entry| {
-        let written = text(&entry.value, "`egressIP`", out);
-        (entry, written.and_then(|written| address(written, entry.value.span, "egressIP", out)))
-    });
+    let of = EntryOf { kind, destinations, published: additions.published };
+    let entry = egress::read(&object, at, of, out);
     let mut next_hops = additions.next_hops.clone();
     next_hops.extend(next_hops_of(&object, out));
     check_families_of_hops(&next_hops, object.get("nextHops").map_or(at, |entry| entry.key_span), out);
-    let address = fixed.as_ref().and_then(|(_, found)| *found);
+    let addresses: Vec<IpAddr> = entry.egresses.iter().flat_map(Egress::addresses).collect();
     for (hop, at) in next_hops.iter().filter(|_| !additions.published) {
-        check_hop(*hop, *at, address, destinations, &next_hops, out);
+        check_hop(*hop, *at, &addresses, destinations, &next_hops, out);
     }
-    let next_hops = next_hops.into_iter().map(|(hop, _)| hop).collect();
-    let egress = match (named, fixed) {
-        (Some(_), Some((entry, _))) => {
-            out.error(entry.key_span, "interface-and-address", "interface and egressIP are both given")
-                .hint("keep egressIP for one fixed address, or interface for whatever address it has");
-            None
-        }
-        (Some((_, name)), None) => name.map(Egress::Interface),
-        (None, Some((entry, found))) => {
-            if let Some(found) = found {
-                check_family(found, entry.value.span, destinations, out);
-                if is_link_local(found) && !additions.published {
-                    let message = format!("egressIP is {found}, which no router forwards: it lives on one link");
-                    out.error(entry.value.span, "bad-address", message);
-                }
-            }
-            found.map(Egress::Address)
-        }
-        (None, None) => Some(Egress::DefaultRoute),
-    };
+    let next_hops: Vec<IpAddr> = next_hops.into_iter().map(|(hop, _)| hop).collect();
     let of_entry = object.get("assign").and_then(|entry| assign::read(entry, out));
     let (assign, assigned_at) = of_entry.or_else(|| additions.assign.clone()).unzip();
-    let (node, place) = selector?;
-    let egress = egress?;
-    if let (Some(at), false) = (assigned_at, matches!(egress, Egress::Address(_))) {
+    let Some((node, place)) = selector else { return Vec::new() };
+    if let Some(at) = assigned_at
+        && entry.egresses.iter().any(|egress| matches!(egress, Egress::Interface(_) | Egress::DefaultRoute))
+    {
         without_address(at, out);
-        return None;
+        return Vec::new();
     }
-    Some((GatewaySpec { node, egress, next_hops, assign }, place))
-}
-
-/// A field with a value. Cilium takes an empty text for none, and templates leave such texts behind.
-fn set<'n>(
-    object: &MappingReader<'n>,
-    name: &str,
-    kind: PolicyKind,
-    out: &mut DiagnosticSink<'_>,
-) -> Option<&'n MappingEntry> {
-    let entry = object.get(name)?;
-    let is_empty = matches!(&entry.value.value, YamlValue::Scalar(scalar) if scalar.text.is_empty());
-    if kind != PolicyKind::Cilium || !is_empty {
-        return Some(entry);
-    }
-    out.warning(entry.value.span, "empty-value", format!("{} is empty: it counts as missing", quoted(name)))
-        .hint("take it out; without both, the address is that of the interface with the default route");
-    None
-}
-
-/// Members' packets of the other family would have no address to leave with, and be dropped.
-fn check_family(egress: IpAddr, at: Span, destinations: &[IpNet], out: &mut DiagnosticSink<'_>) {
-    let other: Vec<String> = destinations
-        .iter()
-        .filter(|net| net.addr().is_ipv4() != egress.is_ipv4())
-        .map(ToString::to_string)
-        .take(3)
-        .collect();
-    if !other.is_empty() {
-        let (has, lacks) = if egress.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
-        out.warning(at, "family-mismatch", format!("packets to {} have no address to leave with", other.join(", ")))
-            .label(format!("this is {has}"))
-            .hint(format!("a second gateway entry with an {lacks} address, or an interface that has both"));
-    }
+    let specs = entry.egresses.into_iter().map(|egress| {
+        let spec = GatewaySpec { node: node.clone(), egress, next_hops: next_hops.clone(), assign: assign.clone() };
+        (spec, place, entry.at)
+    });
+    specs.collect()
 }
 
 /// Refuses a next hop that no gateway could use, as far as the document alone shows it; the gateway knows its own
@@ -245,7 +201,7 @@ fn check_family(egress: IpAddr, at: Span, destinations: &[IpNet], out: &mut Diag
 fn check_hop(
     hop: IpAddr,
     at: Span,
-    egress: Option<IpAddr>,
+    egress: &[IpAddr],
     destinations: &[IpNet],
     all: &[(IpAddr, Span)],
     out: &mut DiagnosticSink<'_>,
@@ -255,7 +211,7 @@ fn check_hop(
     if is_no_host(hop) {
         out.error(at, "bad-next-hop", format!("the next hop {hop} is no address that a router has"))
             .hint("the address of the router in the network of the gateway's interface");
-    } else if egress == Some(hop) {
+    } else if egress.contains(&hop) {
         out.error(at, "bad-next-hop", format!("the next hop {hop} is the egress address itself"))
             .hint("the address of the router behind the interface: a gateway cannot send on to itself");
     } else if !serves(hop) && !destinations.is_empty() {

@@ -20,7 +20,7 @@ use crate::core::placement::{PlacedPolicy, place};
 use crate::core::policy::assertion::{Assertion, Claim};
 use crate::core::policy::config::Config;
 use crate::core::policy::members::Members;
-use crate::core::policy::{Egress, PolicyId, PolicySet};
+use crate::core::policy::{PolicyId, PolicySet};
 use crate::core::state::nft::AddressFamily;
 
 /// What pods of one class share.
@@ -262,11 +262,11 @@ impl<'a> Checker<'a> {
                 Ok(Some((_, address))) => PacketFate::As(address, exit.gateway.clone()),
                 Ok(None) | Err(_) => PacketFate::Dropped(Some(exit.clone())),
             },
-            (None, Egress::Address(address)) if AddressFamily::of(*address) == family => {
-                PacketFate::As(*address, exit.gateway.clone())
-            }
-            (None, Egress::Address(_)) => PacketFate::Dropped(Some(exit.clone())),
-            (None, _) => PacketFate::Unknown(exit.clone()),
+            (None, egress) => match egress.address_in(family) {
+                Some(address) => PacketFate::As(address, exit.gateway.clone()),
+                None if egress.is_named() => PacketFate::Dropped(Some(exit.clone())),
+                None => PacketFate::Unknown(exit.clone()),
+            },
         }
     }
 }

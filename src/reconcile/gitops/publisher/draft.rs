@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{ClusterSnapshot, ReportBatch};
+use crate::core::allocation::{self, Allocation, Unreadable};
 use crate::core::facts::Facts;
 use crate::core::report::history::{DriftRecord, NodeReport};
 use crate::core::report::{files, message};
@@ -23,8 +24,14 @@ pub(super) struct DraftInput<'a> {
     pub(super) unsent: &'a [NodeReport],
 }
 
-/// The result of planning.
+/// The allocation of pools on the branch, and what it becomes.
 #[derive(Default)]
+pub(super) struct AllocationChange {
+    pub(super) before: Allocation,
+    pub(super) after: Allocation,
+}
+
+/// The result of planning.
 pub(super) struct PlannedDraft {
     /// The planned content of the branch; none if only timestamps would differ.
     pub(super) draft: Option<Draft>,
@@ -32,15 +39,20 @@ pub(super) struct PlannedDraft {
     pub(super) snapshot_age: Option<Duration>,
     /// The snapshot's size in bytes, if the cluster is too large for one.
     pub(super) too_large: Option<usize>,
+    /// The allocation of pools before and after the commit.
+    pub(super) allocated: Result<AllocationChange, Unreadable>,
 }
 
 /// Plans the commit.
 pub(super) fn plan(plan: &DraftInput<'_>, state: &BranchState, now: Timestamp) -> PlannedDraft {
     let changed = changed(plan, state);
-    let mut planned = PlannedDraft::default();
+    let allocated = allocate(plan, state, now);
+    let difference = allocated.as_ref().ok().and_then(|change| change.before.difference(&change.after));
     let mut tree = state.files.clone();
     let gone = gone(plan.snapshot, &mut tree);
-    let news = !changed.is_empty() || !gone.is_empty();
+    let given = keep_allocation(&allocated, &mut tree);
+    let news = given || !changed.is_empty() || !gone.is_empty();
+    let mut planned = PlannedDraft { draft: None, snapshot_age: None, too_large: None, allocated };
     let has_snapshot = add_snapshot(plan, &mut tree, news, &mut planned);
     if let Some(text) = tree.get(snapshot::FILE) {
         // A snapshot with an unreadable time counts as old.
@@ -49,17 +61,47 @@ pub(super) fn plan(plan: &DraftInput<'_>, state: &BranchState, now: Timestamp) -
     if !news && !has_snapshot {
         return planned;
     }
-    let subject = message::subject_of(&changed)
+    let subject = difference
+        .or_else(|| message::subject_of(&changed))
         .or_else(|| message::gone(&gone))
         .unwrap_or_else(|| snapshot_subject(plan.snapshot));
     let reports: Vec<NodeReport> = changed.into_iter().map(|(_, after)| after).collect();
     match files::tree(&tree, plan.cluster, &plan.batch.branch, &reports) {
-        Ok(tree) => {
+        Ok(mut tree) => {
+            let pools = tree.get(allocation::FILE).map(|file| allocation::page(file));
+            if let (Some(page), Some(pools)) = (tree.get_mut(files::PAGE), pools) {
+                page.push_str(&pools);
+            }
             planned.draft = Some(Draft { files: tree, message: subject, trailers: trailers(plan.cluster, &reports) });
         }
         Err(error) => tracing::error!(%error, "a drift report cannot be written as YAML"),
     }
     planned
+}
+
+/// Gives policies what they ask of pools. A file that cannot be read stays as it is: with an empty one, policies would get other addresses.
+fn allocate(plan: &DraftInput<'_>, state: &BranchState, now: Timestamp) -> Result<AllocationChange, Unreadable> {
+    let text = state.files.get(allocation::FILE);
+    let before = text.map_or_else(|| Ok(Allocation::default()), |text| allocation::read(text))?;
+    let after = match &plan.batch.asked {
+        Some(asked) => before.next(asked, now),
+        None => before.clone(),
+    };
+    Ok(AllocationChange { before, after })
+}
+
+/// Puts a new allocation into the tree; returns whether there is one.
+fn keep_allocation(allocated: &Result<AllocationChange, Unreadable>, tree: &mut BTreeMap<String, String>) -> bool {
+    let Ok(AllocationChange { before, after }) = allocated else { return false };
+    if before == after {
+        return false;
+    }
+    if after.holdings.is_empty() {
+        tree.remove(allocation::FILE);
+    } else {
+        tree.insert(allocation::FILE.to_owned(), allocation::write(after));
+    }
+    true
 }
 
 /// Reports whose content differs from the branch, with the branch's version.

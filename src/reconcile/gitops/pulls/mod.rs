@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use self::poll::{PollOutcome, Poller};
 use self::poll_schedule::PollSchedule;
 use crate::backoff::Backoff;
+use crate::core::allocation::Allocation;
 use crate::core::facts::Facts;
 use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
@@ -73,6 +74,8 @@ pub struct PreviewCluster {
     pub host_networks: BTreeMap<NodeName, HostNetwork>,
     /// Nodes' reports.
     pub reports: Vec<NodeReport>,
+    /// Which policies have which addresses of pools.
+    pub allocation: Allocation,
 }
 
 /// An event that the thread sends to the loop.

@@ -366,6 +366,7 @@ impl<'a> Poller<'a> {
             facts_from: "this preview",
             host_networks: &situation.host_networks,
             reports: &situation.reports,
+            allocation: &situation.allocation,
             now: Timestamp::now(),
             signatures: &self.options.following.signatures,
             windows: self.options.following.windows.as_ref(),

@@ -19,8 +19,10 @@ use super::{
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::core::admission::{AdmissionDecision, Emergency, PendingCommit, PendingReason};
+use crate::core::allocation::{AllocatedFor, AllocationRequest};
 use crate::core::gate::{ActiveRevision, Candidate, Gate};
 use crate::core::policy::catalogue::{Catalogue, FileUpdate};
+use crate::core::policy::demand::Demand;
 use crate::core::signature::Signatures;
 use crate::git::mirror::Head;
 use crate::git::signature::{Unsigned, not_later};
@@ -501,8 +503,11 @@ impl<H: PolicyHistory, O: FnMut(&RepositoryOptions) -> git::Result<H>> Repositor
             lost: false,
             ..self.active.clone()
         };
+        let by = AllocatedFor { commit: commit.id.to_string(), committed: commit.committed() };
+        let asked = AllocationRequest { demand: Demand::of(&set), by };
         RepositoryEvent::Intent(Box::new(DesiredRevision {
             set: Arc::new(set),
+            asked: Some(Arc::new(asked)),
             commit,
             branch: self.branch.clone(),
             rejected: rejected(&self.catalogue, &diagnostics),
