@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick bless worlds failover soak sim test-cluster test-openapi cilium-schema chart lint bench advisories static image
+.PHONY: help demo test test-quick bless worlds failover soak sim test-cluster test-openapi cilium-schema chart monitoring lint bench advisories static image
 
 # Where nft, ip, sshd and cargo are where nobody set the path up.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
@@ -101,6 +101,10 @@ chart: ## the Helm chart, checked without a cluster (7 s; the first time 15 s mo
 	$(call need,python3:python3)
 	$(call need_venv)
 	@tests/chart/run
+
+monitoring: ## as root: alerts by promtool, and each panel of the dashboard against a real Prometheus that scrapes a lab (2 min; the first time 19 MB from Debian)
+	$(call need,$(build) $(lab) dpkg:dpkg)
+	@tests/monitoring/run
 
 lint: ## format, clippy, licences and origins of dependencies
 	$(call need,$(build) git:git)

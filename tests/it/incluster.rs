@@ -4,6 +4,7 @@
 
 mod asserted;
 mod conditions;
+mod dashboard;
 mod faults;
 mod forwarding;
 mod labels;

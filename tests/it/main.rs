@@ -37,6 +37,7 @@ mod policy;
 mod previews;
 mod proposals;
 mod repositories;
+mod runbooks;
 mod scenarios;
 mod semantics;
 mod serve;
