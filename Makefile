@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick bless worlds failover soak sim test-cluster test-openapi cilium-schema chart monitoring lint bench advisories static image
+.PHONY: help demo test test-quick bless worlds failover soak sim test-cluster test-openapi cilium-schema chart monitoring lint bench advisories static dist docs image
 
 # Where nft, ip, sshd and cargo are where nobody set the path up.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
@@ -10,6 +10,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
 # PROGRAM:PACKAGE. Debian's and Ubuntu's names.
 build := cc:build-essential make:build-essential
 servers := mount:mount sshd:openssh-server ssh:openssh-client lighttpd:lighttpd lighttpd:lighttpd-mod-openssl openssl:openssl
+packers := dpkg-deb:dpkg systemd-analyze:systemd curl:curl xz:xz-utils
 signers := gpg:gnupg gpg-agent:gpg-agent
 lab := ip:iproute2 nft:nftables git:git curl:curl
 # Other programs' rules in the tests of worlds, and what connection tracking knows.
@@ -46,7 +47,7 @@ demo: ## as root: the outpost scenario with real packets, from git push to clean
 	@cargo run --quiet --locked --example demo
 
 test: ## as root: all tests, most of them in network namespaces of their own (about 5 min; the first build about 8 min)
-	$(call need,$(build) $(lab) $(worlds) $(servers) $(signers) python3:python3)
+	$(call need,$(build) $(lab) $(worlds) $(servers) $(signers) $(packers) python3:python3)
 	$(call need_venv)
 	@echo "unit tests, then one integration binary with labs and servers for SSH, HTTPS and git:// of its own, then doc tests"
 	@tests=0; cargo test --locked --no-fail-fast || tests=$$?; $(MAKE) --no-print-directory chart || tests=$$?; exit $$tests
@@ -118,6 +119,13 @@ static: ## the program as the image has it: one static file (5 min)
 	@commit=$$(git rev-parse --short HEAD 2>/dev/null) && export EGRET_COMMIT="$$commit"; \
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --bin egret --target $(host)
 	@echo $${CARGO_TARGET_DIR:-target}/$(host)/release/egret
+
+dist: ## what people install, in target/dist: static programs, deb, rpm, chart, krew manifest, list of parts, checksums (15 min; arm64 too if its toolchain is here)
+	$(call need,$(build) git:git dpkg-deb:dpkg rpmbuild:rpm readelf:binutils python3:python3)
+	$(call need_venv)
+	@command -v cargo-cyclonedx >/dev/null || { echo "installing cargo-cyclonedx"; cargo install --quiet --locked cargo-cyclonedx; }
+	@packaging/build
+	@packaging/check $${CARGO_TARGET_DIR:-target}/dist
 
 image: ## the image, by podman, docker or buildah: make image IMAGE=registry.example/egret:0.1.0
 	@for engine in podman docker buildah; do \

@@ -10,6 +10,7 @@ mod commands;
 mod consumers;
 mod descriptions;
 mod disk;
+mod dist;
 mod doctor;
 mod documents;
 mod fetched;
