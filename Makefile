@@ -53,16 +53,16 @@ test: ## as root: all tests, most of them in network namespaces of their own (ab
 	@tests=0; cargo test --locked --no-fail-fast || tests=$$?; $(MAKE) --no-print-directory chart || tests=$$?; exit $$tests
 
 # Integration tests that need no root and no other program (`previews::command` needs git).
-quick := scenarios:: previews:: semantics:: policy:: tidy:: --skip previews::command
+quick := scenarios:: previews:: semantics:: policy:: tidy:: pages:: reference:: runbooks:: --skip previews::command
 
 test-quick: ## for the inner loop, without root: units, scenarios, previews, some random worlds, house rules (under 1 min after the build)
 	@PROPTEST_CASES=$${PROPTEST_CASES:-32} cargo test --quiet --locked --lib
 	@PROPTEST_CASES=$${PROPTEST_CASES:-32} cargo test --quiet --locked --test it -- $(quick)
 
-bless: ## write the files anew that tests compare with (scenarios, previews, findings, schemas); read the diff
+bless: ## write the files anew that tests compare with (scenarios, previews, findings, schemas, reference); read the diff
 	@EGRET_BLESS=1 cargo test --quiet --locked --lib core::report::tests::the_page
-	@EGRET_BLESS=1 cargo test --quiet --locked --test it -- scenarios::every_ previews::every_ policy::
-	@git status --short -- tests src repo-template
+	@EGRET_BLESS=1 cargo test --quiet --locked --test it -- scenarios::every_ previews::every_ policy:: reference::
+	@git status --short -- tests src repo-template docs
 
 worlds: ## as root: every claim in every kind of cluster, with a table; EGRET_WORLDS=calico picks some (about 5 min)
 	$(call need,$(build) $(lab) $(worlds))
@@ -126,6 +126,11 @@ dist: ## what people install, in target/dist: static programs, deb, rpm, chart, 
 	@command -v cargo-cyclonedx >/dev/null || { echo "installing cargo-cyclonedx"; cargo install --quiet --locked cargo-cyclonedx; }
 	@packaging/build
 	@packaging/check $${CARGO_TARGET_DIR:-target}/dist
+
+docs: ## the documentation as a site, in target/book/html, with every link followed (5 s; the first time mdBook is built, 4 min)
+	$(call need,$(build) git:git python3:python3 perl:perl-base)
+	@command -v mdbook >/dev/null || { echo "installing mdbook"; cargo install --quiet --locked mdbook --no-default-features --features search; }
+	@packaging/book
 
 image: ## the image, by podman, docker or buildah: make image IMAGE=registry.example/egret:0.1.0
 	@for engine in podman docker buildah; do \
