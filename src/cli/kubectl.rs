@@ -99,8 +99,12 @@ fn takes_a_value(option: &Arg) -> bool {
 
 /// The values that an argument can have; where these are not listed, it may be a file.
 fn values(arg: &Arg, start: &str) -> (Vec<String>, u8) {
-    let values: Vec<String> =
-        arg.get_possible_values().iter().filter(|value| !value.is_hide_set()).map(|value| value.get_name().to_owned()).collect();
+    let values: Vec<String> = arg
+        .get_possible_values()
+        .iter()
+        .filter(|value| !value.is_hide_set())
+        .map(|value| value.get_name().to_owned())
+        .collect();
     let directive = if values.is_empty() { FILES_TOO } else { NO_FILES };
     (values.into_iter().filter(|value| value.starts_with(start)).collect(), directive)
 }

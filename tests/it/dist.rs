@@ -53,7 +53,11 @@ fn packed() -> TempDir {
 
 /// Paths in a listing of tar.
 fn paths(listing: &str) -> BTreeSet<String> {
-    listing.lines().map(|line| line.trim_start_matches("./").to_owned()).filter(|path| !path.ends_with('/') && !path.is_empty()).collect()
+    listing
+        .lines()
+        .map(|line| line.trim_start_matches("./").to_owned())
+        .filter(|path| !path.ends_with('/') && !path.is_empty())
+        .collect()
 }
 
 /// Manual pages of all commands.
@@ -120,8 +124,11 @@ fn check_unit(tree: &Path) {
     // Every variable of the defaults is one of `egret run`.
     let help = run(Command::new(env!("CARGO_BIN_EXE_egret")).args(["run", "--help"]));
     let defaults = std::fs::read_to_string(tree.join("etc/default/egret")).unwrap();
-    let variables: Vec<&str> =
-        defaults.lines().filter_map(|line| line.trim_start_matches('#').split_once('=')).map(|(name, _)| name).collect();
+    let variables: Vec<&str> = defaults
+        .lines()
+        .filter_map(|line| line.trim_start_matches('#').split_once('='))
+        .map(|(name, _)| name)
+        .collect();
     assert!(variables.len() > 5, "{variables:?}");
     for name in variables.into_iter().filter(|name| !name.contains(' ')) {
         assert!(help.contains(&format!("[env: {name}=")), "egret run has no {name}");
@@ -135,7 +142,14 @@ fn the_archive_can_be_unpacked_anywhere_and_its_sum_and_krews_are_those_of_the_f
     run(Command::new("sha256sum").args(["--check", "--strict", "--quiet", "SHA256SUMS"]).current_dir(&dist));
     let archive = dist.join(format!("egret-{VERSION}-linux-{}.tar.gz", architecture()));
     let listing = paths(&run(Command::new("tar").arg("-tzf").arg(&archive)));
-    for path in ["egret", "LICENSE", "man1/egret.1.gz", "man1/egret-run.1.gz", "completions/egret.bash", "systemd/egret.service"] {
+    for path in [
+        "egret",
+        "LICENSE",
+        "man1/egret.1.gz",
+        "man1/egret-run.1.gz",
+        "completions/egret.bash",
+        "systemd/egret.service",
+    ] {
         assert!(listing.contains(path), "{listing:?} lacks {path}");
     }
     let krew: Value = serde_yaml::from_str(&std::fs::read_to_string(dist.join("egret.yaml")).unwrap()).unwrap();
@@ -228,7 +242,12 @@ fn no_script_of_a_workflow_has_an_expression_in_it_and_every_action_is_pinned() 
 fn the_release_says_what_is_wrong_with_a_tag() {
     let check = steps(&read(".github/workflows/release.yaml"));
     let script = check.iter().find(|step| step["name"] == "the tag is the version").unwrap()["run"].as_str().unwrap();
-    let output = Command::new("bash").args(["-e", "-c", script]).env("GITHUB_REF_NAME", "v9.9.9").current_dir(root()).output().unwrap();
+    let output = Command::new("bash")
+        .args(["-e", "-c", script])
+        .env("GITHUB_REF_NAME", "v9.9.9")
+        .current_dir(root())
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(said, format!("::error::the tag is v9.9.9, Cargo.toml has {VERSION}\n"));

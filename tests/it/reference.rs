@@ -60,7 +60,9 @@ fn kind(field: &Value) -> String {
     }
     match (field["type"].as_str(), &field["type"]) {
         (Some("array"), _) => format!("list of {}", plural(&kind(&field["items"]))),
-        (Some("object"), _) if field["additionalProperties"].is_object() && field["properties"].is_null() => "map".to_owned(),
+        (Some("object"), _) if field["additionalProperties"].is_object() && field["properties"].is_null() => {
+            "map".to_owned()
+        }
         (Some("object"), _) => "mapping".to_owned(),
         (Some("string"), _) => "text".to_owned(),
         (Some("integer"), _) => match (field["minimum"].as_i64(), field["maximum"].as_i64()) {
@@ -86,7 +88,8 @@ fn plural(kind: &str) -> String {
 
 /// Rows of a table: a field, what it holds, what it means. `path` is how users write it.
 fn rows(schema: &Value, path: &str, out: &mut String) {
-    let required: BTreeSet<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let required: BTreeSet<&str> =
+        schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
         // Each warning's own key; docs/lints.md has them.
         if name.starts_with("egret.dev/acknowledge.") {
@@ -96,7 +99,8 @@ fn rows(schema: &Value, path: &str, out: &mut String) {
         let needed = if required.contains(name.as_str()) { ", needed" } else { "" };
         let text = field["description"].as_str().unwrap_or_default().replace('|', "\\|");
         // What is between angle brackets would be HTML.
-        let text = Regex::new("<[a-z]+>").unwrap().replace_all(&text, "`$0`").replace("`egret/reports/`", "egret/reports/");
+        let text =
+            Regex::new("<[a-z]+>").unwrap().replace_all(&text, "`$0`").replace("`egret/reports/`", "egret/reports/");
         writeln!(out, "| `{here}` | {}{needed} | {text} |", kind(field)).unwrap();
         deeper(field, &here, out);
     }
@@ -154,7 +158,8 @@ fn the_page_of_options_is_what_the_program_says() {
         .to_owned();
     let all = help(&["--help"]);
     let commands = all.split("Commands:\n").nth(1).unwrap().lines().take_while(|line| !line.is_empty());
-    let names: Vec<&str> = commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").collect();
+    let names: Vec<&str> =
+        commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").collect();
     assert!(names.len() >= 15, "{names:?}");
     for name in names {
         write!(page, "\n## egret {name}\n\n```text\n{}\n```\n", help(&[name, "--help"]).trim_end()).unwrap();
@@ -174,13 +179,18 @@ fn codes() -> BTreeSet<String> {
                 folders.push(path);
                 continue;
             }
-            if path.file_name().is_some_and(|name| name == "tests.rs" || path.extension().is_none_or(|kind| kind != "rs")) {
+            if path
+                .file_name()
+                .is_some_and(|name| name == "tests.rs" || path.extension().is_none_or(|kind| kind != "rs"))
+            {
                 continue;
             }
             let text = std::fs::read_to_string(&path).unwrap();
             let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
             let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-            found.extend(lines.flat_map(|line| quoted.captures_iter(line).map(|found| found[1].to_owned()).collect::<Vec<_>>()));
+            found.extend(
+                lines.flat_map(|line| quoted.captures_iter(line).map(|found| found[1].to_owned()).collect::<Vec<_>>()),
+            );
         }
     }
     found

@@ -167,6 +167,7 @@ fn alerts_and_runbooks_ask_for_metrics_that_there_are() {
 fn every_metric_is_in_an_alert_or_on_the_dashboard() {
     let expressions = rules().into_iter().map(|rule| rule.expr).collect::<Vec<_>>().join(" ");
     let used: BTreeSet<&str> = metrics_in(DASHBOARD).union(&metrics_in(&expressions)).copied().collect();
-    let unused: Vec<String> = FAMILIES.iter().map(MetricFamily::sample).filter(|name| !used.contains(name.as_str())).collect();
+    let unused: Vec<String> =
+        FAMILIES.iter().map(MetricFamily::sample).filter(|name| !used.contains(name.as_str())).collect();
     assert_eq!(unused, NOT_SHOWN);
 }

@@ -135,7 +135,10 @@ fn expected(pages: &Pages, now: f64) -> Vec<(&'static str, Vec<(String, f64)>)> 
     let round = "egret_reconcile_duration_seconds";
     vec![
         ("Leaders", by("egret_leader", &[], "", Last, Sum)),
-        ("Time since Git answered", one(now - only(by("egret_git_last_success_timestamp_seconds", &[], "", Last, Max)))),
+        (
+            "Time since Git answered",
+            one(now - only(by("egret_git_last_success_timestamp_seconds", &[], "", Last, Max))),
+        ),
         ("Active revisions", count(revisions.clone(), |_| true)),
         ("Nodes with open drift", count(by("egret_drift_open", &[], "node", Last, Sum), |open| open > 0.0)),
         ("Members", by("egret_members", &[], "", Last, Sum)),
@@ -191,7 +194,10 @@ fn expected(pages: &Pages, now: f64) -> Vec<(&'static str, Vec<(String, f64)>)> 
         ("Reconciliation rounds", by("egret_reconcile_total", &[], "result", Rate, Sum)),
         (
             "Duration of a round",
-            vec![("half".to_owned(), pages.quantile(0.5, round)), ("99 of 100".to_owned(), pages.quantile(0.99, round))],
+            vec![
+                ("half".to_owned(), pages.quantile(0.5, round)),
+                ("99 of 100".to_owned(), pages.quantile(0.99, round)),
+            ],
         ),
         ("Commits that wait, by reason", by("egret_commit_pending", &[], "reason", Last, Max)),
         (

@@ -44,14 +44,22 @@ impl Pages {
         let dated = |index: usize, page: &String| {
             let back = u32::try_from(pages.len() - 1 - index).map_or(0.0, f64::from) * STEP;
             let at = last - back;
-            let line = |line: &str| if line.starts_with('#') { format!("{line}\n") } else { format!("{line} {at:.3}\n") };
+            let line =
+                |line: &str| if line.starts_with('#') { format!("{line}\n") } else { format!("{line} {at:.3}\n") };
             page.lines().map(line).collect()
         };
         pages.iter().enumerate().map(|(index, page)| dated(index, page)).collect()
     }
 
     /// The values of a name, joined by a label (`""` for all of them), where the series has these labels. `node` is the process.
-    pub(super) fn by(&self, name: &str, with: &[(&str, &str)], label: &str, of: Of, joined: Joined) -> Vec<(String, f64)> {
+    pub(super) fn by(
+        &self,
+        name: &str,
+        with: &[(&str, &str)],
+        label: &str,
+        of: Of,
+        joined: Joined,
+    ) -> Vec<(String, f64)> {
         let mut found: BTreeMap<String, f64> = BTreeMap::new();
         for (labels, value) in self.series(name, of) {
             if with.iter().all(|(key, value)| labels.get(*key).is_some_and(|has| has == value)) {

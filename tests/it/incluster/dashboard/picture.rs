@@ -50,7 +50,10 @@ fn panel(svg: &mut String, drawn: &Drawn<'_>) -> std::fmt::Result {
             let value = drawn.lines.first().and_then(|(_, points)| points.last()).map_or(f64::NAN, |(_, value)| *value);
             let (middle, base) = (width / 2.0, height / 2.0 + 24.0);
             let shown = number(value, unit);
-            writeln!(svg, "<text x=\"{middle:.0}\" y=\"{base:.0}\" font-size=\"34\" text-anchor=\"middle\">{shown}</text>")?;
+            writeln!(
+                svg,
+                "<text x=\"{middle:.0}\" y=\"{base:.0}\" font-size=\"34\" text-anchor=\"middle\">{shown}</text>"
+            )?;
         }
         Some("table") => {
             for (row, (name, points)) in drawn.lines.iter().enumerate() {
@@ -73,7 +76,13 @@ fn graph(svg: &mut String, lines: &[Line], unit: &str, width: f64, height: f64) 
     for share in [0.0, 0.5, 1.0] {
         let at = below - (below - above) * share;
         writeln!(svg, "<path d=\"M{left:.0} {at:.1}H{right:.0}\" stroke=\"#e3e3e3\"/>")?;
-        writeln!(svg, "<text x=\"{:.0}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#666\">{}</text>", left - 5.0, at + 4.0, number(top * share, unit))?;
+        writeln!(
+            svg,
+            "<text x=\"{:.0}\" y=\"{:.1}\" text-anchor=\"end\" fill=\"#666\">{}</text>",
+            left - 5.0,
+            at + 4.0,
+            number(top * share, unit)
+        )?;
     }
     let mut legend = left;
     for (index, (name, points)) in lines.iter().enumerate() {
@@ -83,7 +92,11 @@ fn graph(svg: &mut String, lines: &[Line], unit: &str, width: f64, height: f64) 
             format!("{:.1},{:.1}", left + (right - left) * share, below - (below - above) * value / top)
         };
         let path: Vec<String> = points.iter().filter(|(_, value)| value.is_finite()).map(on).collect();
-        writeln!(svg, "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\"/>", path.join(" "))?;
+        writeln!(
+            svg,
+            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\"/>",
+            path.join(" ")
+        )?;
         writeln!(svg, "<text x=\"{legend:.0}\" y=\"{:.0}\" fill=\"{colour}\">{}</text>", height - 10.0, escaped(name))?;
         legend += 14.0 + 6.6 * f64::from(u32::try_from(name.chars().count()).unwrap_or_default());
     }

@@ -69,7 +69,9 @@ fn answer(mut stream: TcpStream, page: &str) -> std::io::Result<()> {
         line.clear();
     }
     let length = page.len();
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {OPEN_METRICS}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {OPEN_METRICS}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
     stream.write_all(head.as_bytes())?;
     stream.write_all(page.as_bytes())
 }
@@ -94,7 +96,9 @@ impl Prometheus {
             // As the chart's PodMonitors name them.
             let (job, label) = match process.as_str() {
                 "controller" => ("egret-system/egret-controller", String::new()),
-                node => ("egret-system/egret-agent", format!(", labels: {{node: {node}, job: egret-system/egret-agent}}")),
+                node => {
+                    ("egret-system/egret-agent", format!(", labels: {{node: {node}, job: egret-system/egret-agent}}"))
+                }
             };
             let name = if label.is_empty() { job } else { process };
             config += &format!("- job_name: {name}\n  static_configs: [{{targets: ['{}']{label}}}]\n", replay.address);
@@ -116,7 +120,8 @@ impl Prometheus {
 
     /// An answer's series: labels, and the values with their times.
     fn ask(&self, path: &str) -> Outcome<Vec<(Value, Vec<(f64, f64)>)>> {
-        let answer = self.namespace.enter(|| fetch(path))?.map_err(LabError::doing(format!("ask Prometheus for {path}")))?;
+        let answer =
+            self.namespace.enter(|| fetch(path))?.map_err(LabError::doing(format!("ask Prometheus for {path}")))?;
         let read: Value = serde_json::from_str(&answer).unwrap_or_default();
         assert_eq!(read["status"], "success", "{path}: {answer}\n{}", self.process.output()?);
         let pair = |pair: &Value| {
@@ -140,7 +145,12 @@ impl Prometheus {
     }
 
     /// The same over the time of all pages.
-    pub(super) fn lines(&self, expression: &str, legend: &str, seconds: f64) -> Outcome<Vec<(String, Vec<(f64, f64)>)>> {
+    pub(super) fn lines(
+        &self,
+        expression: &str,
+        legend: &str,
+        seconds: f64,
+    ) -> Outcome<Vec<(String, Vec<(f64, f64)>)>> {
         let (query, from) = (encoded(&whole(expression)), self.now - seconds);
         let path = format!("/api/v1/query_range?query={query}&start={from:.3}&end={:.3}&step=5", self.now);
         Ok(self.ask(&path)?.into_iter().map(|(labels, values)| (named(legend, &labels), values)).collect())
@@ -159,7 +169,9 @@ fn named(legend: &str, labels: &Value) -> String {
     if legend.is_empty() {
         return labels.values().map(text).collect();
     }
-    labels.iter().fold(legend.to_owned(), |legend, (key, value)| legend.replace(&format!("{{{{{key}}}}}"), &text(value)))
+    labels
+        .iter()
+        .fold(legend.to_owned(), |legend, (key, value)| legend.replace(&format!("{{{{{key}}}}}"), &text(value)))
 }
 
 /// Everything but letters and digits, as in a query of a URL.
