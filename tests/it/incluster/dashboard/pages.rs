@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// The seconds between two pages, as Prometheus gets them. Four of them are a little less than two minutes, so that a range of two minutes
 /// takes in five pages whether its left end belongs to it (Prometheus 2) or not (3).
-pub(super) const STEP: f64 = 29.975;
+const STEP: f64 = 29.975;
 
 /// Pages in a range of two minutes.
 const WINDOW: usize = 5;

@@ -84,7 +84,7 @@ fn graph(svg: &mut String, lines: &[Line], unit: &str, width: f64, height: f64) 
             number(top * share, unit)
         )?;
     }
-    let mut legend = left;
+    let mut legend = 8.0;
     for (index, (name, points)) in lines.iter().enumerate() {
         let colour = COLOURS[index % COLOURS.len()];
         let on = |(at, value): &(f64, f64)| {
@@ -97,8 +97,16 @@ fn graph(svg: &mut String, lines: &[Line], unit: &str, width: f64, height: f64) 
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\"/>",
             path.join(" ")
         )?;
-        writeln!(svg, "<text x=\"{legend:.0}\" y=\"{:.0}\" fill=\"{colour}\">{}</text>", height - 10.0, escaped(name))?;
-        legend += 14.0 + 6.6 * f64::from(u32::try_from(name.chars().count()).unwrap_or_default());
+        // A series of one point is no line.
+        if let Some((x, y)) = path.last().and_then(|last| last.split_once(',')) {
+            writeln!(svg, "<circle cx=\"{x}\" cy=\"{y}\" r=\"2.5\" fill=\"{colour}\"/>")?;
+        }
+        let length = 10.0 + 6.2 * f64::from(u32::try_from(name.chars().count()).unwrap_or_default());
+        if legend + length <= right {
+            let (y, name) = (height - 10.0, escaped(name));
+            writeln!(svg, "<text x=\"{legend:.0}\" y=\"{y:.0}\" font-size=\"10\" fill=\"{colour}\">{name}</text>")?;
+        }
+        legend += length;
     }
     Ok(())
 }
