@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick bless worlds failover survival ports soak sim test-cluster test-openapi cilium-schema chart lint bench advisories static image
+.PHONY: help demo test test-quick bless worlds failover survival ports soak sim test-cluster test-openapi cilium-schema chart monitoring lint bench advisories static dist docs image
 
 # Where nft, ip, sshd and cargo are where nobody set the path up.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
@@ -10,6 +10,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
 # PROGRAM:PACKAGE. Debian's and Ubuntu's names.
 build := cc:build-essential make:build-essential
 servers := mount:mount sshd:openssh-server ssh:openssh-client lighttpd:lighttpd lighttpd:lighttpd-mod-openssl openssl:openssl
+packers := dpkg-deb:dpkg systemd-analyze:systemd curl:curl xz:xz-utils
 signers := gpg:gnupg gpg-agent:gpg-agent
 lab := ip:iproute2 nft:nftables git:git curl:curl
 # Other programs' rules in the tests of worlds, and what connection tracking knows.
@@ -46,22 +47,22 @@ demo: ## as root: the outpost scenario with real packets, from git push to clean
 	@cargo run --quiet --locked --example demo
 
 test: ## as root: all tests, most of them in network namespaces of their own (about 5 min; the first build about 8 min)
-	$(call need,$(build) $(lab) $(worlds) $(servers) $(signers) python3:python3)
+	$(call need,$(build) $(lab) $(worlds) $(servers) $(signers) $(packers) python3:python3)
 	$(call need_venv)
 	@echo "unit tests, then one integration binary with labs and servers for SSH, HTTPS and git:// of its own, then doc tests"
 	@tests=0; cargo test --locked --no-fail-fast || tests=$$?; $(MAKE) --no-print-directory chart || tests=$$?; exit $$tests
 
 # Integration tests that need no root and no other program (`previews::command` needs git).
-quick := scenarios:: previews:: semantics:: policy:: tidy:: --skip previews::command
+quick := scenarios:: previews:: semantics:: policy:: tidy:: pages:: reference:: runbooks:: --skip previews::command
 
 test-quick: ## for the inner loop, without root: units, scenarios, previews, some random worlds, house rules (under 1 min after the build)
 	@PROPTEST_CASES=$${PROPTEST_CASES:-32} cargo test --quiet --locked --lib
 	@PROPTEST_CASES=$${PROPTEST_CASES:-32} cargo test --quiet --locked --test it -- $(quick)
 
-bless: ## write the files anew that tests compare with (scenarios, previews, findings, schemas); read the diff
+bless: ## write the files anew that tests compare with (scenarios, previews, findings, schemas, reference); read the diff
 	@EGRET_BLESS=1 cargo test --quiet --locked --lib core::report::tests::the_page
-	@EGRET_BLESS=1 cargo test --quiet --locked --test it -- scenarios::every_ previews::every_ policy::
-	@git status --short -- tests src repo-template
+	@EGRET_BLESS=1 cargo test --quiet --locked --test it -- scenarios::every_ previews::every_ policy:: reference::
+	@git status --short -- tests src repo-template docs
 
 worlds: ## as root: every claim in every kind of cluster, with a table; EGRET_WORLDS=calico picks some (about 5 min)
 	$(call need,$(build) $(lab) $(worlds))
@@ -110,6 +111,10 @@ chart: ## the Helm chart, checked without a cluster (7 s; the first time 15 s mo
 	$(call need_venv)
 	@tests/chart/run
 
+monitoring: ## as root: alerts by promtool, and each panel of the dashboard against a real Prometheus that scrapes a lab (2 min; the first time 19 MB from Debian)
+	$(call need,$(build) $(lab) dpkg:dpkg)
+	@tests/monitoring/run
+
 lint: ## format, clippy, licences and origins of dependencies
 	$(call need,$(build) git:git)
 	@cargo fmt --check
@@ -122,6 +127,18 @@ static: ## the program as the image has it: one static file (5 min)
 	@commit=$$(git rev-parse --short HEAD 2>/dev/null) && export EGRET_COMMIT="$$commit"; \
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --bin egret --target $(host)
 	@echo $${CARGO_TARGET_DIR:-target}/$(host)/release/egret
+
+dist: ## what people install, in target/dist: static programs, deb, rpm, chart, krew manifest, list of parts, checksums (15 min; arm64 too if its toolchain is here)
+	$(call need,$(build) git:git dpkg-deb:dpkg rpmbuild:rpm readelf:binutils python3:python3)
+	$(call need_venv)
+	@command -v cargo-cyclonedx >/dev/null || { echo "installing cargo-cyclonedx"; cargo install --quiet --locked cargo-cyclonedx; }
+	@packaging/build
+	@packaging/check $${CARGO_TARGET_DIR:-target}/dist
+
+docs: ## the documentation as a site, in target/book/html, with every link followed (5 s; the first time mdBook is built, 4 min)
+	$(call need,$(build) git:git python3:python3 perl:perl-base)
+	@command -v mdbook >/dev/null || { echo "installing mdbook"; cargo install --quiet --locked mdbook --no-default-features --features search; }
+	@packaging/book
 
 image: ## the image, by podman, docker or buildah: make image IMAGE=registry.example/egret:0.1.0
 	@for engine in podman docker buildah; do \

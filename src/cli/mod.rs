@@ -11,6 +11,7 @@ mod exit;
 mod git_worker;
 mod init;
 mod json;
+mod kubectl;
 mod man;
 mod migrate;
 mod output;
@@ -34,6 +35,7 @@ use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::args::GlobalArgs;
 use self::args::git::FORMER_NAMES;
+use self::kubectl::Invoked;
 use self::output::Failure;
 
 /// A GitOps reconciler for Kubernetes egress gateways.
@@ -87,6 +89,9 @@ enum Command {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
+    if Invoked::of(std::env::args_os().next().as_deref()) == Invoked::Completer {
+        return kubectl::complete(std::env::args_os().skip(1)).unwrap_or_else(|failure: Failure| failure.report());
+    }
     let Cli { command, global } = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
@@ -120,8 +125,10 @@ pub fn main() -> ExitCode {
 }
 
 fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let words: Vec<OsString> = words.into_iter().collect();
     // `term_width(0)` is clap's "do not wrap".
     let command = command().term_width(output::width().unwrap_or(0));
+    let command = Invoked::of(words.first().map(OsString::as_os_str)).named(command);
     Cli::from_arg_matches(&command.try_get_matches_from(words)?)
 }
 

@@ -66,11 +66,3 @@ FLAGS = {
     },
     "agent": {"--node", "--namespace", "--state-dir", "--listen", "--log-json", "--remove"},
 }
-
-# Metrics that the dashboard may ask for.
-METRICS = {
-    "egret_reconcile_total", "egret_reconcile_duration_seconds_bucket", "egret_drift_total", "egret_drift_open", "egret_exits",
-    "egret_members", "egret_leak_guard_dropped_packets_total", "egret_start_guard_dropped_packets_total",
-    "egret_exit_packets_total", "egret_exit_bytes_total", "egret_policy_connections_total", "egret_git_last_success_timestamp_seconds",
-    "egret_api_errors_total", "egret_watch_errors_total", "egret_leader", "egret_revision_info", "egret_commit_pending",
-}

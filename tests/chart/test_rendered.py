@@ -9,14 +9,15 @@ import subprocess
 import unittest
 
 import kubernetes_validate
+import yaml
 
 import rights
-from tools import CASES, NAMESPACE, ROOT, crds, helm, named, objects, of_kind, run, text, workloads
+from tools import CASES, CHART, NAMESPACE, ROOT, crds, helm, named, objects, of_kind, run, text, workloads
 
 # The oldest that Chart.yaml lets in, and the newest that is known.
 KUBERNETES = ["1.32", kubernetes_validate.latest_version()]
 # Others' resources, which are not in Kubernetes' schemas.
-FOREIGN = {"PodMonitor", "ServiceMonitor"}
+FOREIGN = {"PodMonitor", "PrometheusRule", "ServiceMonitor"}
 
 
 class Rendered(unittest.TestCase):
@@ -66,14 +67,71 @@ class Rendered(unittest.TestCase):
         for case in CASES:
             with self.subTest(case):
                 self.assertEqual(of_kind(case, "Secret"), [])
-                self.assertNotRegex(text(case), r"<no value>|%!|\{\{(?!\w+\}\})")
+                # Prometheus' own templates are in alerts.
+                written = [one for one in text(case).split("\n---\n") if "\nkind: PrometheusRule\n" not in one]
+                self.assertIsNone(re.search(r"<no value>|%!|\{\{(?!\w+\}\})", "".join(written)))
 
-    def test_the_dashboard_asks_for_metrics_that_there_are(self):
+    def test_the_dashboard_is_the_file_and_its_panels_do_not_cover_each_other(self):
         dashboard = json.loads(named("monitoring", "ConfigMap", "egret-dashboard")["data"]["egret.json"])
-        asked = {name for panel in dashboard["panels"] for target in panel["targets"]
-                 for name in re.findall(r"egret_\w+", target["expr"])}
-        self.assertEqual(asked, rights.METRICS)
+        self.assertEqual(dashboard, json.loads((CHART / "dashboards" / "egret.json").read_text()))
         self.assertEqual(len({panel["id"] for panel in dashboard["panels"]}), len(dashboard["panels"]))
+        taken = collections.Counter()
+        for panel in dashboard["panels"]:
+            at = panel["gridPos"]
+            self.assertLessEqual(at["x"] + at["w"], 24, panel["title"])
+            taken.update((x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"]))
+        self.assertEqual({place for place, times in taken.items() if times > 1}, set())
+
+
+    def test_alerts_are_those_of_the_rules_file_with_the_changes_that_values_ask_for(self):
+        written = yaml.safe_load((CHART / "rules" / "egret.yaml").read_text())["groups"][0]["rules"]
+        expected = []
+        for rule in written:
+            if rule["alert"] == "EgretStartGuardDrops":
+                continue
+            if rule["alert"] == "EgretGitUnreachable":
+                rule |= {"expr": rule["expr"].replace("> 600", "> 1800"), "for": "5m", "labels": {"severity": "critical"}}
+            page = rule["annotations"]["runbook"].removeprefix("docs/runbooks/")
+            rule["annotations"]["runbook_url"] = f"https://git.example/egret/blob/main/docs/runbooks/{page}"
+            expected.append(rule)
+        (group,) = named("extras", "PrometheusRule", "egret")["spec"]["groups"]
+        self.assertEqual(group, {"name": "egret", "rules": expected})
+        for case in CASES:
+            self.assertEqual(len(of_kind(case, "PrometheusRule")), case == "extras", case)
+
+    def test_who_may_view_may_read_egrets_resources_and_nothing_else(self):
+        role = named("default", "ClusterRole", "egret-view")
+        aggregated = {key.rsplit("-", 1)[1] for key in role["metadata"]["labels"] if "aggregate-to" in key}
+        self.assertEqual(aggregated, {"view", "edit", "admin"})
+        names = sorted(one["spec"]["names"]["plural"] for one in crds().values())
+        rule = {"apiGroups": ["egret.dev"], "resources": names, "verbs": ["get", "list", "watch"]}
+        self.assertEqual([{**one, "resources": sorted(one["resources"])} for one in role["rules"]], [rule])
+        self.assertEqual([one for one in of_kind("minimal", "ClusterRole") if one["metadata"]["name"] == "egret-view"], [])
+
+    def test_what_users_add_is_in_the_pods_and_in_nothing_that_removes(self):
+        values = yaml.safe_load((CHART / "ci" / "extras.yaml").read_text())
+        for component, kind in {"controller": "Deployment", "agent": "DaemonSet"}.items():
+            given = values[component]
+            pod = named("extras", kind, f"egret-{component}")["spec"]["template"]["spec"]
+            (container,) = pod["containers"]
+            self.assertEqual(pod["hostAliases"], given["hostAliases"])
+            self.assertEqual(pod["dnsConfig"], given["dnsConfig"])
+            self.assertEqual(pod["affinity"], given["affinity"])
+            for has, wanted in [(container["args"], given["extraArgs"]), (container["env"], given["extraEnv"]),
+                                (container["volumeMounts"], given["extraVolumeMounts"]), (pod["volumes"], given["extraVolumes"])]:
+                self.assertEqual(has[-len(wanted):], wanted)
+        spread = named("extras", "Deployment", "egret-controller")["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        self.assertEqual(spread, values["controller"]["topologySpreadConstraints"])
+        self.assertEqual(named("extras", "DaemonSet", "egret-agent")["spec"]["updateStrategy"], {"type": "OnDelete"})
+        for account in of_kind("extras", "ServiceAccount"):
+            self.assertEqual(account["metadata"]["annotations"], values["serviceAccount"]["annotations"])
+        for one in objects("extras"):
+            if one["kind"] != "CustomResourceDefinition":
+                self.assertEqual(one["metadata"]["labels"]["example.com/team"], "network", one["metadata"]["name"])
+        code, leaving, errors = helm("template", "--set", "remove=true", case="extras")
+        self.assertEqual(code, 0, errors)
+        agent = next(one for one in yaml.safe_load_all(leaving) if one and one["kind"] == "DaemonSet")
+        self.assertEqual(agent["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], "100%", "all pods are replaced")
 
 
 class Rights(unittest.TestCase):
@@ -161,7 +219,8 @@ class Pods(unittest.TestCase):
     def test_the_datapath_outlives_its_agent(self):
         for case in CASES:
             agent = named(case, "DaemonSet", "egret-agent")["spec"]
-            self.assertEqual(agent["updateStrategy"]["rollingUpdate"]["maxSurge"], 0)
+            if agent["updateStrategy"]["type"] == "RollingUpdate":
+                self.assertEqual(agent["updateStrategy"]["rollingUpdate"]["maxSurge"], 0)
             pod = agent["template"]["spec"]
             self.assertLessEqual(pod["terminationGracePeriodSeconds"], 10)
             self.assertEqual(pod["dnsPolicy"], "ClusterFirstWithHostNet")
@@ -254,9 +313,9 @@ class Pods(unittest.TestCase):
 
 
 class Arguments(unittest.TestCase):
-    def given(self):
-        """(command, flag) of every container, and environment variables of ours."""
-        for case in CASES:
+    def given(self, *also):
+        """(command, flag) of every container, and environment variables of ours. What users add is in `extras`."""
+        for case in [one for one in CASES if one != "extras"] + list(also):
             for _, _, containers in workloads(case):
                 for container in containers:
                     if "args" in container:
@@ -284,5 +343,5 @@ class Arguments(unittest.TestCase):
             said = subprocess.run([program, command, "--help"], capture_output=True, text=True)
             if said.returncode != 0:
                 self.skipTest(f"{program} has no `{command}` yet")
-            unknown = {word for of, word in self.given() if of == command and not re.search(rf"{word}\b", said.stdout)}
+            unknown = {word for of, word in self.given("extras") if of == command and not re.search(rf"{word}\b", said.stdout)}
             self.assertEqual(unknown, set(), f"egret {command} --help")

@@ -1,6 +1,7 @@
 """Values: every one is in the schema, and what is wrong is refused with words that help."""
 
 import json
+import tempfile
 import unittest
 
 import yaml
@@ -66,12 +67,60 @@ REFUSED = [
     (["removeIdleImage=pause"], "/removeIdleImage"),
     (["removeIdleImage=pause:latest"], "nobody could tell which version a node runs"),
     (["networkPolicy.gitCIDRs={10.0.0.1}"], "/networkPolicy/gitCIDRs"),
-    (["controller.extraEnv[0].name=EGRET_REPO"], "comes from the chart's own values"),
+    (["controller.extraEnv[0].name=EGRET_REPO"], "Egret's own settings come from the chart's values"),
+    (["agent.extraEnv[0].name=EGRET_NODE"], "agent.extraEnv has EGRET_NODE"),
+    (["controller.extraArgs={--repo=/tmp}"], "controller.extraArgs has --repo=/tmp, which the chart gives"),
+    (["agent.extraArgs={--remove}"], "agent.extraArgs has --remove"),
+    (["agent.extraArgs={remove}"], "/agent/extraArgs"),
+    (["agent.updateStrategy=Recreate"], "/agent/updateStrategy"),
+    (["commonLabels.helm\\.sh/chart=x"], "commonLabels has helm.sh/chart, which the chart gives"),
+    (["serviceAccount.name=mine"], "additional properties 'name' not allowed"),
+    (["monitoring.prometheusRule.enabled=true", "monitoring.prometheusRule.alerts.EgretNothing.for=5m"], "EgretNothing, which is no alert"),
+    (["monitoring.prometheusRule.alerts.EgretNoLeader.for=soon"], "/monitoring/prometheusRule/alerts/EgretNoLeader/for"),
+    (["monitoring.prometheusRule.runbooks=https://git.example/runbooks"], "/monitoring/prometheusRule/runbooks"),
     (["monitoring.podMonitor.enabled=true", "monitoring.serviceMonitor.enabled=true"], "scraped twice"),
 ]
 
 
+# What every installation has to set, and maps that are free in form: these are filled as a whole.
+NEEDED = {("image", "repository"), ("git", "repo")}
+FREE = {"resources", "labels", "annotations"}
+
+
+def nothing(values, place=()):
+    """The same tree with null in the place of every value."""
+    found = {}
+    for key, value in values.items():
+        here = (*place, key)
+        if here not in NEEDED:
+            found[key] = nothing(value, here) if isinstance(value, dict) and value and key not in FREE else None
+    return found
+
+
 class Values(unittest.TestCase):
+    def test_defaults_are_a_copy_of_the_values(self):
+        """Templates cannot read values.yaml: `cp charts/egret/values.yaml charts/egret/defaults.yaml`."""
+        self.assertEqual((CHART / "defaults.yaml").read_text(), (CHART / "values.yaml").read_text())
+
+    def test_a_value_that_is_missing_or_null_has_its_default(self):
+        """As after `helm upgrade --reuse-values` with a chart that has new values."""
+        values = yaml.safe_load((CHART / "values.yaml").read_text())
+        wanted = helm("template", case="default")[1]
+        absent = {name: None for name in values if name not in ("image", "git")}
+        for tree in (nothing(values), absent):
+            with self.subTest(list(tree)), tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+                yaml.safe_dump(tree, file)
+                file.flush()
+                code, output, errors = helm("template", "--values", file.name, case="default")
+                self.assertEqual((code, errors), (0, ""))
+                self.assertTrue(output == wanted, "it renders something else")
+
+    def test_a_limit_can_be_taken_away(self):
+        code, output, errors = helm("template", "--set-json", "agent.resources={\"limits\": null}", case="default")
+        self.assertEqual(code, 0, errors)
+        agent = next(one for one in yaml.safe_load_all(output) if one and one["kind"] == "DaemonSet")
+        self.assertEqual(list(agent["spec"]["template"]["spec"]["containers"][0]["resources"]), ["requests"])
+
     def test_bad_values_are_refused_with_their_place(self):
         for values, says in REFUSED:
             with self.subTest(values):

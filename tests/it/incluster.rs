@@ -5,6 +5,7 @@
 mod addresses;
 mod asserted;
 mod conditions;
+mod dashboard;
 mod faults;
 mod forwarding;
 mod labels;

@@ -3,7 +3,31 @@ Names are fixed: a cluster has one Egret. The datapath's table, the EgressConfig
 would meet otherwise, and helm refuses the second release because they belong to the first.
 */}}
 
+{{- /*
+`helm upgrade --reuse-values` takes the values of the release that is there, without the defaults of the new chart, and `--set webhook=null` takes
+a default away. Both leave nil where templates look into a map. So each template begins by filling in what is missing, from defaults.yaml: a
+copy of values.yaml, which no template can read. Maps that are free in form (resources, labels, selectors) are filled only as a whole, so that a
+limit can be taken away by null.
+*/}}
+{{- define "egret.defaults" -}}
+{{- include "egret.fill" (dict "into" .Values "from" (.Files.Get "defaults.yaml" | fromYaml)) }}
+{{- end }}
+
+{{- define "egret.fill" -}}
+{{- range $key, $default := .from }}
+{{- $value := get $.into $key }}
+{{- if or (not (hasKey $.into $key)) (kindIs "invalid" $value) }}
+{{- $_ := set $.into $key $default }}
+{{- else if and (kindIs "map" $default) (kindIs "map" $value) (not (has $key (list "resources" "labels" "annotations"))) }}
+{{- include "egret.fill" (dict "into" $value "from" $default) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "egret.labels" -}}
+{{- with .Values.commonLabels }}
+{{- toYaml . }}
+{{ end -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
@@ -117,6 +141,11 @@ capabilities:
 
 {{- /* What values.schema.json cannot say in words. */}}
 {{- define "egret.check" -}}
+{{- range $key, $_ := .Values.commonLabels }}
+{{- if regexMatch "^(app[.]kubernetes[.]io|helm[.]sh|egret[.]dev)/" $key }}
+{{- fail (printf "commonLabels has %s, which the chart gives" $key) }}
+{{- end }}
+{{- end }}
 {{- $git := .Values.git }}
 {{- $repo := include "egret.repo" . }}
 {{- $https := hasPrefix "https://" $repo }}
@@ -132,9 +161,17 @@ capabilities:
 {{- if or (eq .Values.image.tag "latest") (hasSuffix ":latest" .Values.removeIdleImage) }}
 {{- fail "an image's tag is latest: nobody could tell which version a node runs; name one" }}
 {{- end }}
-{{- range .Values.controller.extraEnv }}
+{{- range $component, $given := dict "controller" .Values.controller "agent" .Values.agent }}
+{{- range $given.extraEnv }}
 {{- if hasPrefix "EGRET_" .name }}
-{{- fail (printf "controller.extraEnv has %s: what Egret is told comes from the chart's own values" .name) }}
+{{- fail (printf "%s.extraEnv has %s: Egret's own settings come from the chart's values; extraArgs has the others" $component .name) }}
+{{- end }}
+{{- end }}
+{{- $own := list "--repo" "--cluster-name" "--state-dir" "--namespace" "--lease" "--identity" "--listen" "--node" "--remove" }}
+{{- range $given.extraArgs }}
+{{- if has (regexFind "^--[a-z0-9-]+" .) $own }}
+{{- fail (printf "%s.extraArgs has %s, which the chart gives" $component .) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- $app := .Values.githubApp }}

@@ -9,13 +9,13 @@ use crate::lab::{LabError, Options, get};
 
 use super::stand::{LABELS, Outcome, Stand, policy};
 
-const LISTEN: &str = "127.0.0.1:9091";
+pub(super) const LISTEN: &str = "127.0.0.1:9091";
 
 /// Set by a controller that previews pull requests: `proposals::previews_are_counted`.
 const ELSEWHERE: &str = "egret_previews";
 
 /// A policy that is suspended, so that something is.
-const SUSPENDED: &str = "apiVersion: egret.dev/v1alpha1
+pub(super) const SUSPENDED: &str = "apiVersion: egret.dev/v1alpha1
 kind: EgressPolicy
 metadata: {name: aldhani}
 spec:
@@ -26,7 +26,7 @@ spec:
 ";
 
 /// What a process serves, or nothing while it does not.
-fn page(stand: &Stand, process: &str) -> Result<String, LabError> {
+pub(super) fn page(stand: &Stand, process: &str) -> Result<String, LabError> {
     let listen = LISTEN.parse().expect("an address and a port");
     let namespace = match process {
         "controller" => stand.lab.router(),
