@@ -6,7 +6,7 @@
 mod entries;
 mod statistics;
 
-pub use entries::{at_work, flush_sources};
+pub use entries::{at_work, flush_sources, of_source};
 pub use statistics::{statistics, tracked};
 
 use thiserror::Error;

@@ -3,6 +3,7 @@
 //! Not here: labels, which are in the API server.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressMessage;
@@ -156,6 +157,18 @@ impl Kernel {
             }
         }
         Ok((own, host_network))
+    }
+
+    /// Next hops that neighbour resolution has found nobody for: of one that no packet was sent to lately nothing is known.
+    pub async fn unanswered(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = NetlinkFamily::Unspec;
+        let answers = self.dump("neighbours", RouteNetlinkMessage::GetNeighbour(request)).await?;
+        let failed = answers.iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewNeighbour(message) => routes::unanswered(message),
+            _ => None,
+        });
+        Ok(failed.collect())
     }
 
     async fn neighbours(&self, links: &BTreeMap<u32, LinkState>) -> Result<BTreeSet<Neighbour>, KernelError> {

@@ -11,7 +11,7 @@ use crate::commands::Said;
 use crate::documents::{LABELS, POLICY};
 use crate::lab::{Lab, Options};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 17] = [
     "run",
     "controller",
     "agent",
@@ -20,6 +20,8 @@ const COMMANDS: [&str; 15] = [
     "migrate",
     "schema",
     "plan",
+    "explain",
+    "status",
     "preview",
     "snapshot",
     "remove",

@@ -4,6 +4,7 @@
 
 mod asserted;
 mod conditions;
+mod explained;
 mod faults;
 mod forwarding;
 mod labels;

@@ -12,6 +12,7 @@ mod descriptions;
 mod disk;
 mod doctor;
 mod documents;
+mod explain;
 mod fetched;
 mod forge;
 #[path = "../forge/mod.rs"]

@@ -12,6 +12,7 @@ mod conntrack;
 mod crashes;
 mod drift;
 mod exits;
+mod explained;
 mod facts;
 mod failover;
 mod listing;

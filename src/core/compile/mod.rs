@@ -22,7 +22,7 @@ pub use own_exits::{EgressRoute, ExitRoute};
 pub(crate) use own_exits::{NO_WAY_OUT, egress_address};
 pub use refused::RefusedParts;
 pub(crate) use routing::probe_address;
-pub(crate) use table::GROUP;
+pub(crate) use table::{DROP, GROUP};
 pub use table::{EXITS, RP_FILTER_BEFORE};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,6 +86,8 @@ pub struct Compiled {
     pub holders: BTreeMap<IpAddr, PodName>,
     /// The policy and exit of each policy chain, by chain name.
     pub policy_chains: BTreeMap<String, PolicyChain>,
+    /// The policy of each chain that counts what is dropped, by chain name.
+    pub drop_chains: BTreeMap<String, PolicyId>,
 }
 
 /// What a policy's chain counts: connections of its members on this node that leave by one exit.
@@ -188,7 +190,8 @@ pub fn compile(input: &CompileInput<'_>) -> Compiled {
     let is_gateway = compiled.exits.values().any(|exit| matches!(exit.role, ExitRole::Own { .. }));
     compiled.findings.extend(peers::findings(input, is_gateway));
     routing::add(&mut compiled.desired, input, &networks, &families, &compiled.exits);
-    compiled.policy_chains = table::add(&mut compiled.desired, input, &grouping, &networks, &families, &compiled.exits);
+    (compiled.policy_chains, compiled.drop_chains) =
+        table::add(&mut compiled.desired, input, &grouping, &networks, &families, &compiled.exits);
     compiled.groups = grouping
         .groups
         .iter()
@@ -426,6 +429,16 @@ fn families_of(exit: &ExitKey, set: &PolicySet, policies: &BTreeSet<PolicyId>) -
 }
 
 impl Compiled {
+    /// The egress addresses of the exits that this node serves, sorted.
+    pub fn served_addresses(&self) -> Vec<String> {
+        let own = self.exits.values().filter_map(|exit| match &exit.role {
+            ExitRole::Own { routes, .. } => Some(routes.values().map(|way| way.address)),
+            ExitRole::Remote { .. } => None,
+        });
+        let addresses: BTreeSet<IpAddr> = own.flatten().collect();
+        addresses.iter().map(ToString::to_string).collect()
+    }
+
     /// The paths that this node probes: those to gateways that its members use or may need.
     pub fn probe_targets(&self, range: DatapathConfig) -> BTreeMap<PathKey, ProbeTarget> {
         let in_use = |key: &ExitKey| self.exits.values().any(|exit| exit.detours.values().any(|to| to == key));

@@ -113,15 +113,34 @@ impl DryRun {
 }
 
 /// The documents that were read.
-struct Documents {
-    revision: String,
-    active: Option<Arc<PolicySet>>,
-    pending: Option<(PendingCommit, Arc<PolicySet>)>,
-    rejected: Vec<Rejected>,
+pub(super) struct Documents {
+    pub(super) revision: String,
+    pub(super) active: Option<Arc<PolicySet>>,
+    pub(super) pending: Option<(PendingCommit, Arc<PolicySet>)>,
+    pub(super) rejected: Vec<Rejected>,
 }
 
 /// Finds what a run would do. It blocks on Git; `runtime` is for reading the kernel.
 pub fn dry_run(options: DryRunOptions, runtime: &tokio::runtime::Runtime) -> Result<DryRun, DryRunError> {
+    let (mut reconciler, documents) = prepare(options, runtime)?;
+    runtime.block_on(async {
+        let now = match &documents.active {
+            Some(set) => Some(reconciler.plan(set).await?),
+            None => None,
+        };
+        let pending = match documents.pending {
+            Some((commit, set)) => Some((commit, reconciler.plan(&set).await?)),
+            None => None,
+        };
+        Ok(DryRun { revision: documents.revision, now, pending, rejected: documents.rejected })
+    })
+}
+
+/// A reconciler that changes nothing, and the documents that it is to apply.
+pub(super) fn prepare(
+    options: DryRunOptions,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<(Reconciler, Documents), DryRunError> {
     let DryRunOptions { following, source, facts, node, state_folder } = options;
     let memory = StateStore::open(&state_folder.join(node.as_str()));
     let mut kernel = runtime.block_on(Kernel::open(memory.kept().range().unwrap_or_default()))?;
@@ -136,17 +155,7 @@ pub fn dry_run(options: DryRunOptions, runtime: &tokio::runtime::Runtime) -> Res
         }
         DocumentSource::Files(files) => of_files(&following, files, &known),
     };
-    runtime.block_on(async {
-        let now = match &documents.active {
-            Some(set) => Some(reconciler.plan(set).await?),
-            None => None,
-        };
-        let pending = match documents.pending {
-            Some((commit, set)) => Some((commit, reconciler.plan(&set).await?)),
-            None => None,
-        };
-        Ok(DryRun { revision: documents.revision, now, pending, rejected: documents.rejected })
-    })
+    Ok((reconciler, documents))
 }
 
 fn of_git(options: RepositoryOptions, rev: Option<&str>, known: ActiveRevision) -> Result<Documents, DryRunError> {

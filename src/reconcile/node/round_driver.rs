@@ -12,6 +12,8 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::core::compile::RefusedParts;
+use crate::core::compile::detours::SILENT;
+use crate::core::finding::Finding;
 use crate::core::plan::{Step, summary};
 use crate::kernel::Kernel;
 use crate::kernel::watch::{EventSubject, KernelEvent};
@@ -60,6 +62,8 @@ pub struct RoundDriver<K = Kernel> {
     refused: RefusedParts,
     /// Gateways that did not answer as of the last round that finished.
     silent: BTreeMap<String, String>,
+    /// What was found in it, by code and subject, as far as it is logged.
+    findings: BTreeMap<(String, String), Finding>,
 }
 
 /// When the loop wakes without an event. Each time has one owner, which sets and clears it: a time that one owner set
@@ -149,6 +153,7 @@ impl<K: NodeKernel> RoundDriver<K> {
             fights: Vec::new(),
             refused: RefusedParts::default(),
             silent: BTreeMap::new(),
+            findings: BTreeMap::new(),
         }
     }
 
@@ -170,6 +175,26 @@ impl<K: NodeKernel> RoundDriver<K> {
         prober.set(ProbePlan { targets, timing: timing.in_cluster(nodes) });
     }
 
+    /// Logs findings when they come and go. Those that are logged with what the kernel refused, or did not answer, are left out.
+    fn log_findings(&mut self) {
+        let Some(compiled) = self.reconciler.applied() else { return };
+        let logged =
+            |finding: &&Finding| finding.is_problem() && !matches!(finding.code.as_str(), "kernel-refused" | SILENT);
+        let now: BTreeMap<(String, String), Finding> = compiled
+            .findings
+            .iter()
+            .filter(logged)
+            .map(|finding| ((finding.code.clone(), finding.subject.clone()), finding.clone()))
+            .collect();
+        for (key, finding) in now.iter().filter(|(key, finding)| self.findings.get(*key) != Some(*finding)) {
+            tracing::warn!(code = key.0, hint = finding.hint.as_deref(), "{}", compiled.sentence(finding));
+        }
+        for ((code, subject), finding) in self.findings.iter().filter(|(key, _)| !now.contains_key(*key)) {
+            tracing::info!(code, subject, "not any more: {}", finding.message);
+        }
+        self.findings = now;
+    }
+
     /// Takes in a kernel event. Returns whether it makes a round due.
     pub fn on_kernel_event(&mut self, event: KernelEvent) -> bool {
         if self.reconciler.is_own(&event) {
@@ -185,6 +210,9 @@ impl<K: NodeKernel> RoundDriver<K> {
 
     /// Reads the kernel's counters for a scrape.
     pub async fn answer(&mut self, request: ScrapeRequest) {
+        if let Some(prober) = &self.prober {
+            self.metrics.probe_latencies(prober.latencies());
+        }
         self.metrics.answer(request, &mut self.reconciler).await;
     }
 
@@ -240,6 +268,7 @@ impl<K: NodeKernel> RoundDriver<K> {
                 self.due.ended(Instant::now(), retry, wall);
                 self.probe(&intent);
                 log_round(&intent, done);
+                self.log_findings();
                 log_silent(&self.silent, &done.silent);
                 self.silent.clone_from(&done.silent);
                 if done.refused != self.refused {
