@@ -463,7 +463,7 @@ fn snapshot_of(mirror: &mut Mirror, branch: &str) -> Option<Facts> {
 }
 
 impl ClusterArgs {
-    /// The node that this machine is, and whether somebody said so.
+    /// The node that this machine is, and whether an option says so.
     pub(super) fn own_node(&self, facts: &Facts) -> Option<(NodeName, bool)> {
         if self.offline {
             return None;

@@ -202,7 +202,7 @@ fn what_no_policy_can_have_is_said_with_its_reason() {
         ("172.18.0.3", format!("172.18.0.3 is the node beta, and {never}")),
         ("10.61.2.9", format!("10.61.2.0/24 is a network of pods, and {never}")),
         ("169.254.169.254", format!("no router forwards packets to 169.254.169.254, and {never}")),
-        ("192.0.2.1", "no policy has 192.0.2.1 as a destination".to_owned()),
+        ("192.0.2.1", "the pod's policy does not have 192.0.2.1 as a destination".to_owned()),
         ("2001:db8::1", "the pod has no IPv6 address".to_owned()),
     ] {
         assert!(of(to).ends_with(&format!("NOT STEERED: {cause}")), "{}", of(to));

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use super::verdict::Decided;
-use super::{Question, Situation, Verdict};
+use super::{KernelReading, Question, Situation, Verdict};
 use crate::core::compile::{Compiled, DROP, GROUP};
 use crate::core::facts::Pod;
 use crate::core::name::NodeName;
@@ -24,27 +24,6 @@ use crate::core::state::nft::{
 };
 use crate::core::state::ownership::{DatapathConfig, TUNNEL};
 use crate::core::text::counted;
-
-/// A node's kernel, as it was read.
-#[derive(Debug, Clone, Copy)]
-pub struct KernelReading<'a> {
-    /// The node.
-    pub node: &'a NodeName,
-    /// What it holds of Egret's objects.
-    pub state: &'a NodeState,
-    /// What it has to hold.
-    pub compiled: &'a Compiled,
-    /// Marks, tables and priorities.
-    pub range: DatapathConfig,
-    /// What its rules have counted.
-    pub counters: &'a RuleCounters,
-    /// Next hops that neighbour resolution found nobody for.
-    pub unanswered: &'a BTreeSet<IpAddr>,
-    /// Whether a process of Egret's runs there.
-    pub running: bool,
-    /// When it was read.
-    pub at: Timestamp,
-}
 
 /// What is known of a kernel on the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,15 +131,14 @@ impl KernelReading<'_> {
         let same = observed == desired;
         let concerned = Concerned { range: self.range, id, group: desired.group.clone(), same };
         let mut differs = between(&self.compiled.desired, self.state);
-        if self.state.nft.is_empty() && !self.compiled.desired.nft.is_empty() {
-            differs.retain(|drift| drift.object.starts_with("nft inet egret"));
-            differs.truncate(1);
-            if let Some(first) = differs.first_mut() {
-                first.object = "nft table inet egret".to_owned();
-            }
-        } else {
-            differs.retain(|drift| concerned.by(drift));
-        }
+        differs.retain(|drift| concerned.by(drift));
+        // What is decisive comes first.
+        differs.sort_by_key(|drift| match drift.place {
+            DriftPlace::Nft(_) => 0,
+            DriftPlace::Rule(_) => 1,
+            DriftPlace::Route(_) => 2,
+            _ => 3,
+        });
         KernelView::Read {
             node: self.node.clone(),
             at: self.at,

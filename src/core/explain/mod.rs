@@ -10,17 +10,18 @@ mod reverse;
 mod text;
 mod verdict;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 
 pub use self::claims::{Claim, LostBecause, LostClaim, Missing, NearMiss, Part};
-pub use self::kernel::{KernelReading, KernelView, KernelWay};
+pub use self::kernel::{KernelView, KernelWay};
 pub use self::reverse::{AddressUse, Carried, Source, leaving_as, seen_as};
 pub use self::text::{ExplainedLines, address_lines, age, lines, since, verdict_line};
 pub use self::verdict::{Verdict, exit_verdict};
 use super::admission::PendingCommit;
+use super::compile::Compiled;
 use super::facts::{Facts, PodName};
 use super::finding::Finding;
 use super::host_network::HostNetwork;
@@ -31,6 +32,9 @@ use super::policy::diagnostic_sink::nearest;
 use super::policy::{Origin, PolicyId, PolicySet};
 use super::preview::revision::RevisionState;
 use super::report::history::{NodeReport, Rejected};
+use super::state::NodeState;
+use super::state::nft::RuleCounters;
+use super::state::ownership::DatapathConfig;
 
 /// Whose packets, and where to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +70,27 @@ pub struct Situation<'a> {
     pub now: Timestamp,
 }
 
+/// A node's kernel, as it was read.
+#[derive(Debug, Clone, Copy)]
+pub struct KernelReading<'a> {
+    /// The node.
+    pub node: &'a NodeName,
+    /// What it holds of Egret's objects.
+    pub state: &'a NodeState,
+    /// What it has to hold.
+    pub compiled: &'a Compiled,
+    /// Marks, tables and priorities.
+    pub range: DatapathConfig,
+    /// What its rules have counted.
+    pub counters: &'a RuleCounters,
+    /// Next hops that neighbour resolution found nobody for.
+    pub unanswered: &'a BTreeSet<IpAddr>,
+    /// Whether a process of Egret's runs there.
+    pub running: bool,
+    /// When it was read.
+    pub at: Timestamp,
+}
+
 /// What becomes of a pod's packets to an address, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
@@ -95,9 +120,9 @@ pub struct Explanation {
     pub rejected: Vec<Rejected>,
     /// What to do about it.
     pub advice: Option<String>,
-    /// The commit that last changed the policy's document, as far as somebody has looked.
+    /// The commit that last changed the policy's document, as far as the caller has looked.
     pub changed: Option<DocumentChange>,
-    /// The pod's connections to the destination, as far as somebody has looked.
+    /// The pod's connections to the destination, as far as the caller has looked.
     pub connections: Option<Vec<OpenConnection>>,
 }
 

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::text::leave;
 use super::{Question, Situation, side};
 use crate::core::facts::PodName;
 use crate::core::fate::{PacketFate, fate};
@@ -116,6 +115,11 @@ pub fn seen_as(address: IpAddr, question: &Question, situation: &Situation<'_>) 
         (None, None, Some(pod)) => Source::Pod(pod),
         (None, None, None) => Source::Nobody,
     }
+}
+
+/// The verb for so many pods.
+pub(super) fn leave(pods: usize) -> &'static str {
+    if pods == 1 { "leaves" } else { "leave" }
 }
 
 impl std::fmt::Display for Source {

@@ -7,15 +7,11 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use super::reverse::leave;
 use super::{AddressUse, Explanation, KernelView, OpenConnection, Source, Verdict};
 use crate::core::escape::EscapedText;
 use crate::core::snapshot;
 use crate::core::text::{counted, short_commit};
-
-/// The verb for so many pods.
-pub(super) fn leave(pods: usize) -> &'static str {
-    if pods == 1 { "leaves" } else { "leave" }
-}
 
 /// At most this many pods or connections are listed.
 const LISTED: usize = 8;

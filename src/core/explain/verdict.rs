@@ -4,13 +4,13 @@
 //! from what was compiled for that node, and otherwise from the findings that the node reports. Not here: what the kernel holds beside
 //! that (`kernel`).
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 
 use super::claims::{Claim, LostBecause, LostClaim, NearMiss, claims};
-use super::kernel::KernelReading;
-use super::{Question, Situation};
+use super::{KernelReading, Question, Situation};
 use crate::core::cidr::AddressRange;
 use crate::core::compile::detours::SILENT;
 use crate::core::compile::{Disposition, ExitRole, NodeExit, egress_address};
@@ -21,6 +21,7 @@ use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
 use crate::core::placement::ExitKey;
 use crate::core::preview::revision::{EgressPath, RevisionState, passes};
+use crate::core::report::history::NodeReport;
 use crate::core::state::nft::AddressFamily;
 
 /// What becomes of the packets.
@@ -147,6 +148,9 @@ pub(super) fn decide(side: &RevisionState<'_>, question: &Question, pod: &Pod, s
     let passes = passes(&key, path);
     let fate = fate(&path.way, passes, question.destination, situation.host_networks);
     (decided.verdict, decided.advice) = judged(side, question, pod, situation, (path, &fate));
+    if let (Verdict::NotSteered { reason: "Excluded", cause }, Some(claim)) = (&mut decided.verdict, &decided.claim) {
+        *cause = format!("{} excludes {}", claim.policy, claim.net);
+    }
     decided
 }
 
@@ -172,7 +176,7 @@ fn outside(
     }
     let family = AddressFamily::of(destination);
     if !pod.addresses.iter().any(|address| AddressFamily::of(*address) == family) {
-        return Some(("NoAddress", format!("the pod has no {family} address")));
+        return Some(("NoAddress", format!("the pod has no {} address", version(family))));
     }
     if !side.never_steered_on(pod.node.as_ref()).contains(destination) {
         return None;
@@ -195,6 +199,13 @@ fn outside(
         format!("no router forwards packets to {destination}")
     };
     Some(("NeverSteered", format!("{what}, and destinations inside the cluster are never steered")))
+}
+
+fn version(family: AddressFamily) -> &'static str {
+    match family {
+        AddressFamily::V4 => "IPv4",
+        AddressFamily::V6 => "IPv6",
+    }
 }
 
 /// No policy of the pod has the destination.
@@ -335,7 +346,7 @@ fn missing(exit: &ExitKey, family: AddressFamily, host_network: Option<&HostNetw
     match host_network.map(|host_network| egress_address(exit, family, host_network)) {
         Some(Err(finding)) => finding,
         _ => {
-            let message = format!("{} is no {family} address, and the destination is one", exit.egress);
+            let message = format!("{} is no {} address, and the destination is one", exit.egress, version(family));
             Finding::new("egress-address-missing", exit, message)
                 .hint("name an interface, or a gateway for each family")
         }
@@ -343,28 +354,30 @@ fn missing(exit: &ExitKey, family: AddressFamily, host_network: Option<&HostNetw
 }
 
 /// The fault of an exit that its packets end at, and the node that has it: as compiled for the node that was read, otherwise as the node
-/// reports.
+/// reports. That a gateway does not answer its source is the last of all: a gateway without a way out answers no probe either.
 fn fault(
     exit: &ExitKey,
     family: AddressFamily,
     source: Option<&NodeName>,
     situation: &Situation<'_>,
 ) -> Option<(NodeName, Finding)> {
+    let mut silent = None;
     for node in source.into_iter().chain(Some(&exit.gateway).filter(|gateway| source != Some(*gateway))) {
         let own = situation.kernel.filter(|kernel| kernel.node == node);
+        let reported = || reported(situation, node, exit);
         let found = match own {
-            Some(kernel) => {
-                let compiled = of_compiled(kernel, exit, family);
-                let silent = || reported(situation, node, exit).filter(|finding| finding.code == SILENT);
-                compiled.or_else(silent)
-            }
-            None => reported(situation, node, exit),
+            Some(kernel) => of_compiled(kernel, exit, family),
+            None => reported().find(|finding| finding.code != SILENT).cloned(),
         };
         if let Some(finding) = found {
             return Some((node.clone(), finding));
         }
+        // A standby that carries the members is no drop.
+        let carried = |finding: &Finding| finding.message.contains("carries its members");
+        let unheard = reported().find(|finding| finding.code == SILENT && !carried(finding));
+        silent = silent.or(unheard.map(|finding| (node.clone(), finding.clone())));
     }
-    None
+    silent
 }
 
 fn of_compiled(kernel: &KernelReading<'_>, exit: &ExitKey, family: AddressFamily) -> Option<Finding> {
@@ -378,11 +391,10 @@ fn of_compiled(kernel: &KernelReading<'_>, exit: &ExitKey, family: AddressFamily
     closed.then(finding).flatten()
 }
 
-fn reported(situation: &Situation<'_>, node: &NodeName, exit: &ExitKey) -> Option<Finding> {
-    let findings = situation.reports.get(node)?.findings.iter().map(|dated| &dated.finding);
-    // A standby that carries the members is no drop.
-    let carried = |finding: &&Finding| finding.code == SILENT && finding.message.contains("carries its members");
-    findings.filter(|finding| is_fault_of(finding, exit)).find(|finding| !carried(finding)).cloned()
+fn reported<'a>(situation: &Situation<'a>, node: &NodeName, exit: &'a ExitKey) -> impl Iterator<Item = &'a Finding> {
+    let reports: &'a BTreeMap<NodeName, NodeReport> = situation.reports;
+    let findings = reports.get(node).into_iter().flat_map(|report| &report.findings).map(|dated| &dated.finding);
+    findings.filter(move |finding| is_fault_of(finding, exit))
 }
 
 fn is_fault_of(finding: &Finding, exit: &ExitKey) -> bool {

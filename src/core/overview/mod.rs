@@ -20,7 +20,7 @@ use super::policy::PolicyId;
 pub enum Urgency {
     /// Packets are dropped, or a kernel does not hold what it has to.
     Bad,
-    /// It may not work, or somebody asked for it not to.
+    /// It may not work, or a user asked for that.
     Doubtful,
     /// It works.
     Fine,
