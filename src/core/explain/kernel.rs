@@ -3,7 +3,6 @@
 //! The same walk through the maps, rules and routes is done for what is desired and for what was observed. Not here: reading a kernel
 //! (`kernel`), and correcting it.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -11,7 +10,7 @@ use jiff::Timestamp;
 
 use super::verdict::Decided;
 use super::{KernelReading, Question, Situation, Verdict};
-use crate::core::compile::{Compiled, DROP, GROUP};
+use crate::core::compile::{DROP, GROUP};
 use crate::core::facts::Pod;
 use crate::core::name::NodeName;
 use crate::core::placement::ExitKey;
@@ -19,8 +18,7 @@ use crate::core::report::drift::{Drift, DriftPlace, between};
 use crate::core::state::NodeState;
 use crate::core::state::net::{Route, route_text};
 use crate::core::state::nft::{
-    AddressFamily, ElementData, ElementKey, RuleCounter, RuleCounters, Set, Statement, Table, TableFamily,
-    Verdict as NftVerdict,
+    AddressFamily, ElementData, ElementKey, RuleCounter, Set, Statement, Table, TableFamily, Verdict as NftVerdict,
 };
 use crate::core::state::ownership::{DatapathConfig, TUNNEL};
 use crate::core::text::counted;
