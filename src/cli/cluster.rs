@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::output::Failure;
+use super::output::{self, Failure};
 use crate::clock::Clock;
 use crate::cluster::live::{ApiClient, ApiError, SILENCE, View};
 use crate::core::explain::DocumentChange;
@@ -31,7 +31,7 @@ pub(super) struct ApiCluster {
 
 impl ApiCluster {
     /// Reads it. `pods`: with pods and namespaces.
-    pub(super) fn read(kubeconfig: &Path, pods: bool, runtime: &tokio::runtime::Runtime) -> Result<Self, Failure> {
+    pub(super) fn read(kubeconfig: &Path, pods: bool, runtime: &output::Runtime) -> Result<Self, Failure> {
         let read = runtime.block_on(async {
             let client = if kubeconfig == Path::new(IN_CLUSTER) {
                 ApiClient::connect().await?

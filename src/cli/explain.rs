@@ -238,7 +238,7 @@ impl Known {
     }
 
     /// Reads a cluster by its API server.
-    fn of_api(kubeconfig: &std::path::Path, runtime: &tokio::runtime::Runtime) -> Result<Self, Failure> {
+    fn of_api(kubeconfig: &std::path::Path, runtime: &output::Runtime) -> Result<Self, Failure> {
         let api = ApiCluster::read(kubeconfig, true, runtime)?;
         Ok(Self {
             facts: api.facts().clone(),
@@ -256,7 +256,7 @@ impl Known {
     /// Reads the node's kernel and memory where this is one, and the repository, manifests and reports.
     pub(super) fn read(
         inputs: &Inputs<'_>,
-        runtime: &tokio::runtime::Runtime,
+        runtime: &output::Runtime,
         scratch: &plan::Scratch,
         verbosity: &Verbosity,
     ) -> Result<(Self, Option<Mirror>), Failure> {

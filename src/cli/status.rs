@@ -56,7 +56,7 @@ pub(super) fn run(args: &StatusArgs, verbosity: &Verbosity) -> Result<ExitCode, 
 }
 
 impl StatusArgs {
-    fn overview(&self, runtime: &tokio::runtime::Runtime, verbosity: &Verbosity) -> Result<Overview, Failure> {
+    fn overview(&self, runtime: &output::Runtime, verbosity: &Verbosity) -> Result<Overview, Failure> {
         if let Some(kubeconfig) = &self.cluster.kubeconfig {
             return Ok(ApiCluster::read(&PathBuf::from(kubeconfig), false, runtime)?.overview());
         }

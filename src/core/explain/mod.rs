@@ -160,14 +160,21 @@ pub struct OpenConnection {
 }
 
 /// There is no such pod.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("there is no pod {pod}")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownPod {
     /// The name.
     pub pod: PodName,
     /// One with a similar name.
     pub near: Option<String>,
 }
+
+impl std::fmt::Display for UnknownPod {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "there is no pod {}", self.pod)
+    }
+}
+
+impl std::error::Error for UnknownPod {}
 
 /// Explains.
 pub fn explain(question: &Question, situation: &Situation<'_>) -> Result<Explanation, UnknownPod> {
