@@ -296,10 +296,18 @@ fn of_way(way: &Disposition, destination: IpAddr, situation: &Situation<'_>) -> 
     fate(way, false, destination, situation.host_networks)
 }
 
-/// What becomes of packets that any source leads to an exit.
+/// What becomes of packets that any source leads to an exit. A gateway that is gone reports nothing: its sources do.
 pub fn exit_verdict(exit: &ExitKey, destination: IpAddr, situation: &Situation<'_>) -> Verdict {
     let fate = of_way(&Disposition::Exit(exit.clone()), destination, situation);
-    through(exit, &fate, destination, None, situation).0
+    let (verdict, _) = through(exit, &fate, destination, None, situation);
+    let silence = situation.reports.keys().find_map(|node| {
+        let mut reported = reported(situation, node, exit);
+        reported.find(|finding| is_silence(finding)).map(|finding| (node, finding))
+    });
+    match (&verdict, silence) {
+        (Verdict::Dropped { .. }, _) | (_, None) => verdict,
+        (_, Some((node, finding))) => dropped(node, finding, situation).0,
+    }
 }
 
 /// The answer for an exit whose gateway is not known to have a fault.
@@ -372,12 +380,15 @@ fn fault(
         if let Some(finding) = found {
             return Some((node.clone(), finding));
         }
-        // A standby that carries the members is no drop.
-        let carried = |finding: &Finding| finding.message.contains("carries its members");
-        let unheard = reported().find(|finding| finding.code == SILENT && !carried(finding));
+        let unheard = reported().find(|finding| is_silence(finding));
         silent = silent.or(unheard.map(|finding| (node.clone(), finding.clone())));
     }
     silent
+}
+
+/// A gateway that does not answer, and no standby carries its members.
+fn is_silence(finding: &Finding) -> bool {
+    finding.code == SILENT && !finding.message.contains("carries its members")
 }
 
 fn of_compiled(kernel: &KernelReading<'_>, exit: &ExitKey, family: AddressFamily) -> Option<Finding> {
