@@ -3,11 +3,14 @@
 mod agent;
 mod args;
 mod assertion_json;
+mod cluster;
 mod completion;
 mod controller;
 pub mod diagnostics;
 mod doctor;
 mod exit;
+mod explain;
+mod explain_json;
 mod git_worker;
 mod init;
 mod json;
@@ -24,6 +27,7 @@ mod remove;
 mod run;
 mod schema;
 mod snapshot;
+mod status;
 mod validate;
 mod version;
 mod who;
@@ -66,8 +70,12 @@ enum Command {
     Schema(schema::SchemaArgs),
     /// Show what `run` would change on a node, and change nothing.
     Plan(plan::PlanArgs),
+    /// Explain what becomes of a pod's packets to an address, and why; or who leaves with an address.
+    Explain(explain::ExplainArgs),
     /// Show what a change of the repository would do to a cluster, for a pull request; needs neither the cluster nor a kernel.
     Preview(preview::PreviewArgs),
+    /// Show a cluster at a glance: nodes, policies, what is dropped, since when and why.
+    Status(status::StatusArgs),
     /// Write what a preview needs to know of a cluster: labels and addresses of nodes, namespaces and pods, nothing else.
     Snapshot(snapshot::SnapshotArgs),
     /// Remove everything of Egret's from this node: kernel objects and labels.
@@ -111,7 +119,9 @@ pub fn main() -> ExitCode {
         Command::Migrate(args) => migrate::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Explain(args) => explain::run(&args, verbosity),
         Command::Preview(args) => preview::run(&args, verbosity),
+        Command::Status(args) => status::run(&args, verbosity),
         Command::Snapshot(args) => snapshot::run(&args),
         Command::Remove(args) => remove::run(args, verbosity),
         Command::Doctor(args) => doctor::run(&args),

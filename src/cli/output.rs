@@ -294,8 +294,11 @@ pub(super) fn fence_for(text: &str) -> String {
     "`".repeat(3.max(longest + 1))
 }
 
+/// What a command waits with.
+pub(super) type Runtime = tokio::runtime::Runtime;
+
 /// A runtime on this thread: what opens netlink sockets must be in this network namespace.
-pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub(super) fn runtime() -> Result<Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

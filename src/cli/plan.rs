@@ -259,7 +259,7 @@ pub(super) fn files(
 }
 
 /// The repository, where it is a folder without Git and no revision of it is asked for.
-fn plain_folder(repository: Repository<'_>, rev: Option<&str>) -> Result<Option<PathBuf>, Failure> {
+pub(super) fn plain_folder(repository: Repository<'_>, rev: Option<&str>) -> Result<Option<PathBuf>, Failure> {
     let source = repository.source()?;
     // One that is not there is no repository either, and a folder's fault is the shorter one to read.
     let is_plain = |path: &&Path| !path.join(".git").exists() && !path.join("HEAD").exists();

@@ -71,6 +71,8 @@ pub struct Evaluation {
     pub elsewhere: Vec<Finding>,
     /// The assigned addresses that this node holds or stands by for.
     pub claims: Claims,
+    /// The placement that applies, without its findings.
+    pub placement: Placement,
 }
 
 impl Evaluation {
@@ -87,7 +89,7 @@ impl Evaluation {
 pub fn evaluate(input: &NodeInput<'_>, gateways: Option<&mut GatewayState>, now: Timestamp) -> Evaluation {
     let ids = ExitIds::observed(&input.observed.nft, input.set.config.range);
     let enabled = input.set.config.failover.is_some();
-    let (placement, before) = if let Some(gateways) = gateways {
+    let (mut placement, before) = if let Some(gateways) = gateways {
         gateways.place(input, &ids, now)
     } else {
         let placement = place(input.set, input.facts, now);
@@ -110,12 +112,13 @@ pub fn evaluate(input: &NodeInput<'_>, gateways: Option<&mut GatewayState>, now:
     compiled.findings.extend(own.findings);
     let silent = detour_findings(&compiled, input.liveness);
     compiled.findings.extend(silent);
-    let (here, elsewhere) =
-        placement.findings.into_iter().partition::<Vec<_>, _>(|finding| concerns(finding, &compiled));
+    let (here, elsewhere) = std::mem::take(&mut placement.findings)
+        .into_iter()
+        .partition::<Vec<_>, _>(|finding| concerns(finding, &compiled));
     compiled.findings.extend(here);
     compiled.findings.sort();
     compiled.findings.dedup();
-    Evaluation { compiled, elsewhere, claims: own.claims }
+    Evaluation { compiled, elsewhere, claims: own.claims, placement }
 }
 
 impl NodeInput<'_> {

@@ -18,7 +18,28 @@ pub struct Finding {
     pub hint: Option<String>,
 }
 
+/// Codes of findings about an exit by which its packets are dropped, with the word for programs: of a metric, of an explanation, and where
+/// conditions have it, of a condition.
+const DROPS: [(&str, &str); 11] = [
+    ("bad-next-hop", "NoRoute"),
+    ("egress-address-missing", "EgressIPMissing"),
+    ("gateway-silent", "GatewaySilent"),
+    ("interface-down", "EgressIPMissing"),
+    ("kernel-refused", "KernelRefused"),
+    ("marks-used-up", "MarksUsedUp"),
+    ("no-carrier", "EgressIPMissing"),
+    ("no-next-hop", "NoRoute"),
+    ("no-tunnel-address", "GatewayUnreachable"),
+    ("not-forwarding", "GatewayNotForwarding"),
+    ("peer-is-own-address", "GatewayUnreachable"),
+];
+
 impl Finding {
+    /// The word for packets of an exit that are dropped because of this.
+    pub fn drop_reason(&self) -> Option<&'static str> {
+        DROPS.iter().find(|(code, _)| *code == self.code).map(|(_, reason)| *reason)
+    }
+
     /// A finding without a hint.
     pub fn new(code: &str, subject: impl fmt::Display, message: impl Into<String>) -> Self {
         Self { code: code.to_owned(), subject: subject.to_string(), message: message.into(), hint: None }

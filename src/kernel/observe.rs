@@ -161,6 +161,18 @@ impl Kernel {
         Ok((own, host_network))
     }
 
+    /// Next hops that neighbour resolution has found nobody for: of one that no packet was sent to lately nothing is known.
+    pub async fn unanswered(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = NetlinkFamily::Unspec;
+        let answers = self.dump("neighbours", RouteNetlinkMessage::GetNeighbour(request)).await?;
+        let failed = answers.iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewNeighbour(message) => routes::unanswered(message),
+            _ => None,
+        });
+        Ok(failed.collect())
+    }
+
     async fn neighbours(&self, links: &BTreeMap<u32, LinkState>) -> Result<BTreeSet<Neighbour>, KernelError> {
         let mut request = NeighbourMessage::default();
         request.header.family = NetlinkFamily::Unspec;

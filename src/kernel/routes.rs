@@ -300,17 +300,25 @@ pub(super) fn neighbour(message: &NeighbourMessage, links: &BTreeMap<u32, LinkSt
     if message.header.state != NeighbourState::Permanent {
         return None;
     }
-    let mut found = None;
-    let mut mac = None;
-    for attribute in &message.attributes {
-        match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => found = Some(IpAddr::V4(*v4)),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => found = Some(IpAddr::V6(*v6)),
-            NeighbourAttribute::LinkLayerAddress(bytes) => mac = <[u8; 6]>::try_from(bytes.as_slice()).ok(),
-            _ => {}
-        }
-    }
-    Some(Neighbour { link: link.name.clone(), address: found?, mac: Mac(mac?) })
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok(),
+        _ => None,
+    });
+    Some(Neighbour { link: link.name.clone(), address: neighbour_address(message)?, mac: Mac(mac?) })
+}
+
+fn neighbour_address(message: &NeighbourMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    })
+}
+
+/// The address of a neighbour that did not answer: what is sent to it is dropped.
+pub(super) fn unanswered(message: &NeighbourMessage) -> Option<IpAddr> {
+    let failed = matches!(message.header.state, NeighbourState::Failed | NeighbourState::Incomplete);
+    neighbour_address(message).filter(|_| failed)
 }
 
 /// The table a route message is about.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +13,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use super::scrape::{ScrapeRelay, ScrapeRequests};
 use crate::core::compile::counters::Counters;
 use crate::core::conntrack::ConntrackTotals;
+use crate::core::policy::PolicyId;
 use crate::core::ports::BusiestPorts;
+use crate::core::readiness::Readiness;
 use crate::core::report::drift::DriftClass;
 
 /// Upper bounds of the histogram of rounds, in seconds: from a round with nothing to do to that of a new node.
@@ -81,6 +84,9 @@ pub(super) struct Values {
     pub(super) silent: Option<Vec<(String, bool)>>,
     pub(super) ports: BusiestPorts,
     pub(super) members: Option<usize>,
+    pub(super) policies: BTreeMap<PolicyId, Readiness>,
+    pub(super) held: BTreeMap<IpAddr, bool>,
+    pub(super) latencies: Vec<(String, &'static str, Duration)>,
     pub(super) counters: Option<Counters>,
     pub(super) git_fetched: Option<SystemTime>,
     pub(super) previews: Option<BTreeMap<&'static str, u64>>,
@@ -117,6 +123,9 @@ impl Metrics {
             silent: None,
             ports: BusiestPorts::new(),
             members: None,
+            policies: BTreeMap::new(),
+            held: BTreeMap::new(),
+            latencies: Vec::new(),
             counters: None,
             git_fetched: None,
             previews: None,
@@ -172,6 +181,21 @@ impl Metrics {
     /// The number of pods of this node that a policy selects.
     pub fn members(&self, pods: usize) {
         self.with(|values| values.members = Some(pods));
+    }
+
+    /// Whether each policy works here, or why not. One that is missing is no longer shown.
+    pub fn policies(&self, policies: BTreeMap<PolicyId, Readiness>) {
+        self.with(|values| values.policies = policies);
+    }
+
+    /// The egress addresses that this node is to serve, and whether it has them.
+    pub fn addresses_held(&self, held: BTreeMap<IpAddr, bool>) {
+        self.with(|values| values.held = held);
+    }
+
+    /// How long gateways took to answer the last probe, by exit and family.
+    pub fn probe_latencies(&self, latencies: Vec<(String, &'static str, Duration)>) {
+        self.with(|values| values.latencies = latencies);
     }
 
     /// The kernel's counters, as [`Totals`](crate::core::compile::counters::Totals) sums them up. Exits and policies

@@ -18,7 +18,7 @@ use super::Metrics;
 use super::metrics::Values;
 use crate::core::compile::counters::{CountedExit, Counters, TunnelDrop};
 use crate::core::conntrack::ConntrackTotals;
-use crate::core::policy::PolicyKind;
+use crate::core::policy::{PolicyId, PolicyKind};
 use crate::core::ports::PORTS;
 use crate::core::report::drift::DriftClass;
 use crate::core::state::nft::RuleCounter;
@@ -71,7 +71,7 @@ use MetricType::{Counter, Gauge, Histogram, Info};
 
 /// Every family that a process can have. docs/metrics.md lists them, and a test compares the two.
 #[rustfmt::skip]
-pub static FAMILIES: [MetricFamily; 30] = [
+pub static FAMILIES: [MetricFamily; 34] = [
     MetricFamily::new(Info, "build", None, &["version"], "The version of Egret."),
     MetricFamily::new(Counter, "reconcile", None, &["result"], "Reconciliation rounds, by result."),
     MetricFamily::new(Histogram, "reconcile_duration", Some(Unit::Seconds), &[], "Duration of reconciliation rounds."),
@@ -82,6 +82,10 @@ pub static FAMILIES: [MetricFamily; 30] = [
     MetricFamily::new(Gauge, "gateway_silent", None, &["exit"], "By exit that members here use: 1 while its gateway does not answer probes."),
     MetricFamily::new(Gauge, "exits", None, &["role"], "Exits that this node is the gateway of, and exits of other nodes that its pods use."),
     MetricFamily::new(Gauge, "members", None, &[], "Pods of this node that a policy selects."),
+    MetricFamily::new(Gauge, "policy_ready", None, &["policy", "kind", "reason"], "By policy with members or exits here: 1 if it works on this node, else 0, with the reason."),
+    MetricFamily::new(Gauge, "egress_address_held", None, &["address"], "By egress address that this node is to serve: 1 if it has it, else 0."),
+    MetricFamily::new(Gauge, "probe_latency", Some(Unit::Seconds), &["exit", "family"], "How long the gateway of an exit took to answer this node's last probe."),
+    MetricFamily::new(Counter, "policy_dropped_packets", None, &["policy", "reason"], "Members' packets that were dropped on this node, by policy and reason."),
     MetricFamily::new(Gauge, "leader", None, &[], "1 if this controller leads, else 0."),
     MetricFamily::new(Counter, "previews", None, &["result"], "Previews of pull requests, by result."),
     MetricFamily::new(Counter, "api_errors", None, &["operation"], "Requests that the API server did not carry out, by operation."),
@@ -125,6 +129,7 @@ impl Collector for Page {
             page.info("build", [("version", env!("CARGO_PKG_VERSION"))])?;
             page.reconciling(values)?;
             page.node(values)?;
+            page.policies(values)?;
             page.controller(values)?;
             page.git(values)?;
             if let Some(api) = api {
@@ -160,7 +165,7 @@ impl Writer<'_, '_> {
         ConstCounter::new(value).encode(self.family(stem)?)
     }
 
-    fn gauges(&mut self, stem: &str, series: &Series<'_, 1>) -> fmt::Result {
+    fn gauges<const LABELS: usize>(&mut self, stem: &str, series: &Series<'_, LABELS>) -> fmt::Result {
         let mut family = self.family(stem)?;
         series.iter().try_for_each(|(labels, value)| {
             ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX)).encode(family.encode_family(labels)?)
@@ -200,6 +205,32 @@ impl Writer<'_, '_> {
         }
         if let Some(revision) = &values.revision {
             self.info("revision", [("revision", revision)])?;
+        }
+        Ok(())
+    }
+
+    /// Whether policies work on the node, which of its egress addresses it has, and how fast gateways answer.
+    fn policies(&mut self, values: &Values) -> fmt::Result {
+        if !values.policies.is_empty() {
+            let series = values.policies.iter().map(|(policy, ready)| {
+                let reason = ready.err().unwrap_or("Programmed");
+                let labels = [("policy", policy.name.as_str()), ("kind", kind_of(policy)), ("reason", reason)];
+                (labels, u64::from(ready.is_ok()))
+            });
+            self.gauges("policy_ready", &series.collect())?;
+        }
+        if !values.held.is_empty() {
+            let texts: Vec<(String, bool)> = values.held.iter().map(|(one, held)| (one.to_string(), *held)).collect();
+            let series =
+                texts.iter().map(|(address, held)| ([("address", address.as_str())], u64::from(*held))).collect();
+            self.gauges("egress_address_held", &series)?;
+        }
+        if !values.latencies.is_empty() {
+            let mut family = self.family("probe_latency")?;
+            for (exit, version, latency) in &values.latencies {
+                let labels = [("exit", exit.as_str()), ("family", *version)];
+                ConstGauge::new(latency.as_secs_f64()).encode(family.encode_family(&labels)?)?;
+            }
         }
         Ok(())
     }
@@ -269,7 +300,7 @@ impl Writer<'_, '_> {
 
     /// The kernel's counters.
     fn counted(&mut self, counters: &Counters) -> fmt::Result {
-        let Counters { leak_guard, start_guard, tunnel, exits, policies } = counters;
+        let Counters { leak_guard, start_guard, tunnel, exits, policies, dropped: of_policies } = counters;
         self.counter("leak_guard_dropped_packets", leak_guard.packets)?;
         self.counter("start_guard_dropped_packets", start_guard.packets)?;
         let reasons = [
@@ -287,14 +318,22 @@ impl Writer<'_, '_> {
         };
         self.counters("exit_packets", &of_exits(|counter| counter.packets))?;
         self.counters("exit", &of_exits(|counter| counter.bytes))?;
+        let series = of_policies.iter().map(|((policies, reason), counter)| {
+            ([("policy", policies.as_str()), ("reason", *reason)], counter.packets)
+        });
+        self.counters("policy_dropped_packets", &series.collect())?;
         let series = policies.iter().map(|((policy, exit), connections)| {
-            let kind = match policy.kind {
-                PolicyKind::Cilium => "CiliumEgressGatewayPolicy",
-                PolicyKind::Egret => "EgressPolicy",
-            };
-            ([("policy", policy.name.as_str()), ("kind", kind), ("exit", exit.as_str())], *connections)
+            let labels = [("policy", policy.name.as_str()), ("kind", kind_of(policy)), ("exit", exit.as_str())];
+            (labels, *connections)
         });
         self.counters("policy_connections", &series.collect())
+    }
+}
+
+fn kind_of(policy: &PolicyId) -> &'static str {
+    match policy.kind {
+        PolicyKind::Cilium => "CiliumEgressGatewayPolicy",
+        PolicyKind::Egret => "EgressPolicy",
     }
 }
 

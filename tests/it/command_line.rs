@@ -11,7 +11,7 @@ use crate::commands::Said;
 use crate::documents::{LABELS, POLICY};
 use crate::lab::{Lab, Options};
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 18] = [
     "run",
     "controller",
     "agent",
@@ -20,6 +20,8 @@ const COMMANDS: [&str; 16] = [
     "migrate",
     "schema",
     "plan",
+    "explain",
+    "status",
     "preview",
     "snapshot",
     "remove",

@@ -6,6 +6,7 @@ mod addresses;
 mod asserted;
 mod conditions;
 mod dashboard;
+mod explained;
 mod faults;
 mod forwarding;
 mod labels;

@@ -13,6 +13,7 @@ mod disk;
 mod dist;
 mod doctor;
 mod documents;
+mod explain;
 mod fetched;
 mod forge;
 #[path = "../forge/mod.rs"]

@@ -14,6 +14,7 @@ mod crashes;
 mod drift;
 mod existing;
 mod exits;
+mod explained;
 mod facts;
 mod failover;
 mod listing;

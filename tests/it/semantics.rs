@@ -9,6 +9,7 @@ mod cost;
 mod damage;
 mod detoured;
 pub(crate) mod evaluate;
+mod explained;
 mod foreign;
 mod generate;
 mod oracle;

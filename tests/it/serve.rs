@@ -61,6 +61,7 @@ fn counters(exits: &[(&str, bool)]) -> Counters {
             })
             .collect(),
         policies: exits.iter().map(|(identity, _)| ((policy.clone(), (*identity).to_owned()), 5)).collect(),
+        dropped: [(("outpost".to_owned(), "NoGateway"), counter(6))].into(),
     }
 }
 
@@ -85,6 +86,10 @@ fn the_page_has_what_was_recorded_and_nothing_else() {
         metrics.drift_open(1);
         metrics.exits(1, 2);
         metrics.members(7);
+        let policy = |name: &str| PolicyId { name: ObjectName::parse(name).unwrap(), kind: PolicyKind::Egret };
+        metrics.policies([(policy("outpost"), Ok(())), (policy("partner"), Err("NoGateway"))].into());
+        metrics.addresses_held([([10, 0, 3, 42].into(), true), ([10, 0, 3, 43].into(), false)].into());
+        metrics.probe_latencies(vec![("n2 dev net1".to_owned(), "ipv4", Duration::from_micros(250))]);
         metrics.leader(true);
         metrics.revision("abc");
         metrics.api_errors(|| ApiErrorCounts {
@@ -106,6 +111,12 @@ fn the_page_has_what_was_recorded_and_nothing_else() {
             "egret_exits{role=\"gateway\"} 1",
             "egret_exits{role=\"source\"} 2",
             "egret_members 7",
+            "egret_policy_ready{policy=\"outpost\",kind=\"EgressPolicy\",reason=\"Programmed\"} 1",
+            "egret_policy_ready{policy=\"partner\",kind=\"EgressPolicy\",reason=\"NoGateway\"} 0",
+            "egret_policy_dropped_packets_total{policy=\"outpost\",reason=\"NoGateway\"} 6",
+            "egret_egress_address_held{address=\"10.0.3.42\"} 1",
+            "egret_egress_address_held{address=\"10.0.3.43\"} 0",
+            "egret_probe_latency_seconds{exit=\"n2 dev net1\",family=\"ipv4\"} 0.00025",
             "egret_leader 1",
             "egret_git_last_success_timestamp_seconds 1795914123.5",
             "egret_api_errors_total{operation=\"patch nodes\"} 1",

@@ -18,6 +18,7 @@ mod labels;
 mod lease;
 mod list;
 mod objects;
+mod once;
 mod outage;
 mod pools;
 mod reflector;

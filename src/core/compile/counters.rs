@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
 
 use super::table::{ARRIVE, ARRIVED, CLASSIFY, GROUP, INTO_TUNNEL, LEAVING, PEERS, RAW, WARD};
-use super::{Compiled, ExitRole, exit_ids};
+use super::{Compiled, ExitRole, NodeExit, exit_ids};
+use crate::core::finding::Finding;
+use crate::core::placement::ExitKey;
 use crate::core::policy::PolicyId;
 use crate::core::state::nft::{
     CounterPlace, Field, NftRule, RuleCounter, RuleCounters, Statement, TableFamily, Verdict,
@@ -53,6 +55,8 @@ pub struct Counters {
     /// New connections of this node's pods, by policy and the identity of the exit it leads to. A first packet that was
     /// dropped and is retransmitted counts again.
     pub policies: BTreeMap<(PolicyId, String), u64>,
+    /// Members' packets that are dropped, by policy and reason. Policies that share an exit which drops are named together.
+    pub dropped: BTreeMap<(String, &'static str), RuleCounter>,
 }
 
 /// The meaning of one counter.
@@ -63,6 +67,12 @@ enum Counted {
     Tunnel(TunnelDrop),
     Exit(CountedExit),
     Policy((PolicyId, String)),
+    /// Of policies, for a reason; at an exit, if its chain counts.
+    Dropped {
+        policies: String,
+        reason: &'static str,
+        exit: Option<CountedExit>,
+    },
 }
 
 /// The meaning of each counter in the active tables.
@@ -70,6 +80,14 @@ enum Counted {
 pub struct CounterIndex(BTreeMap<CounterPlace, Counted>);
 
 impl CounterIndex {
+    /// Whether a rule goes on counting and means something else with another index: what it has counted until then is to be read first.
+    pub fn turns_into(&self, next: &Self) -> bool {
+        self.0.iter().any(|(place, counted)| {
+            let other = next.0.get(place).filter(|other| *other != counted);
+            other.and_then(Counted::exit).is_some_and(|exit| counted.exit() == Some(exit))
+        })
+    }
+
     /// The counters of a compiled state.
     pub fn of(compiled: &Compiled) -> Self {
         let mut entries = BTreeMap::new();
@@ -97,7 +115,18 @@ fn counted(compiled: &Compiled, family: TableFamily, chain: &str, rule: &NftRule
     if let Some(id) = chain.strip_prefix(exit_ids::EXIT_CHAIN).and_then(|id| id.parse::<u32>().ok()) {
         let (key, exit) = compiled.exits.iter().find(|(_, exit)| exit.id == id)?;
         let gateway = matches!(exit.role, ExitRole::Own { .. });
-        return Some(Counted::Exit(CountedExit { identity: key.identity(), gateway }));
+        let counted = CountedExit { identity: key.identity(), gateway };
+        return Some(match compiled.drop_reason(key, exit) {
+            Some(reason) => Counted::Dropped { policies: names(&exit.policies), reason, exit: Some(counted) },
+            None => Counted::Exit(counted),
+        });
+    }
+    if let Some(policy) = compiled.drop_chains.get(chain) {
+        let lacks_marks = |finding: &Finding| finding.code == "marks-used-up";
+        let no_gateway = |finding: &Finding| finding.code == "no-gateway" && finding.subject == policy.name.as_str();
+        let marks = compiled.findings.iter().any(lacks_marks) && !compiled.findings.iter().any(no_gateway);
+        let reason = if marks { "MarksUsedUp" } else { "NoGateway" };
+        return Some(Counted::Dropped { policies: policy.name.to_string(), reason, exit: None });
     }
     match chain {
         LEAVING | INTO_TUNNEL => Some(Counted::LeakGuard),
@@ -132,7 +161,12 @@ impl Totals {
         for (place, counted) in &index.0 {
             let now = read.get(place).copied().unwrap_or_default();
             let before = match self.seen.get(place) {
-                Some((same, before)) if same == counted => *before,
+                // An exit's rule goes on counting when the exit begins to drop.
+                Some((same, before))
+                    if same == counted || same.exit().is_some_and(|exit| counted.exit() == Some(exit)) =>
+                {
+                    *before
+                }
                 _ => RuleCounter::default(),
             };
             self.sums.add(counted, since(before, now));
@@ -143,7 +177,7 @@ impl Totals {
     }
 
     fn forget_but(&mut self, index: &CounterIndex) {
-        let (mut exits, mut policies) = (BTreeSet::new(), BTreeSet::new());
+        let (mut exits, mut policies, mut dropped) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         for counted in index.0.values() {
             match counted {
                 Counted::Exit(exit) => {
@@ -152,11 +186,20 @@ impl Totals {
                 Counted::Policy(policy) => {
                     policies.insert(policy);
                 }
+                Counted::Dropped { policies, exit, .. } => {
+                    exits.extend(exit);
+                    dropped.insert(policies);
+                }
                 Counted::LeakGuard | Counted::StartGuard | Counted::Tunnel(_) => {}
             }
         }
         self.sums.exits.retain(|exit, _| exits.contains(exit));
         self.sums.policies.retain(|policy, _| policies.contains(policy));
+        // What was dropped stays on the page for as long as the policy has members or exits here: an increase would be lost.
+        let here: BTreeSet<&str> = policies.iter().map(|(policy, _)| policy.name.as_str()).collect();
+        self.sums
+            .dropped
+            .retain(|(names, _), _| dropped.contains(names) || names.split(',').any(|name| here.contains(name)));
     }
 }
 
@@ -168,6 +211,36 @@ fn since(before: RuleCounter, now: RuleCounter) -> RuleCounter {
     }
 }
 
+impl Counted {
+    /// The exit whose chain counts.
+    fn exit(&self) -> Option<&CountedExit> {
+        match self {
+            Self::Exit(exit) | Self::Dropped { exit: Some(exit), .. } => Some(exit),
+            _ => None,
+        }
+    }
+}
+
+/// Names with commas between them.
+fn names(policies: &BTreeSet<PolicyId>) -> String {
+    policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>().join(",")
+}
+
+impl Compiled {
+    /// Why all packets are dropped that come to an exit here: there is no way on, in any family, and no detour.
+    fn drop_reason(&self, key: &ExitKey, exit: &NodeExit) -> Option<&'static str> {
+        let closed = match &exit.role {
+            _ if exit.policies.is_empty() || !exit.detours.is_empty() => false,
+            ExitRole::Own { routes, .. } => routes.is_empty(),
+            ExitRole::Remote { outer, .. } => outer.is_none() || exit.refused,
+        };
+        let (identity, text) = (key.identity(), key.to_string());
+        let of_exit = |finding: &&Finding| finding.subject == identity || finding.subject == text;
+        let mut reasons = self.findings.iter().filter(of_exit).filter_map(Finding::drop_reason);
+        closed.then(|| reasons.next().unwrap_or("EgressIPMissing"))
+    }
+}
+
 impl Counters {
     fn add(&mut self, counted: &Counted, more: RuleCounter) {
         match counted {
@@ -176,6 +249,9 @@ impl Counters {
             Counted::Tunnel(why) => *self.tunnel.entry(*why).or_default() += more,
             Counted::Exit(exit) => *self.exits.entry(exit.clone()).or_default() += more,
             Counted::Policy(policy) => *self.policies.entry(policy.clone()).or_default() += more.packets,
+            Counted::Dropped { policies, reason, .. } => {
+                *self.dropped.entry((policies.clone(), reason)).or_default() += more;
+            }
         }
     }
 }
@@ -293,6 +369,7 @@ mod tests {
             ]),
             exits: BTreeMap::from([(CountedExit { identity: "n2 default".to_owned(), gateway: false }, of(16))]),
             policies: BTreeMap::from([((outpost(), "n2 default".to_owned()), 1024)]),
+            dropped: BTreeMap::new(),
         };
         assert_eq!(*Totals::default().add(&index, &counted), expected);
     }

@@ -38,7 +38,7 @@ pub struct RouteTarget {
     pub way: Disposition,
     /// Whether live connections are steered too, whatever exit they began on.
     pub reset: bool,
-    /// The policy with this destination, if packets leave through an exit: its chain counts them.
+    /// The policy with this destination, if packets leave through an exit or are dropped: its chain counts them.
     pub policy: Option<PolicyId>,
 }
 
@@ -178,7 +178,7 @@ pub(crate) fn targets(
         let reset = policy.existing_connections == ExistingConnections::Reset;
         for net in &policy.destinations {
             note_overlap(&mut first_of, *net, policy, overlaps);
-            let by = matches!(way, Disposition::Exit(_)).then(|| id.clone());
+            let by = (*way != Disposition::Own).then(|| id.clone());
             let target = RouteTarget { way: way.clone(), reset, policy: by };
             entries.push((*net, (Reverse(policy.priority), id.clone(), true), target));
         }

@@ -23,7 +23,7 @@ pub use own_exits::{EgressRoute, ExitRoute};
 pub(crate) use own_exits::{NO_WAY_OUT, egress_address};
 pub use refused::RefusedParts;
 pub(crate) use routing::{TRANSFER_PORT, probe_address, transfer_address};
-pub(crate) use table::{ARRIVED, GROUP, PROBE_IDLE, PROBE_IN_USE};
+pub(crate) use table::{ARRIVED, DROP, GROUP, PROBE_IDLE, PROBE_IN_USE};
 pub use table::{EXITS, RP_FILTER_BEFORE};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -94,6 +94,8 @@ pub struct Compiled {
     pub policy_chains: BTreeMap<String, PolicyChain>,
     /// What it needs to give connections to other gateways, and to take them.
     pub transfers: TransferPlan,
+    /// The policy of each chain that counts what is dropped, by chain name.
+    pub drop_chains: BTreeMap<String, PolicyId>,
 }
 
 /// What a policy's chain counts: connections of its members on this node that leave by one exit.
@@ -200,7 +202,8 @@ pub fn compile(input: &CompileInput<'_>) -> Compiled {
     compiled.transfers = transfers::plan(input, &networks, &compiled.exits);
     routing::add(&mut compiled.desired, input, &networks, &families, &compiled.exits);
     compiled.desired.addresses.extend(input.assigned.iter().cloned());
-    compiled.policy_chains = table::add(&mut compiled.desired, input, &grouping, &networks, &families, &compiled.exits);
+    (compiled.policy_chains, compiled.drop_chains) =
+        table::add(&mut compiled.desired, input, &grouping, &networks, &families, &compiled.exits);
     compiled.groups = grouping
         .groups
         .iter()
@@ -458,6 +461,16 @@ impl Compiled {
             nodes: self.transfers.nodes.clone(),
             exits: exits.map(|(key, exit)| (range.mark(exit.id), (key.identity(), exit.members.clone()))).collect(),
         }
+    }
+
+    /// The egress addresses of the exits that this node serves, sorted.
+    pub fn served_addresses(&self) -> Vec<String> {
+        let own = self.exits.values().filter_map(|exit| match &exit.role {
+            ExitRole::Own { routes, .. } => Some(routes.values().map(|way| way.address)),
+            ExitRole::Remote { .. } => None,
+        });
+        let addresses: BTreeSet<IpAddr> = own.flatten().collect();
+        addresses.iter().map(ToString::to_string).collect()
     }
 
     /// The paths that this node probes: those to gateways that its members use or may need.

@@ -57,12 +57,14 @@ pub(crate) const CLASSIFY: &str = "classify";
 pub(crate) const GROUP: &str = "group_";
 /// Prefix of the chain that counts a policy's connections through one exit; a hash of both follows.
 const POLICY: &str = "policy_";
+/// Prefix of the chain that counts what is dropped of a policy; a hash of it follows.
+pub(crate) const DROP: &str = "drop_";
 
 /// Priority behind all other programs of a hook, so that rules see the final destination and marks: behind destination
 /// NAT (-100 in prerouting), and behind CNIs that write marks.
 const LAST: i32 = 1000;
 
-/// Adds both tables. Returns the chains that count for a policy, by name.
+/// Adds both tables. Returns the chains that count for a policy, by name: connections through an exit, and what is dropped.
 pub(super) fn add(
     desired: &mut NodeState,
     input: &CompileInput<'_>,
@@ -70,12 +72,13 @@ pub(super) fn add(
     networks: &ClusterNetworks,
     families: &[AddressFamily],
     exits: &BTreeMap<ExitKey, NodeExit>,
-) -> BTreeMap<String, PolicyChain> {
+) -> (BTreeMap<String, PolicyChain>, BTreeMap<String, PolicyId>) {
     let owned = input.host_network.features.owned_tables;
     let tunnel = networks.own.as_ref().filter(|_| routing::needs_tunnel(exits, networks));
     let mut builder = Builder {
         table: Table { owned, ..Table::default() },
         policies: BTreeMap::new(),
+        drops: BTreeMap::new(),
         range: input.set.config.range,
         input,
         grouping,
@@ -104,13 +107,14 @@ pub(super) fn add(
     }
     builder.assigned();
     desired.nft.insert(TableFamily::Inet, builder.table);
-    builder.policies
+    (builder.policies, builder.drops)
 }
 
 /// The table under construction.
 struct Builder<'a> {
     table: Table,
     policies: BTreeMap<String, PolicyChain>,
+    drops: BTreeMap<String, PolicyId>,
     range: DatapathConfig,
     input: &'a CompileInput<'a>,
     grouping: &'a Grouping,
@@ -213,14 +217,28 @@ impl Builder<'_> {
             // With `existingConnections: Reset` every packet comes here. Only the first has no mark yet.
             let count = vec![self.unmarked(Field::CtMark, false), Statement::Counter];
             self.chain(&name, vec![count, vec![goto(&exit_chain(exit.id))]]);
-            if let Some(chain) = self.table.chains.get_mut(&name) {
-                // For a reader of `nft list` alone: Egret does not read it.
-                let name = policy.name.as_str();
-                chain.comment = Some(name[..name.floor_char_boundary(COMMENT_LIMIT)].to_owned());
-            }
+            self.comment(&name, policy);
             self.policies.insert(name.clone(), PolicyChain { policy: policy.clone(), exit: key.clone() });
         }
         name
+    }
+
+    /// One chain for each policy of which something is dropped counts it: a verdict of a map counts nothing.
+    fn drop_chain(&mut self, policy: &PolicyId) -> String {
+        let name = format!("{DROP}{:016x}", fnv1a(format!("{:?}/{}", policy.kind, policy.name).as_bytes()));
+        if self.drops.insert(name.clone(), policy.clone()).is_none() {
+            self.chain(&name, vec![vec![Statement::Counter, drop()]]);
+            self.comment(&name, policy);
+        }
+        name
+    }
+
+    /// Names the policy of a chain for a reader of `nft list` alone: Egret does not read it.
+    fn comment(&mut self, chain: &str, policy: &PolicyId) {
+        if let Some(chain) = self.table.chains.get_mut(chain) {
+            let name = policy.name.as_str();
+            chain.comment = Some(name[..name.floor_char_boundary(COMMENT_LIMIT)].to_owned());
+        }
     }
 
     /// None for what is not steered. An exit without a mark drops.
@@ -228,9 +246,10 @@ impl Builder<'_> {
         match (&target.way, &target.policy) {
             (Disposition::Exit(key), Some(policy)) => match self.exits.get(key) {
                 Some(exit) => Some(Verdict::Goto(self.policy_chain(policy, key, exit))),
-                None => Some(Verdict::Drop),
+                None => Some(Verdict::Goto(self.drop_chain(policy))),
             },
-            (Disposition::Drop | Disposition::Exit(_), _) => Some(Verdict::Drop),
+            (Disposition::Drop, Some(policy)) => Some(Verdict::Goto(self.drop_chain(policy))),
+            (Disposition::Drop | Disposition::Exit(_), None) => Some(Verdict::Drop),
             (Disposition::Own, _) => None,
         }
     }

@@ -20,10 +20,10 @@ use crate::core::assignment;
 use crate::core::diagnostic::{Diagnostic, Severity};
 use crate::core::escape::EscapedText;
 use crate::core::facts::{Facts, PodName};
+pub use crate::core::fate::{OwnReason, PacketFate};
 use crate::core::finding::Finding;
 use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
-use crate::core::placement::ExitKey;
 use crate::core::policy::assertion::{Assertion, Claim};
 use crate::core::policy::diagnostic_sink::diagnostic;
 use crate::core::policy::spans::Spans;
@@ -52,32 +52,6 @@ pub struct AssertionInput<'a> {
     pub host_networks: &'a BTreeMap<NodeName, HostNetwork>,
     /// The time: it decides which suspended policies are active.
     pub now: Timestamp,
-}
-
-/// What becomes of a packet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PacketFate {
-    /// It leaves with this address, through this gateway.
-    As(IpAddr, NodeName),
-    /// It leaves through this exit, whose address is not known.
-    Unknown(ExitKey),
-    /// It is dropped: there is no gateway, or this gateway has no address for it.
-    Dropped(Option<ExitKey>),
-    /// It leaves by its node's own routing, for this reason.
-    Own(OwnReason),
-}
-
-/// Why a packet is not steered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OwnReason {
-    /// No policy of the pod has the destination.
-    NoPolicy,
-    /// The policy excludes it.
-    Excluded,
-    /// No gateway of the policy is fit, and it says `Passthrough`.
-    PassedThrough,
-    /// The destination belongs to the cluster, or egret.yaml excludes it.
-    NeverSteered,
 }
 
 /// A packet for which an assertion does not hold.

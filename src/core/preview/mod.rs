@@ -21,7 +21,7 @@ mod named;
 mod nodes;
 mod outcome;
 mod refusal;
-mod revision;
+pub(crate) mod revision;
 mod risks;
 mod sentences;
 mod terminal;

@@ -19,32 +19,37 @@ use crate::core::policy::node_index::{NodeIndex, NodeLabelsIndex};
 use crate::core::policy::{Policy, PolicyId, PolicySet};
 
 /// A pod's policies with the disposition of each: pods with equal keys are alike.
-pub(super) type DispositionKey = Vec<(PolicyId, Disposition)>;
+pub(crate) type DispositionKey = Vec<(PolicyId, Disposition)>;
 
 /// The decision for a destination range: the disposition, the deciding policy, and whether open connections have to
 /// follow.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct EgressPath {
-    pub(super) way: Disposition,
-    pub(super) policy: PolicyId,
-    pub(super) reset: bool,
+pub(crate) struct EgressPath {
+    pub(crate) way: Disposition,
+    pub(crate) policy: PolicyId,
+    pub(crate) reset: bool,
+}
+
+/// Whether the policy of a decision is passed through as a whole, for lack of a gateway.
+pub(crate) fn passes(key: &DispositionKey, path: &EgressPath) -> bool {
+    key.iter().any(|(id, way)| *id == path.policy && *way == Disposition::Own)
 }
 
 /// A revision's policies applied to the cluster.
-pub(super) struct RevisionState<'a> {
-    pub(super) set: &'a PolicySet,
+pub(crate) struct RevisionState<'a> {
+    pub(crate) set: &'a PolicySet,
     /// The cluster's facts, with the labels that the revision sets.
-    pub(super) facts: Facts,
-    pub(super) placement: Placement,
+    pub(crate) facts: Facts,
+    pub(crate) placement: Placement,
     /// Destinations that are never steered, on nodes whose pods are all in known networks.
-    pub(super) never_steered: RangeSet,
+    pub(crate) never_steered: RangeSet,
     /// The same for each of the other nodes.
     never_steered_on: BTreeMap<NodeName, RangeSet>,
 }
 
 impl<'a> RevisionState<'a> {
     /// The state once every node has the set's labels. Labels that `earlier` set and `set` does not are removed.
-    pub(super) fn new(set: &'a PolicySet, earlier: &PolicySet, facts: &Facts, now: Timestamp) -> Self {
+    pub(crate) fn new(set: &'a PolicySet, earlier: &PolicySet, facts: &Facts, now: Timestamp) -> Self {
         let mut facts = facts.clone();
         let (old, new) = (NodeLabelsIndex::new(earlier), NodeLabelsIndex::new(set));
         for (name, node) in &mut facts.nodes {
@@ -59,19 +64,19 @@ impl<'a> RevisionState<'a> {
     }
 
     /// An index of the active policies.
-    pub(super) fn members(&self) -> Members<'_> {
+    pub(crate) fn members(&self) -> Members<'_> {
         let placed = self.set.policies.values().filter(|policy| self.placement.policies.contains_key(&policy.id));
         Members::new(placed, &self.facts)
     }
 
     /// A pod's policies and the disposition of each.
-    pub(super) fn key(&self, index: &Members<'_>, name: &PodName, pod: &Pod) -> DispositionKey {
+    pub(crate) fn key(&self, index: &Members<'_>, name: &PodName, pod: &Pod) -> DispositionKey {
         let policies = index.of(name, pod, &self.facts).into_iter();
         policies.map(|id| (id.clone(), way(&self.placement.policies[&id], name))).collect()
     }
 
     /// The decisions for pods with a key. Destinations in none of the ranges are not steered.
-    pub(super) fn lanes(
+    pub(crate) fn lanes(
         &self,
         key: &DispositionKey,
         overlaps: &mut BTreeSet<Finding>,
@@ -86,17 +91,17 @@ impl<'a> RevisionState<'a> {
     }
 
     /// Whether a node excludes more destinations than others.
-    pub(super) fn is_special(&self, node: &NodeName) -> bool {
+    pub(crate) fn is_special(&self, node: &NodeName) -> bool {
         self.never_steered_on.contains_key(node)
     }
 
     /// Destinations that a node never steers; without a node, those that no node steers.
-    pub(super) fn never_steered_on(&self, node: Option<&NodeName>) -> &RangeSet {
+    pub(crate) fn never_steered_on(&self, node: Option<&NodeName>) -> &RangeSet {
         node.and_then(|node| self.never_steered_on.get(node)).unwrap_or(&self.never_steered)
     }
 
     /// The lanes without the destinations that a node never steers.
-    pub(super) fn steered(
+    pub(crate) fn steered(
         &self,
         lanes: &[(AddressRange, EgressPath)],
         node: Option<&NodeName>,
@@ -109,7 +114,7 @@ impl<'a> RevisionState<'a> {
     }
 
     /// A range without the destinations that a node never steers.
-    pub(super) fn steered_part(&self, range: AddressRange, node: Option<&NodeName>) -> RangeSet {
+    pub(crate) fn steered_part(&self, range: AddressRange, node: Option<&NodeName>) -> RangeSet {
         let inside = self.never_steered_on(node).ranges();
         let begins = inside.partition_point(|hole| hole.last() < range.first());
         let holes = inside[begins..].iter().take_while(|hole| hole.first() <= range.last()).copied();
@@ -117,21 +122,21 @@ impl<'a> RevisionState<'a> {
     }
 
     /// Whether a node steers anything in a range.
-    pub(super) fn is_steered(&self, range: AddressRange, node: Option<&NodeName>) -> bool {
+    pub(crate) fn is_steered(&self, range: AddressRange, node: Option<&NodeName>) -> bool {
         let inside = self.never_steered_on(node).ranges();
         let begins = inside.partition_point(|hole| hole.last() < range.first());
         inside.get(begins).is_none_or(|hole| range.first() < hole.first() || hole.last() < range.last())
     }
 
     /// An index of the nodes that could be gateways, of those that `wanted` names.
-    pub(super) fn candidates(&self, wanted: impl Fn(&NodeName) -> bool) -> NodeIndex<'_> {
+    pub(crate) fn candidates(&self, wanted: impl Fn(&NodeName) -> bool) -> NodeIndex<'_> {
         let nodes = self.facts.nodes.iter().filter(|(name, node)| node.unfit().is_none() && wanted(name));
         NodeIndex::new(self.set, nodes.map(|(name, node)| (name, &node.labels)))
     }
 }
 
 /// The nodes of an index that could be a gateway of a policy, `most` at most.
-pub(super) fn candidates_of<'a>(index: &NodeIndex<'a>, policy: &Policy, most: usize) -> BTreeSet<&'a NodeName> {
+pub(crate) fn candidates_of<'a>(index: &NodeIndex<'a>, policy: &Policy, most: usize) -> BTreeSet<&'a NodeName> {
     let mut candidates = BTreeSet::new();
     for node in policy.gateways.iter().flat_map(|spec| index.answering(&spec.node)) {
         candidates.insert(node);

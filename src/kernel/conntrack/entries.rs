@@ -101,6 +101,29 @@ pub async fn flush_sources(sources: &ConntrackFlush) -> Result<usize, ConntrackE
     Ok(chosen.len())
 }
 
+/// The connections that an address began. Must be called within a tokio runtime; works in the network namespace of the calling thread.
+pub async fn of_source(source: IpAddr) -> Result<Vec<Connection>, ConntrackError> {
+    let mut socket = NetfilterSocket::open(socket::LARGE_BUFFER)
+        .map_err(|error| ConntrackError::Sources { doing: "list", source: ExchangeError::Socket(error) })?;
+    let mut found = Vec::new();
+    let request = |sequence| {
+        let kind = NFNL_SUBSYS_CTNETLINK << 8 | u16::from(IPCTNL_MSG_CT_GET);
+        let mut writer = Writer::default();
+        // Without the kernel's filter: on call, one dump of everything is right on every kernel.
+        writer.message((kind, NLM_F_REQUEST | NLM_F_DUMP, sequence), (family_of(source), 0), |_| {});
+        writer.finish().unwrap_or_default()
+    };
+    let answer = |message: &Message<'_>| {
+        if message.of_subsystem(NFNL_SUBSYS_CTNETLINK) == Some(IPCTNL_MSG_CT_NEW) {
+            let listed = connection(message.netfilter()?.1)?;
+            found.extend(listed.filter(|connection| connection.source == source));
+        }
+        Ok(())
+    };
+    socket.ask(request, answer).await.map_err(|error| missing("list", error))?;
+    Ok(found)
+}
+
 /// Whether connections are tracked here. Not every kernel reports that, so where there is no connection this creates one:
 /// a datagram over `lo` to itself. Must be called within a tokio runtime; works in the network namespace of the calling
 /// thread.

@@ -62,7 +62,7 @@ pub(in crate::reconcile) fn wanted_by(
     };
     let of_name = |name: &str| {
         let groups = known.groups.iter().filter(|(group, _)| name.ends_with(group.as_str()));
-        let chain = known.policy_chains.get(name).map(|of| &of.policy);
+        let chain = known.policy_chains.get(name).map(|of| &of.policy).or_else(|| known.drop_chains.get(name));
         groups.flat_map(|(_, policies)| policies).chain(chain).collect::<BTreeSet<_>>()
     };
     let all = || known.exits.values().flat_map(|exit| exit.policies.iter()).collect::<BTreeSet<_>>();

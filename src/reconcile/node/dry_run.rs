@@ -128,15 +128,42 @@ impl DryRun {
 }
 
 /// The documents that were read.
-struct Documents {
-    revision: String,
-    active: Option<Arc<PolicySet>>,
-    pending: Option<(PendingCommit, Arc<PolicySet>)>,
-    rejected: Vec<Rejected>,
+pub(super) struct Documents {
+    pub(super) revision: String,
+    pub(super) active: Option<Arc<PolicySet>>,
+    pub(super) pending: Option<(PendingCommit, Arc<PolicySet>)>,
+    pub(super) rejected: Vec<Rejected>,
+    /// What becomes of addresses of pools.
+    pub(super) addresses: Vec<AddressChange>,
 }
 
 /// Finds what a run would do. It blocks on Git; `runtime` is for reading the kernel.
 pub fn dry_run(options: DryRunOptions, runtime: &tokio::runtime::Runtime) -> Result<DryRun, DryRunError> {
+    let (mut reconciler, documents) = prepare(options, runtime)?;
+    runtime.block_on(async {
+        let now = match &documents.active {
+            Some(set) => Some(reconciler.plan(set).await?),
+            None => None,
+        };
+        let pending = match documents.pending {
+            Some((commit, set)) => Some((commit, reconciler.plan(&set).await?)),
+            None => None,
+        };
+        Ok(DryRun {
+            revision: documents.revision,
+            now,
+            pending,
+            rejected: documents.rejected,
+            addresses: documents.addresses,
+        })
+    })
+}
+
+/// A reconciler that changes nothing, and the documents that it is to apply.
+pub(super) fn prepare(
+    options: DryRunOptions,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<(Reconciler, Documents), DryRunError> {
     let DryRunOptions { following, source, facts, node, state_folder } = options;
     let memory = StateStore::open(&state_folder.join(node.as_str()));
     let mut kernel = runtime.block_on(Kernel::open(memory.kept().range().unwrap_or_default()))?;
@@ -158,18 +185,8 @@ pub fn dry_run(options: DryRunOptions, runtime: &tokio::runtime::Runtime) -> Res
         }
         DocumentSource::Files(files) => (of_files(&following, files, &known), None),
     };
-    let addresses = documents.give_addresses(&branch.or(copy).unwrap_or_default(), Clock::system().now());
-    runtime.block_on(async {
-        let now = match &documents.active {
-            Some(set) => Some(reconciler.plan(set).await?),
-            None => None,
-        };
-        let pending = match documents.pending {
-            Some((commit, set)) => Some((commit, reconciler.plan(&set).await?)),
-            None => None,
-        };
-        Ok(DryRun { revision: documents.revision, now, pending, rejected: documents.rejected, addresses })
-    })
+    documents.addresses = documents.give_addresses(&branch.or(copy).unwrap_or_default(), Clock::system().now());
+    Ok((reconciler, documents))
 }
 
 impl Documents {
@@ -216,6 +233,7 @@ fn of_git(options: RepositoryOptions, rev: Option<&str>, known: ActiveRevision) 
         rejected: shown.map(|revision: &DesiredRevision| revision.rejected.clone()).unwrap_or_default(),
         active: read.active.map(|revision| revision.set),
         pending: read.pending.map(|(commit, revision)| (commit, revision.set)),
+        addresses: Vec::new(),
     })
 }
 
@@ -227,5 +245,6 @@ fn of_files(following: &TrackedRepository, files: BTreeMap<String, FileUpdate>, 
     catalogue.update(files);
     let rejected = repository::rejected(&catalogue, &catalogue.diagnostics());
     let active = Some(Arc::new(catalogue.policies().clone()));
-    Documents { revision: "the files as they are".to_owned(), active, pending: None, rejected }
+    let (revision, addresses) = ("the files as they are".to_owned(), Vec::new());
+    Documents { revision, active, pending: None, rejected, addresses }
 }

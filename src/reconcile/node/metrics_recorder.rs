@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use crate::cluster::live::ErrorCounts;
 use crate::core::compile::{Compiled, ExitPurpose, ExitRole};
 use crate::core::facts::PodName;
+use crate::core::readiness;
 use crate::core::report::drift::DriftClass;
 use crate::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
 use crate::reconcile::node::kernel::NodeKernel;
@@ -85,6 +86,11 @@ impl MetricsRecorder {
         }
     }
 
+    /// How long gateways took to answer this node's last probe, by exit and family.
+    pub fn probe_latencies(&self, latencies: Vec<(String, &'static str, Duration)>) {
+        self.metrics.probe_latencies(latencies);
+    }
+
     /// Records that Git answered, if it did.
     pub fn repository_event(&self, event: &RepositoryEvent) {
         match event {
@@ -129,6 +135,8 @@ impl MetricsRecorder {
                     });
                     self.metrics.silent(silent.collect());
                     self.compiled(compiled);
+                    self.metrics.policies(readiness::policies(compiled, &intent.set, reconciler.clock.now()));
+                    self.metrics.addresses_held(compiled.addresses_held());
                 }
                 self.health.set_ready(Ok(()));
                 let exits: Vec<String> = done

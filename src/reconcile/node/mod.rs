@@ -7,6 +7,7 @@
 pub(in crate::reconcile) mod attribution;
 pub mod dry_run;
 pub mod holder;
+pub mod inquiry;
 pub mod kernel;
 pub mod mark_mask;
 pub mod metrics_recorder;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use crate::core::compile::{PROBE_IDLE, PROBE_IN_USE, probe_address};
 use crate::core::liveness::{DueProbe, LivenessView, PathKey, PathMonitor, ProbeTarget};
 use crate::core::policy::config::ProbeTiming;
+use crate::core::state::nft::AddressFamily;
 use crate::kernel::probe::Probe;
 
 /// The kernel sends a SYN again after a second: a probe is given up before.
@@ -33,15 +35,29 @@ pub struct Prober {
     plans: Sender<ProbePlan>,
     plan: ProbePlan,
     seen: watch::Receiver<LivenessView>,
+    latencies: Latencies,
 }
+
+/// How long the gateway of each path took to answer its last probe.
+type Latencies = Arc<Mutex<BTreeMap<PathKey, Duration>>>;
 
 impl Prober {
     /// Starts the thread. It probes nothing yet.
     pub fn start() -> std::io::Result<Self> {
         let (plans, received) = channel();
         let (tell, seen) = watch::channel(LivenessView::default());
-        std::thread::Builder::new().name("egret-probes".to_owned()).spawn(move || probe(&received, &tell))?;
-        Ok(Self { plans, plan: ProbePlan::default(), seen })
+        let latencies = Latencies::default();
+        let told = Arc::clone(&latencies);
+        std::thread::Builder::new().name("egret-probes".to_owned()).spawn(move || probe(&received, &tell, &told))?;
+        Ok(Self { plans, plan: ProbePlan::default(), seen, latencies })
+    }
+
+    /// How long gateways took to answer the last probe, by exit and family, for the paths that are probed.
+    pub fn latencies(&self) -> Vec<(String, &'static str, Duration)> {
+        let known = self.latencies.lock().unwrap_or_else(PoisonError::into_inner);
+        let probed = known.iter().filter(|(key, _)| self.plan.targets.contains_key(*key));
+        let family = |family| if family == AddressFamily::V4 { "ipv4" } else { "ipv6" };
+        probed.map(|((exit, of), latency)| (exit.identity(), family(*of), *latency)).collect()
     }
 
     /// Sets what to probe.
@@ -67,7 +83,7 @@ struct Sent {
     at: Instant,
 }
 
-fn probe(plans: &Receiver<ProbePlan>, tell: &watch::Sender<LivenessView>) {
+fn probe(plans: &Receiver<ProbePlan>, tell: &watch::Sender<LivenessView>, latencies: &Latencies) {
     let began = Instant::now();
     let mut monitor = PathMonitor::default();
     let mut sent: Vec<Sent> = Vec::new();
@@ -80,7 +96,11 @@ fn probe(plans: &Receiver<ProbePlan>, tell: &watch::Sender<LivenessView>) {
             plans.try_recv().or(Err(RecvTimeoutError::Timeout))
         };
         match plan {
-            Ok(plan) => monitor.set(&plan.targets, plan.timing, began.elapsed()),
+            Ok(plan) => {
+                monitor.set(&plan.targets, plan.timing, began.elapsed());
+                let mut known = latencies.lock().unwrap_or_else(PoisonError::into_inner);
+                known.retain(|key, _| plan.targets.contains_key(key));
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
@@ -89,6 +109,8 @@ fn probe(plans: &Receiver<ProbePlan>, tell: &watch::Sender<LivenessView>) {
             Some(answered) => {
                 if answered {
                     monitor.answered(&one.key, began.elapsed());
+                    let mut known = latencies.lock().unwrap_or_else(PoisonError::into_inner);
+                    known.insert(one.key.clone(), one.at.elapsed());
                 }
                 false
             }

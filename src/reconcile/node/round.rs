@@ -99,6 +99,10 @@ pub struct NodePlan {
     pub observed: NodeState,
     /// The state that the node should have.
     pub evaluation: Evaluation,
+    /// The rest of the kernel that matters.
+    pub host_network: HostNetwork,
+    /// The mark bits, tables and priorities of this node.
+    pub range: DatapathConfig,
 }
 
 /// The result of a round.
@@ -285,6 +289,10 @@ impl<K: NodeKernel> Reconciler<K> {
                 if self.conntrack_read.is_none_or(|read| read.elapsed() >= CONNTRACK_INTERVAL) {
                     self.conntrack().await;
                 }
+                if self.counter_index.turns_into(&CounterIndex::of(&compiled)) {
+                    // What was counted until now was not dropped. If it cannot be read, the next scrape says so.
+                    drop(self.counters().await);
+                }
                 self.complete(intent, compiled, &observed, now, &mut done);
                 return Ok(done);
             }
@@ -352,7 +360,7 @@ impl<K: NodeKernel> Reconciler<K> {
         }
         let context = self.context(&evaluation.compiled, &observed).await;
         let plan = plan_with(&evaluation.compiled.desired, &observed.state, range, &context);
-        Ok(NodePlan { plan, observed: observed.state, evaluation })
+        Ok(NodePlan { plan, observed: observed.state, evaluation, host_network: observed.host_network, range })
     }
 
     /// The policy set with this node's mark bits.

@@ -12,6 +12,8 @@ use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::core::compile::RefusedParts;
+use crate::core::compile::detours::SILENT;
+use crate::core::finding::Finding;
 use crate::core::plan::{Step, summary};
 use crate::core::policy::config::Config;
 use crate::kernel::Kernel;
@@ -66,6 +68,8 @@ pub struct RoundDriver<K = Kernel> {
     refused: RefusedParts,
     /// Gateways that did not answer as of the last round that finished.
     silent: BTreeMap<String, String>,
+    /// What was found in it, by code and subject, as far as it is logged.
+    findings: BTreeMap<(String, String), Finding>,
 }
 
 /// When the loop wakes without an event. Each time has one owner, which sets and clears it: a time that one owner set
@@ -156,6 +160,7 @@ impl<K: NodeKernel> RoundDriver<K> {
             fights: Vec::new(),
             refused: RefusedParts::default(),
             silent: BTreeMap::new(),
+            findings: BTreeMap::new(),
         }
     }
 
@@ -218,6 +223,26 @@ impl<K: NodeKernel> RoundDriver<K> {
         holder.set(HolderPlan { claims, counted_by, timing });
     }
 
+    /// Logs findings when they come and go. Those that are logged with what the kernel refused, or did not answer, are left out.
+    fn log_findings(&mut self) {
+        let Some(compiled) = self.reconciler.applied() else { return };
+        let logged =
+            |finding: &&Finding| finding.is_problem() && !matches!(finding.code.as_str(), "kernel-refused" | SILENT);
+        let now: BTreeMap<(String, String), Finding> = compiled
+            .findings
+            .iter()
+            .filter(logged)
+            .map(|finding| ((finding.code.clone(), finding.subject.clone()), finding.clone()))
+            .collect();
+        for (key, finding) in now.iter().filter(|(key, finding)| self.findings.get(*key) != Some(*finding)) {
+            tracing::warn!(code = key.0, hint = finding.hint.as_deref(), "{}", compiled.sentence(finding));
+        }
+        for ((code, subject), finding) in self.findings.iter().filter(|(key, _)| !now.contains_key(*key)) {
+            tracing::info!(code, subject, "not any more: {}", finding.message);
+        }
+        self.findings = now;
+    }
+
     /// Takes in a kernel event. Returns whether it makes a round due.
     pub fn on_kernel_event(&mut self, event: KernelEvent) -> bool {
         if self.reconciler.is_own(&event) {
@@ -234,6 +259,9 @@ impl<K: NodeKernel> RoundDriver<K> {
     /// Reads the kernel's counters for a scrape.
     pub async fn answer(&mut self, request: ScrapeRequest) {
         self.read_ports();
+        if let Some(watchers) = &self.watchers {
+            self.metrics.probe_latencies(watchers.prober.latencies());
+        }
         self.metrics.answer(request, &mut self.reconciler).await;
     }
 
@@ -291,6 +319,7 @@ impl<K: NodeKernel> RoundDriver<K> {
                 self.transfer(&intent.set.config);
                 self.watch(&intent);
                 log_round(&intent, done);
+                self.log_findings();
                 log_silent(&self.silent, &done.silent);
                 self.silent.clone_from(&done.silent);
                 if done.refused != self.refused {

@@ -4,6 +4,7 @@
 //! releases it however the process ends, unlike a lock file, which outlives a crash; and two nodes on one machine do
 //! not conflict.
 
+use std::fs;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -23,10 +24,20 @@ pub enum LockError {
     Refused(#[source] io::Error),
 }
 
+/// The name, which needs no file.
+const NAME: &str = "egret.dev/node";
+
 impl Lock {
+    /// Whether a process holds the lock of this thread's network namespace. It cannot be asked, and taking it for a moment would keep
+    /// another process from starting, so the kernel's list of sockets is read; false where that cannot be.
+    pub fn is_held() -> bool {
+        let sockets = fs::read_to_string("/proc/thread-self/net/unix").unwrap_or_default();
+        sockets.lines().any(|line| line.split_whitespace().last() == Some(&format!("@{NAME}")))
+    }
+
     /// Takes the lock of this network namespace.
     pub fn take() -> Result<Self, LockError> {
-        let address = SocketAddr::from_abstract_name(b"egret.dev/node").map_err(LockError::Refused)?;
+        let address = SocketAddr::from_abstract_name(NAME).map_err(LockError::Refused)?;
         match UnixListener::bind_addr(&address) {
             Ok(listener) => Ok(Self(listener)),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(LockError::Taken),

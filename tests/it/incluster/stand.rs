@@ -158,7 +158,7 @@ impl Stand {
         assert_eq!(code, 200, "{body}");
     }
 
-    fn kubeconfig(&self) -> PathBuf {
+    pub(super) fn kubeconfig(&self) -> PathBuf {
         self.lab.folder().join("kubeconfig")
     }
 

@@ -231,3 +231,52 @@ fn what_is_held_back_is_counted_by_who_held_it_back() -> Outcome {
     gateway.gained(&[(tunnel("node"), 1), (tunnel("exit"), 2), (tunnel("source"), 1), (tunnel("destination"), 1)]);
     stand.assert_no_leak_but(&stand.lab.pod_addresses("xwing")?)
 }
+
+/// What is dropped for want of a gateway, and at a gateway without an address, is counted packet by packet; the log names the policy.
+#[test]
+fn what_is_dropped_has_a_counter_with_its_policy_and_reason_and_a_line_in_the_log() -> Outcome {
+    let stand = applied_without_traffic()?;
+    let dropped =
+        |reason: &str| format!("egret_policy_dropped_packets_total{{policy=\"outpost\",reason=\"{reason}\"}}");
+    let ready = |reason: &str| {
+        format!("egret_policy_ready{{policy=\"outpost\",kind=\"CiliumEgressGatewayPolicy\",reason=\"{reason}\"}}")
+    };
+    let await_ready = |node: &str, reason: &str, value: &str| {
+        let says = || metrics(&stand, node).is_ok_and(|now| now.get(&ready(reason)).is_some_and(|is| is == value));
+        assert!(wait_until(DEADLINE, says), "{node} is {reason}: {:?}", metrics(&stand, node));
+    };
+    for node in [SOURCE, GATEWAY] {
+        await_ready(node, "Programmed", "1");
+    }
+    let latency = "egret_probe_latency_seconds{exit=\"kind-worker2 dev net1\",family=\"ipv4\"}";
+    assert!(wait_until(DEADLINE, || metrics(&stand, SOURCE).is_ok_and(|now| now.contains_key(latency))));
+    let held = "egret_egress_address_held{address=\"10.0.3.42\"}";
+    assert_eq!(count(&metrics(&stand, GATEWAY)?, held), 1);
+
+    // The gateway has no address any more: IPv6 goes with it, or the exit would drop in one family only.
+    let gateway = stand.lab.node(GATEWAY)?;
+    gateway.exec(["ip", "address", "flush", "dev", "net1", "scope", "global"])?;
+    await_ready(GATEWAY, "EgressIPMissing", "0");
+    stand
+        .await_words(GATEWAY, "members of outpost are dropped: kind-worker2 dev net1: net1 has no global ip address")?;
+    let counting = Counting::start(&stand, GATEWAY)?;
+    let before = count(&metrics(&stand, SOURCE)?, &exit("packets", AT_SOURCE));
+    shout(&stand.lab.pod("tiefighter")?, OUTPOST, 7)?;
+    let came = || metrics(&stand, SOURCE).is_ok_and(|now| count(&now, &exit("packets", AT_SOURCE)) >= before);
+    assert!(wait_until(DEADLINE, came));
+    counting.gained(&[(dropped("EgressIPMissing"), 7)]);
+    gateway.exec(["ip", "address", "add", "10.0.3.42/24", "dev", "net1"])?;
+    gateway.exec(["ip", "address", "add", "fd00:10:3::42/64", "dev", "net1", "nodad"])?;
+    await_ready(GATEWAY, "Programmed", "1");
+    stand.await_words(GATEWAY, "not any more: net1 has no global ip address")?;
+
+    // No gateway is fit any more.
+    stand.lab.cordon(GATEWAY)?;
+    await_ready(SOURCE, "NoGateway", "0");
+    stand.await_words(SOURCE, "outpost has no gateway: no node that matches egress-gw=true is fit")?;
+    let counting = Counting::start(&stand, SOURCE)?;
+    shout(&stand.lab.pod("tiefighter")?, OUTPOST, 5)?;
+    shout(&stand.lab.pod("tiefighter")?, OUTPOST6, 3)?;
+    counting.gained(&[(dropped("NoGateway"), 8)]);
+    Ok(())
+}

@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use super::super::revision::{DispositionKey, EgressPath, RevisionState};
+use super::super::revision::{DispositionKey, EgressPath, RevisionState, passes};
 use super::{AssertionInput, Counterexample, OwnReason, PacketFate, is_allowed};
 use crate::core::cidr::{AddressRange, RangeSet};
-use crate::core::compile::{Disposition, egress_address, way};
+use crate::core::compile::{Disposition, way};
 use crate::core::facts::{Facts, PodName};
+use crate::core::fate::fate;
 use crate::core::name::{NodeName, ObjectName};
 use crate::core::networks::OwnNetworks;
 use crate::core::placement::{PlacedPolicy, place};
@@ -248,26 +249,7 @@ impl<'a> Checker<'a> {
     }
 
     fn fate(&self, key: &DispositionKey, path: &EgressPath, destination: IpAddr) -> PacketFate {
-        let exit = match &path.way {
-            Disposition::Drop => return PacketFate::Dropped(None),
-            Disposition::Own => {
-                let passes = key.iter().any(|(id, way)| *id == path.policy && *way == Disposition::Own);
-                return PacketFate::Own(if passes { OwnReason::PassedThrough } else { OwnReason::Excluded });
-            }
-            Disposition::Exit(exit) => exit,
-        };
-        let family = AddressFamily::of(destination);
-        match (self.input.host_networks.get(&exit.gateway), &exit.egress) {
-            (Some(host_network), _) => match egress_address(exit, family, host_network) {
-                Ok(Some((_, address))) => PacketFate::As(address, exit.gateway.clone()),
-                Ok(None) | Err(_) => PacketFate::Dropped(Some(exit.clone())),
-            },
-            (None, egress) => match egress.address_in(family) {
-                Some(address) => PacketFate::As(address, exit.gateway.clone()),
-                None if egress.is_named() => PacketFate::Dropped(Some(exit.clone())),
-                None => PacketFate::Unknown(exit.clone()),
-            },
-        }
+        fate(&path.way, passes(key, path), destination, self.input.host_networks)
     }
 }
 

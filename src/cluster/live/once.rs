@@ -1,0 +1,75 @@
+//! Reads a cluster once, for `egret explain` and `egret status`: each kind is listed, nothing is watched, and nothing is written.
+//!
+//! Not here: the loops' view, which follows (see `watch`).
+
+use std::path::Path;
+
+use kube::Config;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+use super::ApiClient;
+use super::error::{ApiError, ApiErrorCause};
+use super::heartbeats::Heartbeats;
+use super::view::View;
+use super::wire::{Configs, EgressNodes, Namespaces, Nodes, Pods, Policies, Slim, Watched, Whole};
+use crate::core::gateway_interfaces::host_network;
+use crate::core::status::held;
+
+/// Objects of one kind.
+type Listed<W> = Vec<(<W as Watched>::Key, <W as Watched>::Value)>;
+
+impl ApiClient {
+    /// Connects to the API server of a kubeconfig's current context. Nothing is sent yet.
+    pub async fn connect_by(kubeconfig: &Path) -> Result<Self, ApiError> {
+        let doing = || format!("reading the kubeconfig {}", kubeconfig.display());
+        let failed = |why: String| ApiError::new(doing(), ApiErrorCause::Configuration(why));
+        let read = Kubeconfig::read_from(kubeconfig).map_err(|error| failed(error.to_string()))?;
+        let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
+        Self::open(config.map_err(|error| failed(error.to_string()))?)
+    }
+
+    /// The cluster as it is now. Without `pods` neither pods nor namespaces are listed: there may be a hundred thousand. Leases that this
+    /// user may not list are left out, and none is then in the view.
+    pub async fn read_once(&self, pods: bool) -> Result<(View, bool), ApiError> {
+        let mut view = View::default();
+        let (nodes, policies, configs, egress_nodes, beats) = tokio::join!(
+            self.kind::<Nodes<Slim>>(),
+            self.kind::<Policies<Whole>>(),
+            self.kind::<Configs<Whole>>(),
+            self.kind::<EgressNodes>(),
+            self.kind::<Heartbeats>(),
+        );
+        for (name, (node, meta)) in nodes? {
+            view.facts.nodes.insert(name.clone(), node);
+            view.nodes.insert(name, meta);
+        }
+        view.policies = policies?.into_iter().collect();
+        view.config = configs?.into_iter().next().map(|(_, config)| config);
+        view.egress_nodes = egress_nodes?.into_iter().collect();
+        let may_read_leases = match beats {
+            Ok(beats) => {
+                view.heartbeats = beats.into_iter().collect();
+                true
+            }
+            Err(error) if error.code() == Some(403) => false,
+            Err(error) => return Err(error),
+        };
+        if pods {
+            let (namespaces, pods) = tokio::join!(self.kind::<Namespaces>(), self.kind::<Pods>());
+            view.facts.namespaces = namespaces?.into_iter().collect();
+            view.facts.pods = pods?.into_iter().collect();
+        }
+        let statuses = || view.egress_nodes.iter().map(|(name, node)| (name, &node.status));
+        view.facts.held = held(statuses());
+        let networks = statuses().filter_map(|(name, status)| Some((name.clone(), host_network(&status.interfaces)?)));
+        view.facts.host_networks = networks.collect();
+        let published = view.config.as_ref().and_then(|config| config.spec.as_ref().ok());
+        view.facts.pod_networks = published.map(|spec| spec.pod_networks.clone()).unwrap_or_default();
+        Ok((view, may_read_leases))
+    }
+
+    async fn kind<W: Watched>(&self) -> Result<Listed<W>, ApiError> {
+        let items: Vec<W::Wire> = self.pages(&format!("listing {}", W::NAME), W::PATH).await?;
+        Ok(items.into_iter().filter_map(W::read).collect())
+    }
+}

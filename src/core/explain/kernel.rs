@@ -1,0 +1,321 @@
+//! What a node's kernel holds for one pod and one destination, as it was read, and where that differs from what it has to hold.
+//!
+//! The same walk through the maps, rules and routes is done for what is desired and for what was observed. Not here: reading a kernel
+//! (`kernel`), and correcting it.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+
+use super::verdict::Decided;
+use super::{KernelReading, Question, Situation, Verdict};
+use crate::core::compile::{DROP, GROUP};
+use crate::core::facts::Pod;
+use crate::core::name::NodeName;
+use crate::core::placement::ExitKey;
+use crate::core::report::drift::{Drift, DriftPlace, between};
+use crate::core::state::NodeState;
+use crate::core::state::net::{Route, route_text};
+use crate::core::state::nft::{
+    AddressFamily, ElementData, ElementKey, RuleCounter, Set, Statement, Table, TableFamily, Verdict as NftVerdict,
+};
+use crate::core::state::ownership::{DatapathConfig, TUNNEL};
+use crate::core::text::counted;
+
+/// What is known of a kernel on the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelView {
+    /// It was read.
+    Read {
+        /// The node.
+        node: NodeName,
+        /// When.
+        at: Timestamp,
+        /// What it does with the packets.
+        way: KernelWay,
+        /// What it counted.
+        counted: Vec<(&'static str, RuleCounter)>,
+        /// What differs on the way.
+        differs: Vec<Drift>,
+        /// Whether a process of Egret's runs there.
+        running: bool,
+    },
+    /// It was not read; its report is all there is.
+    Reported {
+        /// The node.
+        node: NodeName,
+        /// The commit that it reports as active, if it reports.
+        commit: Option<String>,
+        /// Objects that it could not correct.
+        drift: usize,
+    },
+}
+
+/// The way of the packets through one kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KernelWay {
+    /// The group of the pod, on its node.
+    pub group: Option<String>,
+    /// The exit that the packets are led to, by number, or what becomes of them otherwise.
+    pub verdict: Option<String>,
+    /// The exit's number.
+    pub exit: Option<u32>,
+    /// The rule that leads to the exit's table.
+    pub rule: Option<String>,
+    /// The route in that table.
+    pub route: Option<String>,
+}
+
+/// What is known of the kernels on the way.
+pub(super) fn views(decided: &Decided, question: &Question, pod: &Pod, situation: &Situation<'_>) -> Vec<KernelView> {
+    let gateway = decided.exit.as_ref().map(|exit| &exit.gateway);
+    let mut nodes: Vec<&NodeName> = pod.node.iter().collect();
+    nodes.extend(gateway.filter(|gateway| pod.node.as_ref() != Some(*gateway)));
+    let view = |node: &NodeName| {
+        let read = situation.kernel.filter(|kernel| kernel.node == node);
+        match (read, situation.reports.get(node)) {
+            (Some(kernel), _) => Some(kernel.view(decided.exit.as_ref(), question, pod)),
+            (None, Some(report)) => Some(KernelView::Reported {
+                node: node.clone(),
+                commit: report.active.as_ref().map(|active| active.commit.clone()),
+                drift: report.drift.len(),
+            }),
+            (None, None) => None,
+        }
+    };
+    nodes.into_iter().filter_map(view).collect()
+}
+
+/// The answer, if a kernel that was read does not hold what was decided.
+pub(super) fn astray(verdict: Verdict, advice: Option<String>, views: &[KernelView]) -> (Verdict, Option<String>) {
+    // What is dropped or not steered for another cause has that one to be put right first.
+    if matches!(verdict, Verdict::Dropped { .. }) {
+        return (verdict, advice);
+    }
+    let found = views.iter().find_map(|view| match view {
+        KernelView::Read { node, differs, running, .. } if !differs.is_empty() => Some((node, differs, *running)),
+        _ => None,
+    });
+    let Some((node, differs, running)) = found else { return (verdict, advice) };
+    let first = &differs[0];
+    let what = match (&first.desired, &first.observed) {
+        (Some(_), None) => format!("{} is missing", first.object),
+        (None, Some(_)) => format!("{} is not Egret's", first.object),
+        _ => format!("{} differs", first.object),
+    };
+    let more = match differs.len() - 1 {
+        0 => String::new(),
+        more => format!(" and {}", counted(more, "other difference")),
+    };
+    let process = if running { "egret runs there and corrects it" } else { "no egret runs there" };
+    let advice = if running {
+        format!("on {node}: `egret plan` shows each step; the log of `egret run` says why one failed")
+    } else {
+        format!("on {node}: start `egret run`, which corrects it at once; `egret run --once` does it now")
+    };
+    let cause = format!("{what}{more}; {process}");
+    (Verdict::Differs { node: node.clone(), cause, decided: Box::new(verdict) }, Some(advice))
+}
+
+impl KernelReading<'_> {
+    fn view(&self, exit: Option<&ExitKey>, question: &Question, pod: &Pod) -> KernelView {
+        let source = pod.addresses.iter().copied().find(|one| one.is_ipv4() == question.destination.is_ipv4());
+        let here = pod.node.as_ref() == Some(self.node);
+        let id = exit.and_then(|exit| self.compiled.exits.get(exit)).map(|exit| exit.id);
+        let from = source.filter(|_| here);
+        let walk = |state: &NodeState| way(state, self.range, from, question.destination, id);
+        let (observed, desired) = (walk(self.state), walk(&self.compiled.desired));
+        let same = observed == desired;
+        let concerned = Concerned { range: self.range, id, group: desired.group.clone(), same };
+        let mut differs = between(&self.compiled.desired, self.state);
+        differs.retain(|drift| concerned.by(drift));
+        // What is decisive comes first.
+        differs.sort_by_key(|drift| match drift.place {
+            DriftPlace::Nft(_) => 0,
+            DriftPlace::Rule(_) => 1,
+            DriftPlace::Route(_) => 2,
+            _ => 3,
+        });
+        KernelView::Read {
+            node: self.node.clone(),
+            at: self.at,
+            counted: self.counted(observed.group.as_deref().filter(|_| here), id),
+            way: observed,
+            differs,
+            running: self.running,
+        }
+    }
+
+    /// What the rules on the way have counted: the exit's packets, and packets of the group that no map had.
+    fn counted(&self, group: Option<&str>, id: Option<u32>) -> Vec<(&'static str, RuleCounter)> {
+        let of_chain = |name: String| {
+            let mut sum = RuleCounter::default();
+            let mut found = false;
+            let counters =
+                self.counters.iter().filter(|((family, chain, _), _)| *family == TableFamily::Inet && *chain == name);
+            for (_, counter) in counters {
+                sum += *counter;
+                found = true;
+            }
+            found.then_some(sum)
+        };
+        let exit = id.and_then(|id| of_chain(format!("exit_{id}"))).map(|counter| ("packets", counter));
+        let lost = group.and_then(|group| of_chain(format!("{GROUP}{group}")));
+        let lost = lost.filter(|counter| counter.packets > 0).map(|counter| ("dropped", counter));
+        exit.into_iter().chain(lost).collect()
+    }
+}
+
+fn inet(state: &NodeState) -> Option<&Table> {
+    state.nft.get(&TableFamily::Inet)
+}
+
+/// Walks through a state as a packet does. `from`: the pod's address, on its node.
+fn way(
+    state: &NodeState,
+    range: DatapathConfig,
+    from: Option<IpAddr>,
+    destination: IpAddr,
+    id: Option<u32>,
+) -> KernelWay {
+    let family = AddressFamily::of(destination);
+    let mut way = KernelWay { exit: id, ..KernelWay::default() };
+    if let (Some(table), Some(from)) = (inet(state), from) {
+        let member = table.sets.get(&format!("group_of{}", family.suffix())).and_then(|set| look_up(set, from));
+        if let Some(NftVerdict::Goto(chain)) = member {
+            way.group = chain.strip_prefix(GROUP).map(str::to_owned);
+            let map = way.group.as_ref().and_then(|name| table.sets.get(&format!("to{}_{name}", family.suffix())));
+            let verdict = map.and_then(|map| look_up(map, destination));
+            way.exit = verdict.and_then(|verdict| exit_of(table, verdict));
+            way.verdict = Some(match (way.exit, verdict) {
+                (Some(id), _) => format!("exit {id}"),
+                (None, Some(NftVerdict::Drop)) => "dropped".to_owned(),
+                (None, Some(NftVerdict::Goto(chain))) if chain.starts_with(DROP) => "dropped".to_owned(),
+                (None, Some(NftVerdict::Accept)) => "not steered".to_owned(),
+                (None, Some(_)) => "led to no exit".to_owned(),
+                (None, None) => "in no map, and dropped".to_owned(),
+            });
+        } else {
+            way.exit = None;
+            let known = table
+                .sets
+                .get(&format!("others{}", family.suffix()))
+                .is_some_and(|set| set.elements.contains_key(&ElementKey::Address(from)));
+            way.verdict = Some(if known { "in no group" } else { "not classified" }.to_owned());
+        }
+    }
+    let Some(id) = way.exit else { return way };
+    let mark = range.mark(id);
+    let rule = state.rules.iter().find(|rule| rule.family == family && rule.mark == mark && rule.from.is_none());
+    way.rule = rule.map(|rule| format!("rule {}", rule.priority));
+    let table = range.table(id);
+    let routes = state
+        .routes
+        .iter()
+        .filter(|(key, _)| key.family == family && key.table == table && key.destination.contains(&destination));
+    let best = routes.min_by_key(|(key, _)| (std::cmp::Reverse(key.destination.prefix_len()), key.metric));
+    way.route = best.map(|(key, route)| match route {
+        Route::Unreachable => format!("table {table} unreachable"),
+        _ => route_text(key, route).trim_end_matches(" proto egret").to_owned(),
+    });
+    way
+}
+
+/// The verdict of a map for an address.
+fn look_up(set: &Set, address: IpAddr) -> Option<&NftVerdict> {
+    let has = |key: &ElementKey| match key {
+        ElementKey::Address(one) => *one == address,
+        ElementKey::Range(first, last) => (*first..=*last).contains(&address) && first.is_ipv4() == address.is_ipv4(),
+        _ => false,
+    };
+    match set.elements.iter().find(|(key, _)| has(key)) {
+        Some((_, Some(ElementData::Verdict(verdict)))) => Some(verdict),
+        _ => None,
+    }
+}
+
+/// The exit that a verdict leads to, by the chains in between.
+fn exit_of(table: &Table, verdict: &NftVerdict) -> Option<u32> {
+    let mut verdict = verdict;
+    for _ in 0..3 {
+        let (NftVerdict::Goto(chain) | NftVerdict::Jump(chain)) = verdict else { return None };
+        if let Some(id) = chain.strip_prefix("exit_") {
+            // The chain that sets the mark must be there.
+            return table.chains.contains_key(chain).then(|| id.parse().ok()).flatten();
+        }
+        let rules = &table.chains.get(chain)?.rules;
+        verdict = rules.iter().flat_map(|rule| &rule.0).find_map(|statement| match statement {
+            Statement::Verdict(verdict @ NftVerdict::Goto(_)) => Some(verdict),
+            _ => None,
+        })?;
+    }
+    None
+}
+
+/// Which differences are on the way of a packet.
+struct Concerned {
+    range: DatapathConfig,
+    id: Option<u32>,
+    group: Option<String>,
+    /// Whether the maps lead both ways alike.
+    same: bool,
+}
+
+impl Concerned {
+    fn by(&self, drift: &Drift) -> bool {
+        let numbers = |number: u32, of: fn(DatapathConfig, u32) -> u32| {
+            number == of(self.range, 0) || self.id.is_some_and(|id| number == of(self.range, id))
+        };
+        match &drift.place {
+            DriftPlace::Label => false,
+            DriftPlace::Link(name) => name == TUNNEL || self.id.is_some(),
+            DriftPlace::Neighbour => self.id.is_some(),
+            DriftPlace::Rule(priority) => self.id.is_some() && numbers(*priority, DatapathConfig::priority),
+            DriftPlace::Route(table) => self.id.is_some() && numbers(*table, DatapathConfig::table),
+            DriftPlace::Nft(name) => self.by_nft(name),
+        }
+    }
+
+    fn by_nft(&self, name: &str) -> bool {
+        let id = self.id.map(|id| id.to_string());
+        if let Some(number) = name.strip_prefix("exit_").or_else(|| name.strip_prefix("arrived_")) {
+            return id.as_deref() == Some(number);
+        }
+        if name.starts_with("policy_") || name.starts_with(DROP) {
+            return !self.same;
+        }
+        let of_a_group = ["group_", "reset_", "to4_", "to6_", "reset4_", "reset6_"];
+        if let Some(group) = of_a_group.iter().find_map(|prefix| name.strip_prefix(prefix))
+            && !name.starts_with("group_of")
+            && !name.starts_with("reset_of")
+        {
+            return self.group.as_deref() == Some(group);
+        }
+        // Other pods' elements do not matter; the walk has looked up this one's.
+        if name.starts_with("group_of") || name.starts_with("others") {
+            return !self.same;
+        }
+        true
+    }
+}
+
+impl fmt::Display for KernelWay {
+    /// `group 0a1b → exit 1, rule 501, table 9001 unreachable`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts: Vec<String> = Vec::new();
+        match (&self.group, &self.verdict) {
+            (Some(group), Some(verdict)) => parts.push(format!("group {group} → {verdict}")),
+            (None, Some(verdict)) => parts.push(verdict.clone()),
+            (_, None) => parts.extend(self.exit.map(|id| format!("exit {id}"))),
+        }
+        if self.exit.is_some() {
+            parts.push(self.rule.clone().unwrap_or_else(|| "no rule".to_owned()));
+            parts.push(self.route.clone().unwrap_or_else(|| "no route".to_owned()));
+        }
+        if parts.is_empty() {
+            parts.push("nothing of Egret's".to_owned());
+        }
+        f.write_str(&parts.join(", "))
+    }
+}

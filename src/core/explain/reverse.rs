@@ -1,0 +1,145 @@
+//! The reverse questions: who leaves with an address, and whose an address is that a server has seen.
+//!
+//! Pods with the same policies are asked together. Not here: one pod and one destination (`verdict`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{Question, Situation, side};
+use crate::core::facts::PodName;
+use crate::core::fate::{PacketFate, fate};
+use crate::core::name::NodeName;
+use crate::core::policy::{Origin, PolicyId};
+use crate::core::preview::revision::{DispositionKey, passes};
+use crate::core::text::counted;
+
+/// What an address is used for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AddressUse {
+    /// The policies whose members leave with it.
+    pub carried: Vec<Carried>,
+    /// The nodes whose InternalIP it is: what is not steered there mostly leaves with it.
+    pub nodes: Vec<NodeName>,
+    /// The pod that has it.
+    pub pod: Option<PodName>,
+    /// Exits whose address is not known, each in words: they may have it.
+    pub unknown: BTreeSet<String>,
+}
+
+/// Members of a policy that leave with an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carried {
+    /// The policy.
+    pub policy: PolicyId,
+    /// Its document.
+    pub origin: Origin,
+    /// The gateway.
+    pub gateway: NodeName,
+    /// The policy's destinations.
+    pub destinations: Vec<IpNet>,
+    /// The pods, sorted.
+    pub pods: Vec<PodName>,
+}
+
+/// Whose an address is that a server has seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// The egress address of a policy; whether the pod that was asked about is a member that leaves with it.
+    Policy(Carried, bool),
+    /// A node's own: the packets were not steered.
+    Node(NodeName),
+    /// A pod's own: the packets were neither steered nor translated.
+    Pod(PodName),
+    /// Nobody's who is known.
+    Nobody,
+}
+
+/// Who leaves with an address.
+pub fn leaving_as(address: IpAddr, situation: &Situation<'_>) -> AddressUse {
+    let side = side(situation);
+    let index = side.members();
+    let mut classes: BTreeMap<DispositionKey, Vec<&PodName>> = BTreeMap::new();
+    for (name, pod) in &side.facts.pods {
+        let key = side.key(&index, name, pod);
+        if !key.is_empty() {
+            classes.entry(key).or_default().push(name);
+        }
+    }
+    let mut carried: BTreeMap<(PolicyId, NodeName), BTreeSet<PodName>> = BTreeMap::new();
+    let mut unknown = BTreeSet::new();
+    for (key, pods) in &classes {
+        for (range, path) in side.lanes(key, &mut BTreeSet::new()) {
+            match fate(&path.way, passes(key, &path), range.first(), situation.host_networks) {
+                PacketFate::As(found, gateway) if found == address => {
+                    let members = carried.entry((path.policy, gateway)).or_default();
+                    members.extend(pods.iter().map(|pod| (*pod).clone()));
+                }
+                PacketFate::Unknown(exit) => unknown.extend([exit.to_string()]),
+                _ => {}
+            }
+        }
+    }
+    let carried = carried.into_iter().filter_map(|((policy, gateway), pods)| {
+        let document = side.set.policies.get(&policy)?;
+        let (origin, destinations) = (document.origin.clone(), document.destinations.clone());
+        Some(Carried { policy, origin, gateway, destinations, pods: pods.into_iter().collect() })
+    });
+    let has = |addresses: &[IpAddr]| addresses.contains(&address);
+    AddressUse {
+        carried: carried.collect(),
+        nodes: side.facts.nodes.iter().filter(|(_, node)| has(&node.addresses)).map(|(name, _)| name.clone()).collect(),
+        pod: side
+            .facts
+            .pods
+            .iter()
+            .find(|(_, pod)| pod.routable() && has(&pod.addresses))
+            .map(|(name, _)| name.clone()),
+        unknown,
+    }
+}
+
+/// Whose an address is that a server has seen in the place of a pod's. Of several policies the one that has the destination comes first.
+pub fn seen_as(address: IpAddr, question: &Question, situation: &Situation<'_>) -> Source {
+    let AddressUse { mut carried, nodes, pod, .. } = leaving_as(address, situation);
+    let is_member = |one: &Carried| one.pods.contains(&question.pod);
+    let has = |one: &Carried| one.destinations.iter().any(|net| net.contains(&question.destination));
+    carried.sort_by_key(|one| (!is_member(one), !has(one)));
+    match (carried.into_iter().next(), nodes.into_iter().next(), pod) {
+        (Some(one), ..) => {
+            let member = is_member(&one);
+            Source::Policy(one, member)
+        }
+        (None, Some(node), _) => Source::Node(node),
+        (None, None, Some(pod)) => Source::Pod(pod),
+        (None, None, None) => Source::Nobody,
+    }
+}
+
+/// The verb for so many pods.
+pub(super) fn leave(pods: usize) -> &'static str {
+    if pods == 1 { "leaves" } else { "leave" }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Policy(one, member) => {
+                let pods = counted(one.pods.len(), "pod");
+                let leave = leave(one.pods.len());
+                write!(
+                    f,
+                    "the address of {} ({}), with which {pods} {leave} through {}",
+                    one.policy, one.origin, one.gateway
+                )?;
+                f.write_str(if *member { ", this one among them" } else { ", and this one does not" })
+            }
+            Self::Node(node) => write!(f, "the address of the node {node}: these packets were not steered"),
+            Self::Pod(pod) => {
+                write!(f, "the address of the pod {pod}: these packets were neither steered nor translated")
+            }
+            Self::Nobody => f.write_str("no address of a policy, a node or a pod that is known"),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Explanations as text: the verdict in the first line, then a line for each question that comes after it.
+//!
+//! Names, messages of commits and the like are untrusted: every line is one that a terminal can show. Not here: JSON and colours (`cli`).
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+use super::reverse::leave;
+use super::{AddressUse, Explanation, KernelView, OpenConnection, Source, Verdict};
+use crate::core::escape::EscapedText;
+use crate::core::snapshot;
+use crate::core::text::{counted, short_commit};
+
+/// At most this many pods or connections are listed.
+const LISTED: usize = 8;
+
+/// The first line, and a label and a text for each other.
+pub type ExplainedLines = (String, Vec<(&'static str, String)>);
+
+/// A time of day, with the date if that is not today's, and how long ago it is.
+pub fn since(time: Timestamp, now: Timestamp) -> String {
+    let (then, today) = (time.to_zoned(TimeZone::UTC), now.to_zoned(TimeZone::UTC));
+    let form = if then.date() == today.date() { "%H:%M:%S" } else { "%Y-%m-%d %H:%M" };
+    format!("{} ({})", then.strftime(form), age(time, now))
+}
+
+/// How long ago a time is.
+pub fn age(time: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(time).as_secs().max(0);
+    snapshot::age(time, now).unwrap_or_else(|| format!("{seconds} s"))
+}
+
+/// The verdict in one line.
+pub fn verdict_line(verdict: &Verdict, now: Timestamp) -> String {
+    match verdict {
+        Verdict::Leaves { address, gateway, instead_of } => {
+            let instead = instead_of.as_ref().map(|exit| format!(", in the place of {exit}, which does not answer"));
+            format!("leaves as {address} through {gateway}{}", instead.unwrap_or_default())
+        }
+        Verdict::AddressUnknown { exit } => {
+            format!("leaves through {} ({}), whose address is not known here", exit.gateway, exit.egress)
+        }
+        Verdict::Dropped { node, cause, since: began, .. } => {
+            let node = node.as_ref().map(|node| format!(" on {node}")).unwrap_or_default();
+            let began = began.map(|began| format!(" since {}", since(began, now))).unwrap_or_default();
+            format!("DROPPED{node}{began}: {cause}")
+        }
+        Verdict::NotSteered { cause, .. } => format!("NOT STEERED: {cause}"),
+        Verdict::Differs { node, cause, decided } => {
+            format!("DIFFERS on {node}: {cause}; what is decided: {}", verdict_line(decided, now))
+        }
+    }
+}
+
+/// An explanation, not yet broken into the lines of a terminal. `seen`: the address that a server has seen, and whose it is.
+pub fn lines(explanation: &Explanation, seen: Option<&(IpAddr, Source)>, now: Timestamp) -> ExplainedLines {
+    let mut lines: Vec<(&'static str, String)> = Vec::new();
+    policy(explanation, now, &mut lines);
+    for view in &explanation.kernels {
+        lines.push(("kernel", kernel(view)));
+    }
+    if let Some((address, source)) = seen {
+        lines.push(("seen", format!("{address} is {source}")));
+    }
+    lines.extend(explanation.elsewhere.iter().map(|text| ("else", text.clone())));
+    if let Some(connections) = &explanation.connections {
+        open(connections, &mut lines);
+    }
+    for rejected in &explanation.rejected {
+        lines.push(("stale", format!("{}: {}; active is {}", rejected.place, rejected.message, rejected.instead)));
+    }
+    lines.push(("waits", waits(explanation)));
+    lines.extend(explanation.advice.iter().map(|advice| ("do", advice.clone())));
+    (plain(&head(explanation, now)), lines.into_iter().map(|(label, text)| (label, plain(&text))).collect())
+}
+
+/// The answer to who leaves with an address, in the same form.
+pub fn address_lines(address: IpAddr, found: &AddressUse) -> ExplainedLines {
+    let pods: usize = found.carried.iter().map(|one| one.pods.len()).sum();
+    let policies = counted(found.carried.len(), "policy");
+    let head = match (found.carried.len(), found.nodes.first(), &found.pod) {
+        (0, Some(node), _) => format!("{address} is the address of the node {node}; no policy leads anything to it"),
+        (0, None, Some(pod)) => format!("{address} is the address of the pod {pod}; no policy leads anything to it"),
+        (0, None, None) if found.unknown.is_empty() => format!("nobody leaves as {address}"),
+        (0, None, None) => format!("nobody is known to leave as {address}"),
+        _ => format!("{} {} as {address}, by {policies}", counted(pods, "pod"), leave(pods)),
+    };
+    let mut lines = Vec::new();
+    for one in &found.carried {
+        let nets: Vec<String> = one.destinations.iter().map(ToString::to_string).collect();
+        lines.push((
+            "policy",
+            format!("{}, {}, through {} to {}", one.policy, one.origin, one.gateway, nets.join(", ")),
+        ));
+        let names: Vec<String> = one.pods.iter().take(LISTED).map(ToString::to_string).collect();
+        let more = one.pods.len().saturating_sub(LISTED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        lines.push(("pods", format!("{}{more}", names.join(", "))));
+    }
+    for exit in &found.unknown {
+        lines.push(("unknown", format!("the address of {exit} is not known here")));
+    }
+    (plain(&head), lines.into_iter().map(|(label, text)| (label, plain(&text))).collect())
+}
+
+fn plain(text: &str) -> String {
+    // A sentence may be longer than a quote, but not without end.
+    const LONGEST: usize = 2_000;
+    let mut plain = String::new();
+    let mut rest = text;
+    while !rest.is_empty() && plain.len() < LONGEST {
+        let (part, after) = rest.split_at(rest.floor_char_boundary(200).max(1));
+        plain.push_str(&EscapedText::new().quote(part).to_string());
+        rest = after;
+    }
+    plain
+}
+
+fn head(explanation: &Explanation, now: Timestamp) -> String {
+    let Explanation { question, address, node, verdict, pending, .. } = explanation;
+    let mut whose: Vec<String> = address.iter().map(ToString::to_string).collect();
+    whose.extend(node.iter().map(ToString::to_string));
+    let whose = if whose.is_empty() { String::new() } else { format!(" ({})", whose.join(", ")) };
+    let mut head = format!("{}{whose} → {}   {}", question.pod, question.destination, verdict_line(verdict, now));
+    if let Some(pending) = pending
+        && let Some(then) = &pending.verdict
+    {
+        let (commit, why) = (short_commit(&pending.commit.commit), &pending.commit.why);
+        head.push_str(&format!("; with {commit}, which waits ({why}): {}", verdict_line(then, now)));
+    }
+    head
+}
+
+fn policy(explanation: &Explanation, now: Timestamp, lines: &mut Vec<(&'static str, String)>) {
+    if let Some(claim) = &explanation.claim {
+        let changed = explanation.changed.as_ref().map(|changed| {
+            let author = changed.author.split(" <").next().unwrap_or_default();
+            let commit = short_commit(&changed.commit);
+            match changed.summary.as_str() {
+                "" => format!(", published with {commit} ({})", age(changed.time, now)),
+                summary => format!(", {commit} \"{summary}\" ({author}, {})", age(changed.time, now)),
+            }
+        });
+        lines.push(("policy", format!("{}, {}{}", claim.policy, claim.origin, changed.unwrap_or_default())));
+        let (number, selector) = &claim.selector;
+        let of = match explanation.lost.len() + 1 {
+            1 => "1 prefix".to_owned(),
+            several => format!("{several} prefixes"),
+        };
+        let excluded = if claim.excluded { ", which it excludes" } else { "" };
+        lines.push(("match", format!("selector {number}: {selector} · {}{excluded}, longest of {of}", claim.net)));
+    }
+    for lost in &explanation.lost {
+        let what = if lost.excluded { " (excluded)" } else { "" };
+        lines.push(("not", format!("{} ({}): {}{what} {}", lost.policy, lost.origin, lost.net, lost.because)));
+    }
+    for near in explanation.near.iter().filter(|_| explanation.claim.is_none()) {
+        let missing: Vec<String> = near.missing.iter().map(ToString::to_string).collect();
+        let (policy, origin, net) = (&near.policy, &near.origin, near.net);
+        lines.push(("near", format!("{policy} ({origin}), {net}, selector {}: {}", near.selector, missing.join("; "))));
+    }
+}
+
+fn kernel(view: &KernelView) -> String {
+    match view {
+        KernelView::Read { node, at, way, counted: counters, differs, running } => {
+            let time = at.to_zoned(TimeZone::UTC).strftime("%H:%M:%S");
+            let mut text = format!("{node} at {time}: {way}");
+            for (what, counter) in counters {
+                text.push_str(&format!("; {} {what}", counter.packets));
+            }
+            if !running {
+                text.push_str("; no egret runs there");
+            }
+            for drift in differs.iter().take(LISTED) {
+                text.push_str(&format!("; {} {}", drift.object, word(drift)));
+            }
+            text
+        }
+        KernelView::Reported { node, commit, drift } => {
+            let commit = commit.as_ref().map_or("nothing".to_owned(), |commit| short_commit(commit).to_owned());
+            let drift =
+                if *drift == 0 { String::new() } else { format!(", {} not corrected", counted(*drift, "drift")) };
+            format!("{node}: not read here; it reports {commit} as active{drift}")
+        }
+    }
+}
+
+fn word(drift: &crate::core::report::drift::Drift) -> &'static str {
+    match (&drift.desired, &drift.observed) {
+        (Some(_), None) => "is missing",
+        (None, Some(_)) => "is not Egret's",
+        _ => "differs",
+    }
+}
+
+fn open(connections: &[OpenConnection], lines: &mut Vec<(&'static str, String)>) {
+    if connections.is_empty() {
+        lines.push(("open", "no connection of the pod to this address".to_owned()));
+        return;
+    }
+    let older = connections.iter().filter(|one| one.older).count();
+    let older = if older == 0 { String::new() } else { format!(", {older} on an older way") };
+    lines.push(("open", format!("{}{older}", counted(connections.len(), "connection"))));
+    for one in connections.iter().take(LISTED) {
+        let exit = one.exit.as_ref().map_or("not steered".to_owned(), |exit| format!("by {exit}"));
+        let answered = if one.connection.answered { "" } else { ", no answer yet" };
+        let older = if one.older { "; a new one takes another way" } else { "" };
+        lines.push(("", format!("replies go to {}, {exit}{answered}{older}", one.connection.replies_to)));
+    }
+}
+
+fn waits(explanation: &Explanation) -> String {
+    match &explanation.pending {
+        None if explanation.waits.is_some() => explanation.waits.clone().unwrap_or_default(),
+        None if !explanation.kernels.is_empty() => "nothing (window, signature, suspension)".to_owned(),
+        None => "nothing is known of it: no node was read, and none reports".to_owned(),
+        Some(pending) => {
+            let then = if pending.verdict.is_some() { "" } else { "; it changes nothing here" };
+            format!("{}{then}", pending.commit.message())
+        }
+    }
+}

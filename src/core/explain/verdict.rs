@@ -1,0 +1,442 @@
+//! The answer: with which address a packet leaves, or why not.
+//!
+//! The fate is that of `core::fate`. What only a node's kernel knows (an exit that it refuses, a detour, a way out that is closed) is taken
+//! from what was compiled for that node, and otherwise from the findings that the node reports. Not here: what the kernel holds beside
+//! that (`kernel`).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+
+use super::claims::{Claim, LostBecause, LostClaim, NearMiss, claims};
+use super::{KernelReading, Question, Situation};
+use crate::core::cidr::AddressRange;
+use crate::core::compile::detours::SILENT;
+use crate::core::compile::{Disposition, ExitRole, NodeExit, egress_address};
+use crate::core::facts::Pod;
+use crate::core::fate::{OwnReason, PacketFate, fate};
+use crate::core::finding::Finding;
+use crate::core::host_network::HostNetwork;
+use crate::core::name::NodeName;
+use crate::core::placement::ExitKey;
+use crate::core::preview::revision::{EgressPath, RevisionState, passes};
+use crate::core::report::history::NodeReport;
+use crate::core::state::nft::AddressFamily;
+
+/// What becomes of the packets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// They leave.
+    Leaves {
+        /// With this address.
+        address: IpAddr,
+        /// Through this gateway.
+        gateway: NodeName,
+        /// The exit whose gateway does not answer, if this one stands in for it.
+        instead_of: Option<ExitKey>,
+    },
+    /// They leave through this exit, whose address is not known here.
+    AddressUnknown {
+        /// The exit.
+        exit: ExitKey,
+    },
+    /// They are dropped.
+    Dropped {
+        /// Where.
+        node: Option<NodeName>,
+        /// A stable word for programs.
+        reason: &'static str,
+        /// The cause.
+        cause: String,
+        /// Since when a node reports it.
+        since: Option<Timestamp>,
+    },
+    /// They leave by the node's own routing.
+    NotSteered {
+        /// A stable word for programs.
+        reason: &'static str,
+        /// The cause.
+        cause: String,
+    },
+    /// A kernel on the way does not hold what was decided.
+    Differs {
+        /// The node.
+        node: NodeName,
+        /// The cause.
+        cause: String,
+        /// What was decided.
+        decided: Box<Verdict>,
+    },
+}
+
+impl Verdict {
+    /// Whether another answer means the same to the pod, whatever explains it.
+    pub(super) fn means(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Differs { decided, .. }, other) | (other, Self::Differs { decided, .. }) => decided.means(other),
+            (Self::Leaves { address, gateway, .. }, Self::Leaves { address: to, gateway: through, .. }) => {
+                (address, gateway) == (to, through)
+            }
+            (Self::AddressUnknown { exit }, Self::AddressUnknown { exit: other }) => exit == other,
+            (Self::AddressUnknown { exit }, Self::Leaves { gateway, .. })
+            | (Self::Leaves { gateway, .. }, Self::AddressUnknown { exit }) => exit.gateway == *gateway,
+            (Self::Dropped { .. }, Self::Dropped { .. }) | (Self::NotSteered { .. }, Self::NotSteered { .. }) => true,
+            (_, _) => false,
+        }
+    }
+
+    /// What was decided, whatever the kernel holds.
+    pub fn decided(&self) -> &Self {
+        match self {
+            Self::Differs { decided, .. } => decided,
+            other => other,
+        }
+    }
+
+    /// A stable word for programs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Leaves { instead_of: None, .. } => "Steered",
+            Self::Leaves { .. } => "GatewaySilent",
+            Self::AddressUnknown { .. } => "AddressUnknown",
+            Self::Dropped { reason, .. } | Self::NotSteered { reason, .. } => reason,
+            Self::Differs { .. } => "KernelDiffers",
+        }
+    }
+}
+
+/// An answer, and what led to it.
+pub(super) struct Decided {
+    pub(super) verdict: Verdict,
+    pub(super) advice: Option<String>,
+    pub(super) exit: Option<ExitKey>,
+    pub(super) claim: Option<Claim>,
+    pub(super) lost: Vec<LostClaim>,
+    pub(super) near: Vec<NearMiss>,
+    pub(super) elsewhere: Vec<String>,
+}
+
+/// Asks what becomes of a pod's packets.
+pub(super) fn decide(side: &RevisionState<'_>, question: &Question, pod: &Pod, situation: &Situation<'_>) -> Decided {
+    let key = side.key(&side.members(), &question.pod, pod);
+    let lanes = side.lanes(&key, &mut std::collections::BTreeSet::new());
+    let has = |range: &AddressRange| range.contains(question.destination);
+    let path = lanes.iter().find(|(range, _)| has(range)).map(|(_, path)| path);
+    let claims = claims(side, question, pod, &key, path);
+    let mut decided = Decided {
+        verdict: Verdict::NotSteered { reason: "NoPolicy", cause: String::new() },
+        advice: None,
+        exit: None,
+        claim: claims.claim,
+        lost: claims.lost,
+        near: claims.near,
+        elsewhere: Vec::new(),
+    };
+    if let Some((reason, cause)) = outside(side, question, pod, situation) {
+        decided.verdict = Verdict::NotSteered { reason, cause };
+        return decided;
+    }
+    let Some(path) = path else {
+        unclaimed(&mut decided, question, pod, key.len());
+        return decided;
+    };
+    if let Disposition::Exit(exit) = &path.way {
+        decided.exit = Some(exit.clone());
+        decided.elsewhere = elsewhere(side, path, exit);
+    }
+    let passes = passes(&key, path);
+    let fate = fate(&path.way, passes, question.destination, situation.host_networks);
+    (decided.verdict, decided.advice) = judged(side, question, pod, situation, (path, &fate));
+    if let (Verdict::NotSteered { reason: "Excluded", cause }, Some(claim)) = (&mut decided.verdict, &decided.claim) {
+        *cause = format!("{} excludes {}", claim.policy, claim.net);
+    }
+    decided
+}
+
+/// Why no policy can have the packet, whatever it selects.
+fn outside(
+    side: &RevisionState<'_>,
+    question: &Question,
+    pod: &Pod,
+    situation: &Situation<'_>,
+) -> Option<(&'static str, String)> {
+    let destination = question.destination;
+    if pod.host_network {
+        return Some((
+            "HostNetwork",
+            "the pod shares its node's network namespace, and is no member of any policy".into(),
+        ));
+    }
+    if pod.finished {
+        return Some(("NotRunning", "the pod has ended".into()));
+    }
+    if pod.node.is_none() {
+        return Some(("NotRunning", "the pod is on no node yet".into()));
+    }
+    let family = AddressFamily::of(destination);
+    if !pod.addresses.iter().any(|address| AddressFamily::of(*address) == family) {
+        return Some(("NoAddress", format!("the pod has no {} address", version(family))));
+    }
+    if !side.never_steered_on(pod.node.as_ref()).contains(destination) {
+        return None;
+    }
+    let Situation { set, facts, .. } = situation;
+    let config = &set.config;
+    let within = |mut nets: Box<dyn Iterator<Item = ipnet::IpNet> + '_>| nets.find(|net| net.contains(&destination));
+    let node = facts.nodes.iter().find(|(_, node)| node.addresses.contains(&destination));
+    let what = if let Some((name, _)) = node {
+        format!("{destination} is the node {name}")
+    } else if let Some(net) = within(Box::new(config.exclusions.iter().copied())) {
+        format!("egret.yaml excludes {net}")
+    } else if let Some(net) = within(Box::new(config.service_cidrs.iter().copied())) {
+        format!("{net} is a network of Services")
+    } else if let Some(net) = within(Box::new(config.pod_networks(facts))) {
+        format!("{net} is a network of pods")
+    } else if facts.pods.values().any(|pod| pod.addresses.contains(&destination)) {
+        format!("{destination} is a pod")
+    } else {
+        format!("no router forwards packets to {destination}")
+    };
+    Some(("NeverSteered", format!("{what}, and destinations inside the cluster are never steered")))
+}
+
+fn version(family: AddressFamily) -> &'static str {
+    match family {
+        AddressFamily::V4 => "IPv4",
+        AddressFamily::V6 => "IPv6",
+    }
+}
+
+/// No policy of the pod has the destination.
+fn unclaimed(decided: &mut Decided, question: &Question, pod: &Pod, policies: usize) {
+    let suspended = decided.lost.iter().find_map(|lost| match lost.because {
+        LostBecause::Suspended(until) => Some((lost, until)),
+        _ => None,
+    });
+    let (reason, cause) = if let Some((lost, until)) = suspended {
+        ("Suspended", format!("{} is suspended until {until} ({})", lost.policy, lost.origin))
+    } else if let Some(near) = decided.near.first() {
+        let missing: Vec<String> = near.missing.iter().map(ToString::to_string).collect();
+        decided.advice = near.command(question, pod);
+        ("NotSelected", format!("{} has {} and does not select the pod: {}", near.policy, near.net, missing.join("; ")))
+    } else if policies > 0 {
+        let of = if policies == 1 { "the pod's policy does not have" } else { "none of the pod's policies has" };
+        ("NoPolicy", format!("{of} {} as a destination", question.destination))
+    } else {
+        ("NoPolicy", format!("no policy has {} as a destination", question.destination))
+    };
+    decided.verdict = Verdict::NotSteered { reason, cause };
+}
+
+/// The answer for a fate.
+fn judged(
+    side: &RevisionState<'_>,
+    question: &Question,
+    pod: &Pod,
+    situation: &Situation<'_>,
+    (path, fate): (&EgressPath, &PacketFate),
+) -> (Verdict, Option<String>) {
+    let of_policy = |code: &str| {
+        let subject = path.policy.name.as_str();
+        side.placement.findings.iter().find(|one| one.code == code && one.subject == subject)
+    };
+    match (fate, &path.way) {
+        (PacketFate::Own(reason), _) => {
+            let (reason, cause) = match reason {
+                OwnReason::PassedThrough => {
+                    let why = of_policy("no-gateway").map_or("no gateway is fit", |finding| finding.message.as_str());
+                    ("PassedThrough", format!("{} passes it through, as {why}", path.policy))
+                }
+                OwnReason::Excluded => ("Excluded", format!("{} excludes it", path.policy)),
+                OwnReason::NoPolicy | OwnReason::NeverSteered => ("NeverSteered", "it is never steered".to_owned()),
+            };
+            (Verdict::NotSteered { reason, cause }, None)
+        }
+        (_, Disposition::Exit(exit)) => through(exit, fate, question.destination, pod.node.as_ref(), situation),
+        (_, _) => {
+            let finding = of_policy("no-gateway");
+            let cause = finding.map_or("no gateway is fit".to_owned(), |finding| finding.message.clone());
+            let since = finding.and_then(|finding| situation.since_anywhere(finding));
+            let verdict = Verdict::Dropped { node: pod.node.clone(), reason: "NoGateway", cause, since };
+            (verdict, Some("make one of the policy's nodes fit, or name another in egressGateways".to_owned()))
+        }
+    }
+}
+
+/// The answer for a packet that is led to an exit: what the source's kernel and the gateway's say of it, then its address.
+fn through(
+    exit: &ExitKey,
+    fate: &PacketFate,
+    destination: IpAddr,
+    source: Option<&NodeName>,
+    situation: &Situation<'_>,
+) -> (Verdict, Option<String>) {
+    let family = AddressFamily::of(destination);
+    let read = situation.kernel.filter(|kernel| source == Some(kernel.node));
+    if let Some(compiled) = read.and_then(|kernel| kernel.compiled.exits.get(exit))
+        && let Some(carrier) = compiled.detours.get(&family)
+    {
+        let way = Disposition::Exit(carrier.clone());
+        let fate = of_way(&way, destination, situation);
+        return match address_of(carrier, &fate, situation, destination) {
+            (Verdict::Leaves { address, gateway, .. }, advice) => {
+                (Verdict::Leaves { address, gateway, instead_of: Some(exit.clone()) }, advice)
+            }
+            other => other,
+        };
+    }
+    if let Some((node, finding)) = fault(exit, family, source, situation) {
+        return dropped(&node, &finding, situation);
+    }
+    address_of(exit, fate, situation, destination)
+}
+
+fn of_way(way: &Disposition, destination: IpAddr, situation: &Situation<'_>) -> PacketFate {
+    fate(way, false, destination, situation.host_networks)
+}
+
+/// What becomes of packets that any source leads to an exit. A gateway that is gone reports nothing: its sources do.
+pub fn exit_verdict(exit: &ExitKey, destination: IpAddr, situation: &Situation<'_>) -> Verdict {
+    let fate = of_way(&Disposition::Exit(exit.clone()), destination, situation);
+    let (verdict, _) = through(exit, &fate, destination, None, situation);
+    let silence = situation.reports.keys().find_map(|node| {
+        let mut reported = reported(situation, node, exit);
+        reported.find(|finding| is_silence(finding)).map(|finding| (node, finding))
+    });
+    match (&verdict, silence) {
+        (Verdict::Dropped { .. }, _) | (_, None) => verdict,
+        (_, Some((node, finding))) => dropped(node, finding, situation).0,
+    }
+}
+
+/// The answer for an exit whose gateway is not known to have a fault.
+fn address_of(
+    exit: &ExitKey,
+    fate: &PacketFate,
+    situation: &Situation<'_>,
+    destination: IpAddr,
+) -> (Verdict, Option<String>) {
+    let family = AddressFamily::of(destination);
+    let read = situation.kernel.filter(|kernel| *kernel.node == exit.gateway);
+    if let Some(kernel) = read
+        && let Some(NodeExit { role: ExitRole::Own { routes, .. }, .. }) = kernel.compiled.exits.get(exit)
+        && let Some(way) = routes.get(&family)
+    {
+        let mut towards: Vec<_> = way.routes.iter().filter(|route| route.destination.contains(&destination)).collect();
+        towards.sort_by_key(|route| std::cmp::Reverse(route.destination.prefix_len()));
+        let Some(route) = towards.first() else {
+            let message = format!("no route of {} leads to {destination}", way.interface);
+            let finding = Finding::new("no-next-hop", exit, message).hint("name the router in the policy: nextHop");
+            return dropped(&exit.gateway, &finding, situation);
+        };
+        if let Some(hop) = route.gateway.filter(|hop| kernel.unanswered.contains(hop)) {
+            let message = format!("{hop}, the next hop on {}, does not answer", route.interface);
+            let hint =
+                format!("`ip neigh show {hop}` on {}; look at the router, or name another nextHop", exit.gateway);
+            return dropped(&exit.gateway, &Finding::new("next-hop-silent", exit, message).hint(hint), situation);
+        }
+        return (Verdict::Leaves { address: way.address, gateway: exit.gateway.clone(), instead_of: None }, None);
+    }
+    match fate {
+        PacketFate::As(address, gateway) => {
+            (Verdict::Leaves { address: *address, gateway: gateway.clone(), instead_of: None }, None)
+        }
+        PacketFate::Unknown(exit) => (Verdict::AddressUnknown { exit: exit.clone() }, None),
+        PacketFate::Dropped(_) | PacketFate::Own(_) => {
+            dropped(&exit.gateway, &missing(exit, family, situation.host_networks.get(&exit.gateway)), situation)
+        }
+    }
+}
+
+/// Why an exit has no address.
+fn missing(exit: &ExitKey, family: AddressFamily, host_network: Option<&HostNetwork>) -> Finding {
+    match host_network.map(|host_network| egress_address(exit, family, host_network)) {
+        Some(Err(finding)) => finding,
+        _ => {
+            let message = format!("{} is no {} address, and the destination is one", exit.egress, version(family));
+            Finding::new("egress-address-missing", exit, message)
+                .hint("name an interface, or a gateway for each family")
+        }
+    }
+}
+
+/// The fault of an exit that its packets end at, and the node that has it: as compiled for the node that was read, otherwise as the node
+/// reports. That a gateway does not answer its source is the last of all: a gateway without a way out answers no probe either.
+fn fault(
+    exit: &ExitKey,
+    family: AddressFamily,
+    source: Option<&NodeName>,
+    situation: &Situation<'_>,
+) -> Option<(NodeName, Finding)> {
+    let mut silent = None;
+    for node in source.into_iter().chain(Some(&exit.gateway).filter(|gateway| source != Some(*gateway))) {
+        let own = situation.kernel.filter(|kernel| kernel.node == node);
+        let reported = || reported(situation, node, exit);
+        let found = match own {
+            Some(kernel) => of_compiled(kernel, exit, family),
+            None => reported().find(|finding| finding.code != SILENT).cloned(),
+        };
+        if let Some(finding) = found {
+            return Some((node.clone(), finding));
+        }
+        let unheard = reported().find(|finding| is_silence(finding));
+        silent = silent.or(unheard.map(|finding| (node.clone(), finding.clone())));
+    }
+    silent
+}
+
+/// A gateway that does not answer, and no standby carries its members.
+fn is_silence(finding: &Finding) -> bool {
+    finding.code == SILENT && !finding.message.contains("carries its members")
+}
+
+fn of_compiled(kernel: &KernelReading<'_>, exit: &ExitKey, family: AddressFamily) -> Option<Finding> {
+    let closed = match kernel.compiled.exits.get(exit) {
+        None => true,
+        Some(NodeExit { refused: true, .. }) => true,
+        Some(NodeExit { role: ExitRole::Remote { outer, .. }, .. }) => outer.is_none(),
+        Some(NodeExit { role: ExitRole::Own { routes, .. }, .. }) => !routes.contains_key(&family),
+    };
+    let finding = || kernel.compiled.findings.iter().find(|finding| is_fault_of(finding, exit)).cloned();
+    closed.then(finding).flatten()
+}
+
+fn reported<'a>(situation: &Situation<'a>, node: &NodeName, exit: &'a ExitKey) -> impl Iterator<Item = &'a Finding> {
+    let reports: &'a BTreeMap<NodeName, NodeReport> = situation.reports;
+    let findings = reports.get(node).into_iter().flat_map(|report| &report.findings).map(|dated| &dated.finding);
+    findings.filter(move |finding| is_fault_of(finding, exit))
+}
+
+fn is_fault_of(finding: &Finding, exit: &ExitKey) -> bool {
+    let of_exit = finding.subject == exit.identity() || finding.subject == exit.to_string();
+    // What is only reached in part is found by its routes.
+    of_exit && finding.drop_reason().is_some_and(|reason| reason != "NoRoute")
+}
+
+fn dropped(node: &NodeName, finding: &Finding, situation: &Situation<'_>) -> (Verdict, Option<String>) {
+    let reason = finding.drop_reason().unwrap_or("NoRoute");
+    let cause = finding.message.trim_end_matches("; members' packets are dropped there").to_owned();
+    let since = situation.since(node, finding);
+    let advice = finding.hint.as_ref().map(|hint| format!("on {node}: {hint}"));
+    (Verdict::Dropped { node: Some(node.clone()), reason, cause, since }, advice)
+}
+
+/// The policy's other exits, the standbys of this one, and the nodes that were passed over.
+fn elsewhere(side: &RevisionState<'_>, path: &EgressPath, exit: &ExitKey) -> Vec<String> {
+    let Some(placed) = side.placement.policies.get(&path.policy) else { return Vec::new() };
+    let mut all: Vec<String> = Vec::new();
+    for other in placed.exits.iter().filter(|other| *other != exit) {
+        all.push(format!("{other} carries other members"));
+    }
+    if let Some(standbys) = placed.standbys.get(exit) {
+        all.extend(standbys.iter().filter(|one| !placed.exits.contains(one)).map(|one| format!("{one} stands by")));
+    }
+    for (node, why) in placed.choices.iter().flat_map(|choice| &choice.unfit) {
+        all.push(format!("{node} {why}"));
+    }
+    if all.is_empty() {
+        all.push("no other node is a gateway of the policy".to_owned());
+    }
+    all
+}

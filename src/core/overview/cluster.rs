@@ -1,0 +1,148 @@
+//! The rows from the custom resources of a cluster: what agents report and the controller makes of it.
+//!
+//! Not here: the statuses themselves (`core::status`), and a cluster without an API server (`standalone`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{NodeRow, Overview, PolicyRow, Urgency};
+use crate::core::facts::Node;
+use crate::core::name::NodeName;
+use crate::core::policy::{OnNoGateway, Policy};
+use crate::core::status::{
+    Condition, ConditionStatus, ConditionType, HeadStatus, NodeStatus, PolicyStatus, Reason, condition,
+};
+
+/// A policy as it is published, and what is reported of it.
+#[derive(Debug, Clone)]
+pub struct PublishedPolicy<'a> {
+    /// The policy.
+    pub policy: &'a Policy,
+    /// Its status; none: the controller has written none yet.
+    pub status: Option<&'a PolicyStatus>,
+}
+
+/// What the objects of a cluster say.
+#[derive(Debug, Clone)]
+pub struct ClusterState<'a> {
+    /// The cluster's name in egret.yaml.
+    pub cluster: &'a str,
+    /// The published commit.
+    pub revision: &'a str,
+    /// The status of the EgressConfig.
+    pub head: Option<&'a HeadStatus>,
+    /// The published policies.
+    pub policies: Vec<PublishedPolicy<'a>>,
+    /// The nodes of the cluster.
+    pub nodes: &'a BTreeMap<NodeName, Node>,
+    /// What their agents report.
+    pub statuses: BTreeMap<&'a NodeName, &'a NodeStatus>,
+    /// When agents' Leases were renewed, by the nodes' clocks; none where they may not be read.
+    pub heartbeats: Option<&'a BTreeMap<NodeName, Option<Timestamp>>>,
+    /// How old the newest heartbeat of an agent may be.
+    pub silence: Duration,
+    /// The time.
+    pub now: Timestamp,
+}
+
+impl ClusterState<'_> {
+    /// The cluster at a glance.
+    pub fn overview(&self) -> Overview {
+        Overview {
+            cluster: self.cluster.to_owned(),
+            revision: self.revision.to_owned(),
+            waits: self.head.and_then(waits),
+            policies: self.policies.iter().map(policy_row).collect(),
+            nodes: self.nodes.iter().map(|(name, node)| self.node_row(name, node)).collect(),
+        }
+        .sorted()
+    }
+
+    fn node_row(&self, name: &NodeName, node: &Node) -> NodeRow {
+        let status = self.statuses.get(name).copied();
+        let ready = status.and_then(|status| condition(&status.conditions, ConditionType::Ready));
+        let mut row = NodeRow {
+            urgency: Urgency::Fine,
+            node: name.clone(),
+            revision: status.map(|status| status.revision.clone()),
+            exits: status
+                .map(|status| status.exits.iter().flat_map(|exit| exit.egress_ips.clone()).collect())
+                .unwrap_or_default(),
+            drift: status.map_or(0, |status| status.drift),
+            state: "ok",
+            since: ready.map(|ready| ready.last_transition_time),
+            cause: None,
+        };
+        match (status, ready) {
+            (None, _) => row.doubt("no agent", "no agent has reported from it"),
+            (Some(status), Some(ready)) => self.judge(&mut row, name, status, ready),
+            (Some(_), None) => row.doubt("unknown", "its agent has not said yet what it has"),
+        }
+        if let Some(why) = node.unfit() {
+            row.doubt("not ready", why);
+        }
+        row
+    }
+
+    fn judge(&self, row: &mut NodeRow, name: &NodeName, status: &NodeStatus, ready: &Condition) {
+        let beat = self.heartbeats.map(|beats| beats.get(name).copied().flatten());
+        let late = |beat: Timestamp| self.now.duration_since(beat).unsigned_abs() > self.silence && beat < self.now;
+        if ready.status == ConditionStatus::False {
+            (row.urgency, row.state) = (Urgency::Bad, "FAILS");
+            row.cause = Some(format!("{} ({})", ready.message, ready.reason));
+        } else if status.drift > 0 {
+            (row.urgency, row.state) = (Urgency::Bad, "DIFFERS");
+            let drifted = condition(&status.conditions, ConditionType::Drifted);
+            row.cause = drifted.map(|drifted| drifted.message.clone());
+        } else if let Some(why) = status.silence() {
+            row.doubt("unheard", why);
+        } else if let Some(beat) = beat.flatten().filter(|beat| late(*beat)) {
+            // The controller says so only while one runs.
+            row.doubt("unheard", &format!("its agent has not been heard since {beat:.0}"));
+            row.since = Some(beat);
+        } else if status.revision != self.revision {
+            row.doubt("behind", "its agent has another commit");
+        } else if !ready.is_true() {
+            row.doubt("unknown", &ready.message);
+        }
+    }
+}
+
+/// Why the newest commit is not published, or why something is not known.
+fn waits(head: &HeadStatus) -> Option<String> {
+    let kinds = [ConditionType::GitReachable, ConditionType::UpToDate, ConditionType::PoliciesAccepted];
+    let wrong = kinds.iter().filter_map(|kind| condition(&head.conditions, *kind)).find(|one| !one.is_true());
+    wrong.map(|one| format!("{} ({})", one.message, one.reason))
+}
+
+fn policy_row(published: &PublishedPolicy<'_>) -> PolicyRow {
+    let PublishedPolicy { policy, status } = published;
+    let ready = status.and_then(|status| condition(&status.conditions, ConditionType::Ready));
+    let (urgency, state) = match ready {
+        None => (Urgency::Doubtful, "unknown"),
+        Some(ready) => match (ready.status, ready.reason) {
+            (ConditionStatus::True, _) => (Urgency::Fine, "ok"),
+            (_, Reason::Suspended) => (Urgency::Doubtful, "suspended"),
+            (_, Reason::NoGateway) if policy.on_no_gateway == OnNoGateway::Passthrough => (Urgency::Doubtful, "passes"),
+            (ConditionStatus::False, _) => (Urgency::Bad, "DROPS"),
+            (ConditionStatus::Unknown, _) => (Urgency::Doubtful, "unknown"),
+        },
+    };
+    let gateways = status.map(|status| status.gateways.as_slice()).unwrap_or_default();
+    let mut nodes: Vec<String> = gateways.iter().map(|gateway| gateway.node.clone()).collect();
+    nodes.dedup();
+    PolicyRow {
+        urgency,
+        policy: policy.id.clone(),
+        pods: status.map_or(0, |status| status.members),
+        destinations: policy.destinations.clone(),
+        gateways: nodes,
+        addresses: gateways.iter().flat_map(|gateway| gateway.egress_ips.clone()).collect(),
+        state,
+        since: ready.map(|ready| ready.last_transition_time),
+        reason: ready.map_or("Pending", |ready| ready.reason.as_str()).to_owned(),
+        cause: ready.filter(|ready| !ready.is_true()).map(|ready| ready.message.clone()),
+    }
+}

@@ -1,0 +1,171 @@
+//! The rows from what a standalone node and the reports branch know.
+//!
+//! Not here: a cluster with an API server (`cluster`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{NodeRow, Overview, PolicyRow, Urgency};
+use crate::core::explain::{Situation, Verdict, exit_verdict, side};
+use crate::core::facts::Node;
+use crate::core::name::NodeName;
+use crate::core::policy::{OnNoGateway, Policy, PolicyId};
+use crate::core::preview::revision::RevisionState;
+use crate::core::report::drift::between;
+use crate::core::state::nft::AddressFamily;
+use crate::core::text::counted;
+
+impl Overview {
+    /// Of what is known of a cluster without an API server. `revision`: the active commit.
+    pub fn of_situation(cluster: &str, revision: &str, situation: &Situation<'_>) -> Self {
+        let side = side(situation);
+        let members = members(&side);
+        let row = |policy: &Policy| policy_row(policy, members.get(&policy.id).copied().unwrap_or(0), &side, situation);
+        let pending = situation.pending.map(|(commit, _)| commit.message());
+        Self {
+            cluster: cluster.to_owned(),
+            revision: revision.to_owned(),
+            waits: pending.or_else(|| situation.waits.map(str::to_owned)),
+            policies: situation.set.policies.values().map(row).collect(),
+            nodes: side.facts.nodes.iter().map(|(name, node)| node_row(name, node, situation)).collect(),
+        }
+        .sorted()
+    }
+}
+
+/// How many pods each policy selects.
+fn members(side: &RevisionState<'_>) -> BTreeMap<PolicyId, u64> {
+    let index = crate::core::policy::members::Members::new(side.set.policies.values(), &side.facts);
+    let mut members: BTreeMap<PolicyId, u64> = BTreeMap::new();
+    for (name, pod) in &side.facts.pods {
+        for policy in index.of(name, pod, &side.facts) {
+            *members.entry(policy).or_default() += 1;
+        }
+    }
+    members
+}
+
+fn policy_row(policy: &Policy, pods: u64, side: &RevisionState<'_>, situation: &Situation<'_>) -> PolicyRow {
+    let mut row = PolicyRow {
+        urgency: Urgency::Fine,
+        policy: policy.id.clone(),
+        pods,
+        destinations: policy.destinations.clone(),
+        gateways: Vec::new(),
+        addresses: Vec::new(),
+        state: "ok",
+        since: None,
+        reason: "Programmed".to_owned(),
+        cause: None,
+    };
+    let finding = |code: &str| {
+        let subject = policy.id.name.as_str();
+        side.placement.findings.iter().find(|one| one.code == code && one.subject == subject)
+    };
+    let Some(placed) = side.placement.policies.get(&policy.id) else {
+        (row.urgency, row.state, row.reason) = (Urgency::Doubtful, "suspended", "Suspended".to_owned());
+        row.cause = finding("suspended").map(|finding| finding.message.clone());
+        return row;
+    };
+    if placed.exits.is_empty() {
+        (row.urgency, row.state) = match placed.on_no_gateway {
+            OnNoGateway::Drop => (Urgency::Bad, "DROPS"),
+            OnNoGateway::Passthrough => (Urgency::Doubtful, "passes"),
+        };
+        row.reason = "NoGateway".to_owned();
+        let found = finding("no-gateway");
+        row.since = found.and_then(|finding| situation.since_anywhere(finding));
+        row.cause = Some(found.map_or("no gateway is fit".to_owned(), |finding| finding.message.clone()));
+        return row;
+    }
+    row.gateways = placed.exits.iter().map(|exit| exit.gateway.to_string()).collect();
+    row.gateways.dedup();
+    let mut families: BTreeMap<AddressFamily, std::net::IpAddr> = BTreeMap::new();
+    for net in &policy.destinations {
+        families.entry(AddressFamily::of(net.addr())).or_insert(net.addr());
+    }
+    let mut addresses = BTreeSet::new();
+    for exit in &placed.exits {
+        for destination in families.values() {
+            match exit_verdict(exit, *destination, situation) {
+                Verdict::Leaves { address, instead_of: None, .. } => addresses.extend([address.to_string()]),
+                verdict @ Verdict::Leaves { .. } => {
+                    row.mark(Urgency::Doubtful, "standby", verdict.reason(), None, "a standby carries it");
+                }
+                Verdict::AddressUnknown { exit } => {
+                    addresses.extend([format!("{} of {}", exit.egress, exit.gateway)]);
+                }
+                Verdict::Dropped { reason, cause, since, node } => {
+                    let node = node.map(|node| format!("{node}: ")).unwrap_or_default();
+                    row.mark(Urgency::Bad, "DROPS", reason, since, &format!("{node}{cause}"));
+                }
+                verdict => row.mark(Urgency::Doubtful, "unknown", verdict.reason(), None, "it is not known"),
+            }
+        }
+    }
+    row.addresses = addresses.into_iter().collect();
+    row
+}
+
+impl PolicyRow {
+    /// Notes what is wrong, unless something worse is known.
+    fn mark(
+        &mut self,
+        urgency: Urgency,
+        state: &'static str,
+        reason: &str,
+        since: Option<jiff::Timestamp>,
+        cause: &str,
+    ) {
+        if urgency < self.urgency {
+            (self.urgency, self.state, self.since) = (urgency, state, since);
+            (self.reason, self.cause) = (reason.to_owned(), Some(cause.to_owned()));
+        }
+    }
+}
+
+fn node_row(name: &NodeName, node: &Node, situation: &Situation<'_>) -> NodeRow {
+    let report = situation.reports.get(name);
+    let active = report.and_then(|report| report.active.as_ref());
+    let drift = report.map_or(0, |report| report.drift.len() as u64);
+    let mut row = NodeRow {
+        urgency: Urgency::Fine,
+        node: name.clone(),
+        revision: active.map(|active| active.commit.clone()),
+        exits: Vec::new(),
+        drift,
+        state: "ok",
+        since: active.and_then(|active| active.since),
+        cause: None,
+    };
+    if let Some(kernel) = situation.kernel.filter(|kernel| kernel.node == name) {
+        let differs = between(&kernel.compiled.desired, kernel.state);
+        row.exits = kernel.compiled.served_addresses();
+        if let Some(first) = differs.first() {
+            let process = if kernel.running { "egret runs there" } else { "no egret runs there" };
+            let what = format!("{} and {}; {process}", first.object, counted(differs.len() - 1, "other difference"));
+            (row.urgency, row.state, row.cause) = (Urgency::Bad, "DIFFERS", Some(what));
+            row.drift = differs.len() as u64;
+        } else if !kernel.running && !kernel.state.nft.is_empty() {
+            row.doubt("stopped", "no egret runs there; the kernel keeps what it has");
+        }
+    } else if report.is_none() {
+        row.doubt("unknown", "it reports nothing, and its kernel is not read here");
+    } else if drift > 0 {
+        (row.urgency, row.state) = (Urgency::Bad, "DIFFERS");
+        row.cause =
+            report.and_then(|report| report.drift.first()).map(|drift| format!("{}: {}", drift.object, drift.action));
+    }
+    if let Some(why) = node.unfit() {
+        row.doubt("not ready", why);
+    }
+    row
+}
+
+impl NodeRow {
+    /// Notes what is doubtful, unless something is known already.
+    pub(super) fn doubt(&mut self, state: &'static str, cause: &str) {
+        if self.urgency == Urgency::Fine {
+            (self.urgency, self.state, self.cause) = (Urgency::Doubtful, state, Some(cause.to_owned()));
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! `egret explain` and `egret status` by a kubeconfig, from nothing but what the API server has.
+//!
+//! Deliberately absent: rights (`tests/chart`), and kernels (`outpost::explained`).
+
+use std::process::Command;
+
+use super::stand::{Outcome, Stand};
+use crate::harness::DEADLINE;
+use crate::lab::{LabError, Options, wait_until};
+
+impl Stand {
+    /// What a command prints for somebody with this cluster's kubeconfig, and its exit code.
+    fn ask(&self, words: &[&str]) -> Result<(Option<i32>, String), LabError> {
+        let (program, kubeconfig) = (self.lab.program()?, self.kubeconfig());
+        let output = self
+            .lab
+            .router()
+            .enter(|| Command::new(program).args(words).arg("--kubeconfig").arg(kubeconfig).env_clear().output())?;
+        let output = output.map_err(LabError::doing("run egret"))?;
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{words:?}");
+        Ok((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
+    }
+
+    /// Waits until the first line of an answer says all of this; the whole of it.
+    fn await_asked(&self, words: &[&str], code: i32, says: &[&str]) -> Result<String, LabError> {
+        let mut last = (None, String::new());
+        let said = wait_until(DEADLINE, || {
+            last = self.ask(words).unwrap_or_default();
+            let first = last.1.lines().next().unwrap_or_default();
+            last.0 == Some(code) && says.iter().all(|part| first.contains(part))
+        });
+        if said { Ok(last.1) } else { Err(self.late(&format!("{says:?}"), &format!("{:?}\n{}", last.0, last.1))) }
+    }
+}
+
+const EXPLAIN: [&str; 4] = ["explain", "batuu/tiefighter", "--to", "10.0.4.2"];
+
+#[test]
+fn a_pod_is_explained_and_a_cluster_shown_by_its_api_server() -> Outcome {
+    let stand = Stand::applied(Options::default())?;
+    let text = stand.await_asked(&EXPLAIN, 0, &["leaves as 10.0.3.42 through kind-worker2"])?;
+    assert!(text.contains("policy  outpost, policies/outpost.yaml:1, published with "), "{text}");
+    assert!(text.contains("kernel  kind-worker2: not read here; it reports "), "{text}");
+    let text = stand.await_asked(&["status"], 0, &["1 policy, 2 nodes: nothing is wrong"])?;
+    assert!(text.contains("outpost  1     10.0.4.0/24"), "{text}");
+    let xwing = ["explain", "batuu/xwing", "--to", "10.0.4.2"];
+    stand.await_asked(&xwing, 0, &["the pod has org=alliance, and org=empire is wanted"])?;
+    let text = stand.await_asked(&["explain", "--address", "10.0.3.42"], 0, &["1 pod leaves as 10.0.3.42"])?;
+    assert!(text.contains("pods    batuu/tiefighter"), "{text}");
+    let gateway = stand.lab.node("kind-worker2")?;
+    gateway.exec(["ip", "address", "del", "10.0.3.42/24", "dev", "net1"])?;
+    let says = ["DROPPED on kind-worker2 since ", "net1 has no global ip address"];
+    let text = stand.await_asked(&EXPLAIN, 2, &says)?;
+    assert!(text.contains("do      on kind-worker2: put the address on it"), "{text}");
+    let says = ["1 policy DROPS: outpost: kind-worker2 dev net1: net1 has no global ip address"];
+    stand.await_asked(&["status"], 2, &says)?;
+    let (code, json) = stand.ask(&["status", "-o", "json"])?;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((code, json["urgency"].as_str()), (Some(2), Some("bad")));
+    assert_eq!(json["policies"][0]["reason"], "EgressIPMissing");
+    Ok(())
+}
