@@ -16,7 +16,6 @@ use super::cidr::RangeSet;
 use super::liveness::PathKey;
 use super::name::NodeName;
 use super::placement::ExitKey;
-use super::policy::Egress;
 use super::state::net::Mac;
 use super::state::nft::AddressFamily;
 use super::state::ownership::DatapathConfig;

@@ -42,7 +42,7 @@ use self::node_index::NodeLabelsIndex;
 use self::pool::EgressPool;
 use super::facts::{Facts, Pod, PodName};
 use super::labels::{Labels, Operator, Selector};
-use super::name::{NodeName, ObjectName};
+use super::name::{Interface, NodeName, ObjectName};
 
 /// All active documents: the checked documents of a repository, or the last good versions of bad ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use super::wire::{Answer, Offer, capacity};
 use super::*;
+use crate::core::policy::Egress;
 
 fn exit(gateway: &str, egress: Egress) -> ExitKey {
     ExitKey { gateway: NodeName::parse(gateway).expect("a name"), egress, next_hops: Vec::new() }
