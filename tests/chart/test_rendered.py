@@ -193,7 +193,7 @@ class Pods(unittest.TestCase):
         self.assertFalse(context.get("privileged", False))
         self.assertFalse(any(pod.get(key) for key in ("hostPID", "hostIPC", "shareProcessNamespace")))
         ours = pod["serviceAccountName"] == "egret-agent" and container["name"] != "idle"
-        capabilities = {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_BIND_SERVICE"]} if ours else {"drop": ["ALL"]}
+        capabilities = {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_BIND_SERVICE", "NET_RAW"]} if ours else {"drop": ["ALL"]}
         self.assertEqual(context["capabilities"], capabilities)
         user = {**pod["securityContext"], **context}
         self.assertEqual((user["runAsNonRoot"], user["runAsUser"] != 0), (not ours, not ours))

@@ -242,11 +242,11 @@ kind-worker · 20 steps
   add     route  default dev egret0 table 9000
   add     route  default encap ip id 1 src 172.18.0.2 dst 172.18.0.3 via 169.254.128.1 dev egret0 onlink table 9001
   add     route  throw 10.1.1.0/24 table 9001
-  add     route  169.254.90.2 encap ip id 1 src 172.18.0.2 dst 172.18.0.3 via 169.254.128.1 dev egret0 onlink table 9001
+  add     route  169.254.90.2/31 encap ip id 1 src 172.18.0.2 dst 172.18.0.3 via 169.254.128.1 dev egret0 onlink table 9001
   add     rule   500: from all fwmark 0x1fff/0x1fff lookup 9000
   add     rule   501: from all fwmark 0x1/0x1fff lookup 9001
   flush   conn   mark 0x1/0x1fff
-  add     nft    inet table egret: 20 chains, 76 rules, 20 sets, 30 elements
+  add     nft    inet table egret: 20 chains, 78 rules, 21 sets, 32 elements
   add     nft    netdev rule arrive ip daddr 10.1.1.254 meta mark @gateways meta pkttype set host meta mark set 0x00001fff accept
   add     nft    netdev rule arrive counter drop
   wait    packet until those in flight have passed
@@ -255,7 +255,7 @@ kind-worker · 20 steps
     assert_eq!(summary, expected);
     let (diff, verdict) = diff.rsplit_once("\n\n").unwrap();
     let expected = format!(
-        "kind-worker: {} would take 20 steps: add 1 link, 142 nft, 2 addr, 5 route, 2 rule; change 1 link; set 3 sysctl, 1 neigh; flush 2 conn (exit \
+        "kind-worker: {} would take 20 steps: add 1 link, 147 nft, 2 addr, 5 route, 2 rule; change 1 link; set 3 sysctl, 1 neigh; flush 2 conn (exit \
          code 2)\n",
         &commit[..12]
     );

@@ -243,6 +243,7 @@ fn every_object_of_a_schema_has_the_fields_of_some_reader() {
         document::NODE_LABELS_SPEC,
         document::ASSERTION_SPEC,
         document::POOL_SPEC,
+        document::ASSIGN,
         document::EGRESS_POOL,
         document::SIGNATURES,
         document::CONFIG_VALUES,

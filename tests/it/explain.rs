@@ -156,7 +156,7 @@ fn of_overlapping_policies_the_longer_prefix_wins_and_the_other_is_named() {
     let same = policy("later", "10.88.4.0/24", "", "10.77.3.44");
     let text = said(&[outpost(), same], &facts(|text| text), "batuu/tie", "10.88.4.9");
     assert!(
-        text.contains("later (policies/1.yaml:1): 10.88.4.0/24 has the same priority, and its name comes later"),
+        text.contains("outpost (policies/0.yaml:1): 10.88.4.0/24 has the same priority, and its name comes later"),
         "{text}"
     );
 }

@@ -17,11 +17,16 @@ use serde_json::Value;
 use crate::golden::Differences;
 
 /// Texts of the sources that look like codes.
-const NO_CODES: [&str; 16] = [
+const NO_CODES: [&str; 21] = [
     "cert-authority",
     "date-time",
     "egret-controller",
+    "egret-holder",
+    "egret-ports",
     "egret-probes",
+    "egret-record",
+    "egret-transfers",
+    "nat-record",
     "existing-connections",
     "k8s-app",
     "kube-dns",

@@ -128,8 +128,9 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
+  # NET_RAW: to ask on the link who has an egress address that a policy assigns, and to announce it.
   # NET_BIND_SERVICE: to make the client of a connection speak, the agent speaks as its server, which may have a privileged port.
-  add: [NET_ADMIN, NET_BIND_SERVICE]
+  add: [NET_ADMIN, NET_BIND_SERVICE, NET_RAW]
 {{- end }}
 
 {{- define "egret.agent.mounts" -}}

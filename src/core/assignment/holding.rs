@@ -466,6 +466,13 @@ impl HoldingMonitor {
         one.heard(own, heard, now).into_iter().map(|message| (address, message)).collect()
     }
 
+    /// A question could not be sent: that nobody answers means nothing.
+    pub fn not_asked(&mut self, address: IpAddr) {
+        if let Some(one) = self.addresses.get_mut(&address) {
+            one.unanswered = 0;
+        }
+    }
+
     /// Decides about every address, once everything that has come is taken in.
     pub fn judge(&mut self, now: Duration) {
         let timing = self.timing;

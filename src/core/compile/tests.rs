@@ -134,7 +134,7 @@ fn members_of_an_exit_without_a_free_id_are_dropped_and_a_finding_says_so() {
             "0.0.0.0-10.0.1.255 : accept",
             "10.0.2.0/24 : goto p2 through n2 dev net1",
             "10.0.3.0/24 : goto p3 through n3 dev net1",
-            "10.0.4.0/24 : drop",
+            "10.0.4.0/24 : goto drop_36b5f9e401332fad",
             "10.0.5.0-255.255.255.255 : accept",
         ]
     );
@@ -354,6 +354,7 @@ fn a_refused_exit_drops_and_a_refused_return_path_is_left_out() {
             "default dev egret0 table 9000 proto egret",
             "10.1.2.254 encap ip id 1 src 172.18.0.1 dst 172.18.0.2 via 169.254.128.0 dev egret0 onlink table 9000 proto egret",
             "10.1.3.254 encap ip id 1 src 172.18.0.1 dst 172.18.0.3 via 169.254.128.0 dev egret0 onlink table 9000 proto egret",
+            "local 169.254.90.3 dev egret0 table 9000 proto egret",
             "unreachable default table 9001 metric 4278198272 proto egret",
             "unreachable default table 9002 metric 4278198272 proto egret",
         ]

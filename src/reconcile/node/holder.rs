@@ -137,7 +137,7 @@ fn hold(plans: &Receiver<HolderPlan>, tell: &watch::Sender<HoldingView>, runtime
                     continue;
                 }
                 let answers = monitor.heard(address, heard, began.elapsed());
-                send(sockets, &monitor, answers, &mut fault);
+                send(sockets, &mut monitor, answers, &mut fault);
             }
         }
         if let Some(nft) = &mut nft
@@ -150,10 +150,11 @@ fn hold(plans: &Receiver<HolderPlan>, tell: &watch::Sender<HoldingView>, runtime
             });
             monitor.wanted(&wanted.collect());
         }
-        monitor.judge(began.elapsed());
-        let due = monitor.due(began.elapsed());
+        // Nobody takes an address without having asked: everything stays as it is then.
         if let Some(sockets) = &sockets {
-            send(sockets, &monitor, due, &mut fault);
+            monitor.judge(began.elapsed());
+            let due = monitor.due(began.elapsed());
+            send(sockets, &mut monitor, due, &mut fault);
         }
         tell.send_if_modified(|before| {
             let view = monitor.view(began.elapsed());
@@ -180,16 +181,22 @@ fn refresh(sockets: &mut Option<LinkSockets>) -> BTreeMap<String, Mac> {
     sockets.as_mut().and_then(|sockets| sockets.refresh().ok()).unwrap_or_default()
 }
 
-fn send(sockets: &LinkSockets, monitor: &HoldingMonitor, messages: Vec<(IpAddr, Message)>, fault: &mut Option<i32>) {
+fn send(
+    sockets: &LinkSockets,
+    monitor: &mut HoldingMonitor,
+    messages: Vec<(IpAddr, Message)>,
+    fault: &mut Option<i32>,
+) {
     for (address, message) in messages {
-        let Some(link) = monitor.link(address) else { continue };
-        match sockets.send(link, address, &message) {
+        let Some(link) = monitor.link(address).map(str::to_owned) else { continue };
+        match sockets.send(&link, address, &message) {
             Ok(()) => {
                 if message == Message::Announce {
                     tracing::info!(%address, link, "announced");
                 }
             }
             Err(error) => {
+                monitor.not_asked(address);
                 let before = std::mem::replace(fault, error.raw_os_error());
                 if before != *fault {
                     tracing::warn!(%error, %address, link, "nobody can be asked who has the address");

@@ -307,6 +307,23 @@ fn a_holder_that_is_needed_defends_its_address_against_another_host_and_one_that
 }
 
 #[test]
+fn who_cannot_ask_takes_nothing() {
+    let mut monitor = HoldingMonitor::default();
+    let mut claim = Link::with(1).nodes.remove(0).claim;
+    claim.placed = true;
+    for tick in 0..400 {
+        let now = TICK * tick;
+        monitor.set(&BTreeMap::from([(address(), claim.clone())]), BTreeMap::new(), ProbeTiming::default(), now);
+        monitor.judge(now);
+        for (of, message) in monitor.due(now) {
+            assert_eq!(message, Message::Ask);
+            monitor.not_asked(of);
+        }
+        assert!(!monitor.view(now).holds(address(), false, false));
+    }
+}
+
+#[test]
 fn on_loopback_the_address_is_where_sources_send_and_until_then_at_the_placed_gateway() {
     let mut link = Link::with(2);
     link.nodes.iter_mut().for_each(|node| node.claim.on_loopback = true);
