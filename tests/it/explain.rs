@@ -153,10 +153,10 @@ fn of_overlapping_policies_the_longer_prefix_wins_and_the_other_is_named() {
     let text = said(&[outpost(), higher], &facts(|text| text), "batuu/tie", "10.88.4.9");
     assert!(text.contains("leaves as 10.77.3.44"), "{text}");
     assert!(text.contains("not     outpost (policies/0.yaml:1): 10.88.4.0/24 has a lower priority"), "{text}");
-    let same = policy("later", "10.88.4.0/24", "", "10.77.3.44");
+    let same = policy("partner", "10.88.4.0/24", "", "10.77.3.44");
     let text = said(&[outpost(), same], &facts(|text| text), "batuu/tie", "10.88.4.9");
     assert!(
-        text.contains("outpost (policies/0.yaml:1): 10.88.4.0/24 has the same priority, and its name comes later"),
+        text.contains("partner (policies/1.yaml:1): 10.88.4.0/24 has the same priority, and its name comes later"),
         "{text}"
     );
 }

@@ -8,11 +8,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{NodeRow, Overview, PolicyRow, Urgency};
+use crate::core::compile::detours::SILENT;
 use crate::core::facts::Node;
 use crate::core::name::NodeName;
 use crate::core::policy::{OnNoGateway, Policy};
+use crate::core::report::history::DatedFinding;
 use crate::core::status::{
-    Condition, ConditionStatus, ConditionType, HeadStatus, NodeStatus, PolicyStatus, Reason, condition,
+    Condition, ConditionStatus, ConditionType, GatewayStatus, HeadStatus, NodeStatus, PolicyStatus, Reason, condition,
 };
 
 /// A policy as it is published, and what is reported of it.
@@ -54,7 +56,7 @@ impl ClusterState<'_> {
             cluster: self.cluster.to_owned(),
             revision: self.revision.to_owned(),
             waits: self.head.and_then(waits),
-            policies: self.policies.iter().map(policy_row).collect(),
+            policies: self.policies.iter().map(|policy| self.policy_row(policy)).collect(),
             nodes: self.nodes.iter().map(|(name, node)| self.node_row(name, node)).collect(),
         }
         .sorted()
@@ -108,6 +110,31 @@ impl ClusterState<'_> {
             row.doubt("unknown", &ready.message);
         }
     }
+
+    /// A policy is Ready once its gateways serve it in one family. What they drop in the other is worse.
+    fn policy_row(&self, published: &PublishedPolicy<'_>) -> PolicyRow {
+        let mut row = of_status(published);
+        let gateways = published.status.map(|status| status.gateways.as_slice()).unwrap_or_default();
+        let mut faults = gateways.iter().filter_map(|gateway| {
+            let node = self.statuses.iter().find(|(name, _)| name.as_str() == gateway.node)?.1;
+            Some((gateway, fault(gateway, node)?))
+        });
+        if let Some((gateway, (dated, reason))) = faults.next().filter(|_| row.urgency == Urgency::Fine) {
+            let message = dated.finding.message.trim_end_matches("; members' packets are dropped there");
+            (row.urgency, row.state, row.since) = (Urgency::Bad, "DROPS", Some(dated.since));
+            (row.reason, row.cause) = (reason.to_owned(), Some(format!("{}: {message}", gateway.exit)));
+        }
+        row
+    }
+}
+
+/// What a gateway reports of an exit by which packets are dropped, and since when.
+fn fault<'a>(gateway: &GatewayStatus, node: &'a NodeStatus) -> Option<(&'a DatedFinding, &'static str)> {
+    let findings = node.report.iter().flat_map(|report| &report.findings);
+    let of_exit = findings.filter(|dated| dated.finding.subject == gateway.exit && dated.finding.code != SILENT);
+    // What is only reached in part is no drop of all.
+    let mut reasons = of_exit.filter_map(|dated| Some((dated, dated.finding.drop_reason()?)));
+    reasons.find(|(_, reason)| *reason != "NoRoute")
 }
 
 /// Why the newest commit is not published, or why something is not known.
@@ -117,7 +144,7 @@ fn waits(head: &HeadStatus) -> Option<String> {
     wrong.map(|one| format!("{} ({})", one.message, one.reason))
 }
 
-fn policy_row(published: &PublishedPolicy<'_>) -> PolicyRow {
+fn of_status(published: &PublishedPolicy<'_>) -> PolicyRow {
     let PublishedPolicy { policy, status } = published;
     let ready = status.and_then(|status| condition(&status.conditions, ConditionType::Ready));
     let (urgency, state) = match ready {

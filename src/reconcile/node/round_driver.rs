@@ -4,7 +4,7 @@
 //! Both loops use it: the standalone node, which reads Git itself, and the agent, which reads the published policies.
 //! Not here: the sources of triggers (`node`, `agent`), and what a round does (`round`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -68,8 +68,8 @@ pub struct RoundDriver<K = Kernel> {
     refused: RefusedParts,
     /// Gateways that did not answer as of the last round that finished.
     silent: BTreeMap<String, String>,
-    /// What was found in it, by code and subject, as far as it is logged.
-    findings: BTreeMap<(String, String), Finding>,
+    /// What was found in it, as far as it is logged.
+    findings: BTreeSet<Finding>,
 }
 
 /// When the loop wakes without an event. Each time has one owner, which sets and clears it: a time that one owner set
@@ -160,7 +160,7 @@ impl<K: NodeKernel> RoundDriver<K> {
             fights: Vec::new(),
             refused: RefusedParts::default(),
             silent: BTreeMap::new(),
-            findings: BTreeMap::new(),
+            findings: BTreeSet::new(),
         }
     }
 
@@ -228,17 +228,14 @@ impl<K: NodeKernel> RoundDriver<K> {
         let Some(compiled) = self.reconciler.applied() else { return };
         let logged =
             |finding: &&Finding| finding.is_problem() && !matches!(finding.code.as_str(), "kernel-refused" | SILENT);
-        let now: BTreeMap<(String, String), Finding> = compiled
-            .findings
-            .iter()
-            .filter(logged)
-            .map(|finding| ((finding.code.clone(), finding.subject.clone()), finding.clone()))
-            .collect();
-        for (key, finding) in now.iter().filter(|(key, finding)| self.findings.get(*key) != Some(*finding)) {
-            tracing::warn!(code = key.0, hint = finding.hint.as_deref(), "{}", compiled.sentence(finding));
+        let now: BTreeSet<Finding> = compiled.findings.iter().filter(logged).cloned().collect();
+        for finding in now.difference(&self.findings) {
+            tracing::warn!(code = finding.code, hint = finding.hint.as_deref(), "{}", compiled.sentence(finding));
         }
-        for ((code, subject), finding) in self.findings.iter().filter(|(key, _)| !now.contains_key(*key)) {
-            tracing::info!(code, subject, "not any more: {}", finding.message);
+        // One that only reads otherwise now has just been logged.
+        let replaced = |gone: &&Finding| now.iter().any(|one| (&one.code, &one.subject) == (&gone.code, &gone.subject));
+        for finding in self.findings.difference(&now).filter(|gone| !replaced(gone)) {
+            tracing::info!(code = finding.code, "not any more: {}: {}", finding.subject, finding.message);
         }
         self.findings = now;
     }
