@@ -29,8 +29,9 @@ pub fn policies(compiled: &Compiled, set: &PolicySet, now: Timestamp) -> BTreeMa
 impl Compiled {
     fn readiness(&self, policy: &PolicyId) -> Readiness {
         let of_policy = |finding: &&Finding| finding.code == "no-gateway" && finding.subject == policy.name.as_str();
-        // One entry of several may have no node; the others carry the members.
-        let carried = self.exits.values().any(|exit| exit.policies.contains(policy));
+        // One entry of several may have no node; the others carry the members. What is kept for connections carries none.
+        let placed = self.exits.values().filter(|exit| exit.purpose == ExitPurpose::Placed);
+        let carried = { placed }.any(|exit| exit.policies.contains(policy));
         if !carried && self.findings.iter().any(|finding| of_policy(&finding)) {
             return Err("NoGateway");
         }

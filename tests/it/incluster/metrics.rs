@@ -25,6 +25,16 @@ spec:
   suspend: {until: 2099-01-01T00:00:00Z, owner: Mon, reason: not yet}
 ";
 
+/// A policy without a gateway, so that something is dropped.
+const DROPPED: &str = "apiVersion: egret.dev/v1alpha1
+kind: EgressPolicy
+metadata: {name: kessel}
+spec:
+  selectors: [{namespaceSelector: {}, podSelector: {matchLabels: {org: alliance}}}]
+  destinationCIDRs: [10.0.6.0/24]
+  egressGateways: [{nodeSelector: {matchLabels: {egress-gw: \"nowhere\"}}, interface: net1}]
+";
+
 /// What a process serves, or nothing while it does not.
 fn page(stand: &Stand, process: &str) -> Result<String, LabError> {
     let listen = LISTEN.parse().expect("an address and a port");
@@ -67,6 +77,7 @@ fn every_metric_is_set_by_the_controller_or_by_an_agent() -> Outcome {
         ("nodes/gateways.yaml", LABELS),
         ("policies/outpost.yaml", &policy("egress-gw: \"true\"")),
         ("policies/aldhani.yaml", SUSPENDED),
+        ("policies/kessel.yaml", DROPPED),
     ])?;
     stand.await_granted("tiefighter")?;
     let processes = || ["controller"].into_iter().chain(nodes.iter().map(String::as_str));
