@@ -49,7 +49,7 @@ pub(super) fn complete(words: impl IntoIterator<Item = OsString>) -> Result<Exit
     let mut all = super::command();
     all.build();
     let (found, directive) = completions(&all, &words);
-    let lines: String = found.iter().map(|word| format!("{word}\n")).collect();
+    let lines: String = found.iter().flat_map(|word| [word.as_str(), "\n"]).collect();
     output::print(&format!("{lines}:{directive}\n"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -44,7 +44,7 @@ impl ApiClient {
             view.nodes.insert(name, meta);
         }
         view.policies = policies?.into_iter().collect();
-        view.config = configs?.into_iter().next().map(|(_, config)| config);
+        view.config = configs?.into_iter().next().map(|((), config)| config);
         view.egress_nodes = egress_nodes?.into_iter().collect();
         let may_read_leases = match beats {
             Ok(beats) => {

@@ -2,6 +2,7 @@
 //!
 //! Names, messages of commits and the like are untrusted: every line is one that a terminal can show. Not here: JSON and colours (`cli`).
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -128,7 +129,7 @@ fn head(explanation: &Explanation, now: Timestamp) -> String {
         && let Some(then) = &pending.verdict
     {
         let (commit, why) = (short_commit(&pending.commit.commit), &pending.commit.why);
-        head.push_str(&format!("; with {commit}, which waits ({why}): {}", verdict_line(then, now)));
+        let _ = write!(head, "; with {commit}, which waits ({why}): {}", verdict_line(then, now));
     }
     head
 }
@@ -169,13 +170,13 @@ fn kernel(view: &KernelView) -> String {
             let time = at.to_zoned(TimeZone::UTC).strftime("%H:%M:%S");
             let mut text = format!("{node} at {time}: {way}");
             for (what, counter) in counters {
-                text.push_str(&format!("; {} {what}", counter.packets));
+                let _ = write!(text, "; {} {what}", counter.packets);
             }
             if !running {
                 text.push_str("; no egret runs there");
             }
             for drift in differs.iter().take(LISTED) {
-                text.push_str(&format!("; {} {}", drift.object, word(drift)));
+                let _ = write!(text, "; {} {}", drift.object, word(drift));
             }
             text
         }

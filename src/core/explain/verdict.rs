@@ -351,14 +351,11 @@ fn address_of(
 
 /// Why an exit has no address.
 fn missing(exit: &ExitKey, family: AddressFamily, host_network: Option<&HostNetwork>) -> Finding {
-    match host_network.map(|host_network| egress_address(exit, family, host_network)) {
-        Some(Err(finding)) => finding,
-        _ => {
-            let message = format!("{} is no {} address, and the destination is one", exit.egress, version(family));
-            Finding::new("egress-address-missing", exit, message)
-                .hint("name an interface, or a gateway for each family")
-        }
+    if let Some(Err(finding)) = host_network.map(|host_network| egress_address(exit, family, host_network)) {
+        return finding;
     }
+    let message = format!("{} is no {} address, and the destination is one", exit.egress, version(family));
+    Finding::new("egress-address-missing", exit, message).hint("name an interface, or a gateway for each family")
 }
 
 /// The fault of an exit that its packets end at, and the node that has it: as compiled for the node that was read, otherwise as the node
@@ -393,8 +390,7 @@ fn is_silence(finding: &Finding) -> bool {
 
 fn of_compiled(kernel: &KernelReading<'_>, exit: &ExitKey, family: AddressFamily) -> Option<Finding> {
     let closed = match kernel.compiled.exits.get(exit) {
-        None => true,
-        Some(NodeExit { refused: true, .. }) => true,
+        None | Some(NodeExit { refused: true, .. }) => true,
         Some(NodeExit { role: ExitRole::Remote { outer, .. }, .. }) => outer.is_none(),
         Some(NodeExit { role: ExitRole::Own { routes, .. }, .. }) => !routes.contains_key(&family),
     };

@@ -71,7 +71,7 @@ fn policy_row(policy: &Policy, pods: u64, side: &RevisionState<'_>, situation: &
             OnNoGateway::Drop => (Urgency::Bad, "DROPS"),
             OnNoGateway::Passthrough => (Urgency::Doubtful, "passes"),
         };
-        row.reason = "NoGateway".to_owned();
+        "NoGateway".clone_into(&mut row.reason);
         let found = finding("no-gateway");
         row.since = found.and_then(|finding| situation.since_anywhere(finding));
         row.cause = Some(found.map_or("no gateway is fit".to_owned(), |finding| finding.message.clone()));

@@ -113,8 +113,10 @@ impl Answer {
     /// Reads one; none: it is not a whole one.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (transfer, number, rest) = read_header(bytes, ANSWER)?;
-        let &[a, b, c, d, e, f] = rest else { return None };
-        let [entered, known, refused] = [[a, b], [c, d], [e, f]].map(u16::from_be_bytes);
+        let (entered, rest) = rest.split_first_chunk::<2>()?;
+        let (known, rest) = rest.split_first_chunk::<2>()?;
+        let refused: &[u8; 2] = rest.try_into().ok()?;
+        let [entered, known, refused] = [entered, known, refused].map(|count| u16::from_be_bytes(*count));
         Some(Self { transfer, number, entered, known, refused })
     }
 }

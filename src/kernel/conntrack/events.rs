@@ -80,7 +80,7 @@ fn with_mark(mask: u32) -> [SockFilter; 10] {
     const HEADERS: u32 = 20;
     [
         // ldx #CTA_MARK
-        SockFilter::new(0x01, 0, 0, CTA_MARK as u32),
+        SockFilter::new(0x01, 0, 0, u32::from(CTA_MARK)),
         // ld #HEADERS: where attributes begin
         SockFilter::new(0x00, 0, 0, HEADERS),
         // ld #nlattr: where this one is, or 0

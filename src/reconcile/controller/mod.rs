@@ -176,7 +176,7 @@ async fn serve_with(
         options,
     };
     let allocations = controller.sender.publisher().allocations();
-    controller.run(Sources { stop, news, pushes, hook, allocations }).await
+    Box::pin(controller.run(Sources { stop, news, pushes, hook, allocations })).await
 }
 
 /// The state of the controller's loop.

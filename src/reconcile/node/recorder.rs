@@ -33,7 +33,7 @@ impl Recorder {
         let (names, told) = watch::channel(RecordNames::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let work = move || {
-            runtime.block_on(Recording { files, names: told, writer: SegmentWriter::default(), fault: None }.run())
+            runtime.block_on(Recording { files, names: told, writer: SegmentWriter::default(), fault: None }.run());
         };
         std::thread::Builder::new().name("egret-record".to_owned()).spawn(work)?;
         Ok(Self(names))
@@ -173,7 +173,9 @@ impl Recording {
             self.writer = SegmentWriter::default();
         }
         let mut bytes = Vec::new();
-        entries.iter().for_each(|entry| self.writer.write(entry, &mut bytes));
+        for entry in entries {
+            self.writer.write(entry, &mut bytes);
+        }
         self.files.append(&bytes).map_err(|error| format!("write the NAT record: {error}"))?;
         self.fault = None;
         Ok(())

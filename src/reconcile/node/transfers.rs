@@ -5,6 +5,7 @@
 //! sockets and connection tracking (`kernel`).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -140,11 +141,12 @@ impl Taker {
         for family in AddressFamily::BOTH {
             if !plan.taken.keys().any(|(_, of)| *of == family) {
                 self.sockets.remove(&family);
-            } else if !self.sockets.contains_key(&family) {
-                match listen(family, plan.range.reply_mark()) {
-                    Ok(socket) => drop(self.sockets.insert(family, socket)),
-                    Err(error) => self.note(&format!("listen: {error}")),
-                }
+                continue;
+            }
+            let Entry::Vacant(place) = self.sockets.entry(family) else { continue };
+            match listen(family, plan.range.reply_mark()) {
+                Ok(socket) => drop(place.insert(socket)),
+                Err(error) => self.note(&format!("listen: {error}")),
             }
         }
     }
@@ -253,16 +255,14 @@ async fn transfer(
             destination: flow.reply.source,
         })
         .collect();
-    match offer(&connections, moved.path.1, to, number).await {
-        Some(Answer { entered, known, refused, .. }) => Ok(format!(
+    if let Some(Answer { entered, known, refused, .. }) = offer(&connections, moved.path.1, to, number).await {
+        return Ok(format!(
             "{} connections given to the gateway: {entered} entered, {known} known there, {refused} refused",
             connections.len()
-        )),
-        None => {
-            let spoken = provoke_all(table, flows, range).await;
-            Ok(format!("the gateway takes no connections over: {spoken} clients made to speak instead"))
-        }
+        ));
     }
+    let spoken = provoke_all(table, flows, range).await;
+    Ok(format!("the gateway takes no connections over: {spoken} clients made to speak instead"))
 }
 
 /// Offers connections until all are answered; the sum of the answers, or none: the gateway does not answer.
