@@ -47,10 +47,10 @@ fn parts(text: &str) -> (Vec<String>, Vec<Vec<String>>) {
         let indentation = line.len() - line.trim_start().len();
         if line.trim_start().starts_with("```") {
             fence = !fence;
-            if !fence {
-                blocks.extend(block.take().map(|(_, lines)| lines));
-            } else {
+            if fence {
                 block = Some((indentation, Vec::new()));
+            } else {
+                blocks.extend(block.take().map(|(_, lines)| lines));
             }
             continue;
         }
@@ -229,7 +229,7 @@ fn values_that_pages_set_are_in_the_chart() {
         // Another program's chart is not ours.
         let ours = parts(&text).1.into_iter().flatten().filter(|line| !line.contains("cilium/cilium"));
         for line in ours {
-            for set in line.split("--set ").skip(1).flat_map(|rest| rest.split_whitespace().next()) {
+            for set in line.split("--set ").skip(1).filter_map(|rest| rest.split_whitespace().next()) {
                 checked += 1;
                 let key = set.split('=').next().unwrap();
                 if key.split('.').try_fold(&values, |value, part| value.get(part)).is_none() {

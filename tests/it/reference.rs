@@ -93,6 +93,7 @@ fn plural(kind: &str) -> String {
 
 /// Rows of a table: a field, what it holds, what it means. `path` is how users write it.
 fn rows(schema: &Value, path: &str, out: &mut String) {
+    let brackets = Regex::new("<[a-z]+>").unwrap();
     let required: BTreeSet<&str> =
         schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, field) in schema["properties"].as_object().into_iter().flatten() {
@@ -104,8 +105,7 @@ fn rows(schema: &Value, path: &str, out: &mut String) {
         let needed = if required.contains(name.as_str()) { ", needed" } else { "" };
         let text = field["description"].as_str().unwrap_or_default().replace('|', "\\|");
         // What is between angle brackets would be HTML.
-        let text =
-            Regex::new("<[a-z]+>").unwrap().replace_all(&text, "`$0`").replace("`egret/reports/`", "egret/reports/");
+        let text = brackets.replace_all(&text, "`$0`").replace("`egret/reports/`", "egret/reports/");
         writeln!(out, "| `{here}` | {}{needed} | {text} |", kind(field)).unwrap();
         deeper(field, &here, out);
     }

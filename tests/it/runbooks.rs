@@ -95,7 +95,7 @@ fn every_reason_that_needs_a_person_and_every_alert_has_a_runbook_and_no_runbook
 fn the_page_of_conditions_leads_to_the_runbook_of_each_reason() {
     for reason in Reason::ALL {
         let start = format!("| `{reason}` | ");
-        let row = CONDITIONS.lines().filter(|line| line.starts_with(&start)).next_back().unwrap();
+        let row = CONDITIONS.lines().rfind(|line| line.starts_with(&start)).unwrap();
         let leads = row.contains(&format!("[runbook](runbooks/{reason}.md)"));
         assert_eq!(leads, !WELL.contains(reason), "{row}");
     }

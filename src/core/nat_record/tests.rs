@@ -30,7 +30,9 @@ const EGRESS: &str = "10.0.3.42:40000";
 
 fn finder(entries: Vec<RecordEntry>) -> Finder {
     let mut finder = Finder::new(EGRESS.parse().expect("an address and a port"));
-    entries.into_iter().for_each(|entry| finder.take(entry));
+    for entry in entries {
+        finder.take(entry);
+    }
     finder
 }
 
@@ -47,7 +49,9 @@ fn a_segment_is_read_back_as_it_was_written_also_one_that_was_cut() {
         RecordEntry::Ended { at: at(4), translation: Translation { opened_by: four.translated, ..four } },
     ];
     let (mut writer, mut bytes) = (SegmentWriter::default(), Vec::new());
-    entries.iter().for_each(|entry| writer.write(entry, &mut bytes));
+    for entry in &entries {
+        writer.write(entry, &mut bytes);
+    }
     let mut back = Vec::new();
     read(&bytes, |entry| back.push(entry));
     assert_eq!(back, entries);

@@ -119,6 +119,7 @@ fn happenings() -> Result<(Stand, Pages), LabError> {
 }
 
 /// What the expressions of each panel have to give, in the order of the dashboard.
+#[expect(clippy::too_many_lines, reason = "a list, one entry for each panel")]
 fn expected(pages: &Pages, now: f64) -> Vec<(&'static str, Vec<(String, f64)>)> {
     use Joined::{Max, Sum};
     use Of::{Increase, Last, Rate};

@@ -73,7 +73,9 @@ fn has(stand: &Stand, node: &str, address: &str) -> Outcome<bool> {
 }
 
 fn await_holder(stand: &Stand, node: &str) {
-    [ADDRESS, ADDRESS6].iter().for_each(|address| await_holder_of(stand, node, address));
+    for address in [ADDRESS, ADDRESS6] {
+        await_holder_of(stand, node, address);
+    }
 }
 
 fn await_holder_of(stand: &Stand, node: &str, address: &str) {

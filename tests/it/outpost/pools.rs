@@ -216,7 +216,9 @@ fn flows(
                     false
                 });
                 // A refusal by the kernel is no answer, too.
-                waiting.iter().for_each(|socket| drop(socket.send(b"x")));
+                for socket in &waiting {
+                    drop(socket.send(b"x"));
+                }
                 waiting.is_empty()
             });
         }

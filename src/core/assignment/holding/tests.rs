@@ -76,10 +76,11 @@ impl Link {
                 Message::Ask if self.nodes[to].claim.present => {
                     let heard = Heard { from: mac(to), says: Says::Has };
                     let answers = if self.nodes[from].runs { self.tell(from, heard, now) } else { Vec::new() };
-                    answers.iter().for_each(|answer| self.deliver(from, answer));
+                    for answer in &answers {
+                        self.deliver(from, answer);
+                    }
                     continue;
                 }
-                Message::Ask => continue,
                 Message::Announce => self.tell(to, Heard { from: mac(from), says: Says::Has }, now),
                 Message::Claim { to: host, wanted, preferred } if *host == mac(to) => {
                     let says = Says::Claims { wanted: *wanted, preferred: *preferred };
@@ -88,9 +89,11 @@ impl Link {
                 Message::Give { to: host } if *host == mac(to) => {
                     self.tell(to, Heard { from: mac(from), says: Says::Gives }, now)
                 }
-                Message::Claim { .. } | Message::Give { .. } => continue,
+                Message::Ask | Message::Claim { .. } | Message::Give { .. } => continue,
             };
-            answers.iter().for_each(|answer| self.deliver(to, answer));
+            for answer in &answers {
+                self.deliver(to, answer);
+            }
         }
         if *message == Message::Announce {
             self.announced.push((from, now));
@@ -121,7 +124,9 @@ impl Link {
                 let due = node.monitor.due(now);
                 // A round applies what was decided.
                 node.claim.present = node.monitor.view(now).holds(address(), false, false);
-                due.iter().for_each(|(_, message)| self.deliver(place, message));
+                for (_, message) in &due {
+                    self.deliver(place, message);
+                }
             }
             let holders = self.holders();
             if holders.iter().any(|one| holders.iter().any(|other| self.hear(*one, *other))) {
@@ -138,7 +143,7 @@ impl Link {
             assert!(self.now < began + Duration::from_mins(1), "held by {:?}", self.holders());
             self.run(TICK);
         }
-        self.now - began
+        self.now.saturating_sub(began)
     }
 }
 

@@ -12,6 +12,9 @@ use super::super::stand::{DEADLINE, Outcome};
 use super::pages::Pages;
 use crate::lab::{Lab, LabError, Namespace, Process, wait_until};
 
+/// Values of a series, each with its time.
+type Points = Vec<(f64, f64)>;
+
 const LISTEN: &str = "127.0.0.1:9490";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -101,7 +104,9 @@ impl Prometheus {
                 }
             };
             let name = if label.is_empty() { job } else { process };
-            config += &format!("- job_name: {name}\n  static_configs: [{{targets: ['{}']{label}}}]\n", replay.address);
+            let target =
+                format!("- job_name: {name}\n  static_configs: [{{targets: ['{}']{label}}}]\n", replay.address);
+            config.push_str(&target);
             replays.push(replay);
         }
         let file = lab.folder().join("prometheus.yaml");
@@ -119,7 +124,7 @@ impl Prometheus {
     }
 
     /// An answer's series: labels, and the values with their times.
-    fn ask(&self, path: &str) -> Outcome<Vec<(Value, Vec<(f64, f64)>)>> {
+    fn ask(&self, path: &str) -> Outcome<Vec<(Value, Points)>> {
         let answer =
             self.namespace.enter(|| fetch(path))?.map_err(LabError::doing(format!("ask Prometheus for {path}")))?;
         let read: Value = serde_json::from_str(&answer).unwrap_or_default();
@@ -145,12 +150,7 @@ impl Prometheus {
     }
 
     /// The same over the time of all pages.
-    pub(super) fn lines(
-        &self,
-        expression: &str,
-        legend: &str,
-        seconds: f64,
-    ) -> Outcome<Vec<(String, Vec<(f64, f64)>)>> {
+    pub(super) fn lines(&self, expression: &str, legend: &str, seconds: f64) -> Outcome<Vec<(String, Points)>> {
         let (query, from) = (encoded(&whole(expression)), self.now - seconds);
         let path = format!("/api/v1/query_range?query={query}&start={from:.3}&end={:.3}&step=5", self.now);
         Ok(self.ask(&path)?.into_iter().map(|(labels, values)| (named(legend, &labels), values)).collect())

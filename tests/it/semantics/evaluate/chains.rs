@@ -339,8 +339,6 @@ fn read(field: Field, mask: Option<u32>, packet: &Packet) -> Option<MatchValue> 
         Field::Ip6Saddr => v6(packet.source),
         Field::Ip6Daddr => v6(packet.destination),
         Field::UdpDport => packet.udp_port.map(MatchValue::Port),
-        // Only rules about probes ask for it, and they are no packets of pods.
-        Field::TcpDport => None,
         Field::EtherDaddr => packet.ether_destination.map(MatchValue::Mac),
         Field::Iifkind => Some(MatchValue::Interface(packet.iif_kind.to_owned())),
         Field::CtOriginal4 => v4(packet.begun_by),
@@ -352,7 +350,8 @@ fn read(field: Field, mask: Option<u32>, packet: &Packet) -> Option<MatchValue> 
             v4(packet.next_hop.filter(IpAddr::is_ipv4).unwrap_or(packet.destination))
         }
         Field::RtNexthop6 if packet.destination.is_ipv6() => v6(packet.next_hop.unwrap_or(packet.destination)),
-        Field::RtNexthop4 | Field::RtNexthop6 => None,
+        // Only rules about probes ask for the port, and they are no packets of pods.
+        Field::RtNexthop4 | Field::RtNexthop6 | Field::TcpDport => None,
     }
 }
 
