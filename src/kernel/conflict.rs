@@ -27,8 +27,9 @@ use crate::core::state::net::Mac;
 
 /// Marks what only Egret understands.
 const CLAIM: [u8; 2] = *b"eg";
-/// The third byte of [`Message::Give`]; 0 and 1 are claims.
+/// The third byte of [`Message::Give`] and of [`Message::Keep`]; 0 and 1 are claims.
 const GIVES: u8 = 2;
+const KEEPS: u8 = 3;
 /// Most sources that a claim tells.
 const MOST: u32 = 0xff_ffff;
 
@@ -137,6 +138,7 @@ fn signed(message: &Message) -> Option<[u8; 6]> {
         Message::Ask | Message::Announce => return None,
         Message::Claim { wanted, preferred, .. } => (u8::from(*preferred), *wanted),
         Message::Give { .. } => (GIVES, 0),
+        Message::Keep { .. } => (KEEPS, 0),
     };
     let [_, high, middle, low] = wanted.min(MOST).to_be_bytes();
     Some([CLAIM[0], CLAIM[1], kind, high, middle, low])
@@ -149,6 +151,7 @@ fn read_signed(bytes: &[u8]) -> Option<Says> {
         _ if [e, g] != CLAIM => None,
         0 | 1 => Some(Says::Claims { wanted, preferred: kind == 1 }),
         GIVES => Some(Says::Gives),
+        KEEPS => Some(Says::Keeps),
         _ => None,
     }
 }
@@ -157,7 +160,7 @@ fn read_signed(bytes: &[u8]) -> Option<Says> {
 fn arp(own: [u8; 6], address: Ipv4Addr, message: &Message) -> Vec<u8> {
     let to = match message {
         Message::Ask | Message::Announce => [0xff; 6],
-        Message::Claim { to, .. } | Message::Give { to } => to.0,
+        Message::Claim { to, .. } | Message::Give { to } | Message::Keep { to } => to.0,
     };
     let sender = if *message == Message::Announce { address } else { Ipv4Addr::UNSPECIFIED };
     let mut frame = Vec::with_capacity(60);
@@ -285,8 +288,12 @@ mod tests {
         assert_eq!((group, of_neighbour(&packet)), (ALL_NODES, Some((address, has))));
         let (_, packet) = neighbour(OWN, address, &claim());
         assert_eq!(of_neighbour(&packet), Some((address, claims)));
-        let (_, packet) = neighbour(OWN, address, &Message::Give { to: HOLDER });
-        assert_eq!(of_neighbour(&packet), Some((address, Heard { from: Mac(OWN), says: Says::Gives })));
+        for (message, says) in
+            [(Message::Give { to: HOLDER }, Says::Gives), (Message::Keep { to: HOLDER }, Says::Keeps)]
+        {
+            let (_, packet) = neighbour(OWN, address, &message);
+            assert_eq!(of_neighbour(&packet), Some((address, Heard { from: Mac(OWN), says })));
+        }
     }
 
     #[test]

@@ -26,8 +26,10 @@ const GIVEN: Duration = Duration::from_secs(1);
 const SETTLED: Duration = Duration::from_secs(1);
 /// How long the first candidate has been there before it asks for an address that is to return.
 const RETURN: Duration = Duration::from_secs(10);
-/// How often a placed node asks a holder that is no candidate any more.
+/// How often a placed node asks a holder that may be no candidate any more.
 const ASK: Duration = Duration::from_millis(150);
+/// How often it asks one that said that it keeps the address; the answer is believed for some of these.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// After these times an address is announced again: switches and routers may have missed the first.
 const ANNOUNCED: [Duration; 3] = [Duration::ZERO, Duration::from_millis(200), Duration::from_secs(2)];
 /// How often a holder answers to a host that has its address, too (RFC 5227, 2.4 c: DEFEND_INTERVAL).
@@ -124,6 +126,11 @@ pub enum Message {
         /// To this host.
         to: Mac,
     },
+    /// To a node that claimed it: this one keeps it. So the other knows that no stranger has the address.
+    Keep {
+        /// To this host.
+        to: Mac,
+    },
 }
 
 /// A message that came.
@@ -149,6 +156,8 @@ pub enum Says {
     },
     /// It has it no more.
     Gives,
+    /// It knows who wants it, and keeps it.
+    Keeps,
 }
 
 /// One address.
@@ -174,6 +183,8 @@ struct Address {
     asked: Option<Duration>,
     /// It gave way: nobody has it.
     free: bool,
+    /// Who said last that it keeps it, and when.
+    kept_by: Option<(Mac, Duration)>,
     /// When this node gave it away, to whom, and whether it still has to say so.
     given: Option<(Mac, Duration, bool)>,
     /// When the address appeared on this node's interface, and how often that was announced.
@@ -209,6 +220,7 @@ impl Address {
             seen: ours,
             asked: None,
             free: false,
+            kept_by: None,
             given: None,
             appeared: None,
             // It was announced when it appeared.
@@ -246,7 +258,7 @@ impl Address {
     fn take(&mut self, now: Duration) {
         (self.ours, self.since, self.seen) = (true, now, true);
         (self.holder, self.conflicts, self.asked) = (None, 0, None);
-        (self.free, self.given) = (false, None);
+        (self.free, self.kept_by, self.given) = (false, None, None);
         (self.unanswered, self.due) = (0, now + WATCH);
     }
 
@@ -298,7 +310,8 @@ impl Address {
             self.conflicts > 0
         } else {
             let returns = self.claim.preferred && self.able_since.is_some_and(|since| now >= since + RETURN);
-            let placed = self.claim.placed && self.asked.is_none_or(|asked| now >= asked + ASK);
+            let pause = if self.keeps(to, now) { ASK_AGAIN } else { ASK };
+            let placed = self.claim.placed && self.asked.is_none_or(|asked| now >= asked + pause);
             self.claim.rank.is_some() && (self.demand() > 0 || returns || placed)
         };
         let preferred = self.claim.preferred && self.able_since.is_some_and(|since| now >= since + RETURN);
@@ -306,6 +319,11 @@ impl Address {
             self.asked = Some(now);
             Message::Claim { to, wanted: self.demand(), preferred }
         })
+    }
+
+    /// Whether a host said lately that it keeps the address.
+    fn keeps(&self, host: Mac, now: Duration) -> bool {
+        self.kept_by.is_some_and(|(by, at)| by == host && now.saturating_sub(at) < ASK_AGAIN * 3)
     }
 
     /// Decides whether this node is to have the address.
@@ -361,7 +379,10 @@ impl Address {
         self.seen = true;
         match heard.says {
             Says::Claims { wanted, preferred } if self.ours => {
-                self.claimed(own, heard.from, (wanted, preferred), now);
+                self.claimed(own, heard.from, (wanted, preferred), now).into_iter().collect()
+            }
+            Says::Keeps => {
+                self.kept_by = Some((heard.from, now));
                 Vec::new()
             }
             // Only from the holder that was asked.
@@ -379,8 +400,14 @@ impl Address {
         }
     }
 
-    /// Another node wants the address that this one has.
-    fn claimed(&mut self, own: Option<Mac>, from: Mac, (wanted, preferred): (u32, bool), now: Duration) {
+    /// Another node wants the address that this one has. Where two have it, neither keeps it rightly, and no answer is one.
+    fn claimed(
+        &mut self,
+        own: Option<Mac>,
+        from: Mac,
+        (wanted, preferred): (u32, bool),
+        now: Duration,
+    ) -> Option<Message> {
         let doubled = self.conflicts > 0 && self.holder.is_some_and(|(holder, _)| holder == from);
         let settled = now >= self.since + SETTLED;
         let more = wanted > self.demand() || (doubled && wanted == self.demand() && own.is_some_and(|own| from < own));
@@ -391,6 +418,7 @@ impl Address {
             self.give(now);
             self.given = Some((from, now, true));
         }
+        (!gives && !doubled).then_some(Message::Keep { to: from })
     }
 
     /// Another host has the address, too. A node of Egret's says how many sources want it there, and one of the two gives way; any
@@ -414,12 +442,13 @@ impl Address {
     fn hold(&self, now: Duration) -> Hold {
         let answers = self.holder.filter(|(_, at)| now.saturating_sub(*at) < WATCH * 3);
         let refuses = if self.ours { self.conflicts > 3 } else { self.asked.is_some() && self.claim.placed };
-        Hold { ours: self.ours, conflict: answers.filter(|_| refuses && self.stays_refused(now)).map(|(mac, _)| mac) }
+        let conflicts = |mac: Mac| refuses && self.stays_refused(mac, now);
+        Hold { ours: self.ours, conflict: answers.map(|(mac, _)| mac).filter(|mac| conflicts(*mac)) }
     }
 
-    /// A node of Egret's gives way within moments, or keeps the address rightly.
-    fn stays_refused(&self, now: Duration) -> bool {
-        self.ours || now >= self.since + FIRST
+    /// A node of Egret's gives way within moments, or says that it keeps the address.
+    fn stays_refused(&self, by: Mac, now: Duration) -> bool {
+        self.ours || now >= self.since + FIRST && !self.keeps(by, now)
     }
 }
 
@@ -453,10 +482,10 @@ impl HoldingMonitor {
         self.addresses.get(&address).map(|one| one.claim.link.as_str())
     }
 
-    /// Sets how many sources want each address here.
-    pub fn wanted(&mut self, wanted: &BTreeMap<IpAddr, u32>) {
-        for (address, one) in &mut self.addresses {
-            one.wanted = wanted.get(address).copied().unwrap_or_default();
+    /// Sets how many sources want an address here.
+    pub fn wanted(&mut self, address: IpAddr, sources: u32) {
+        if let Some(one) = self.addresses.get_mut(&address) {
+            one.wanted = sources;
         }
     }
 

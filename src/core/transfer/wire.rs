@@ -2,8 +2,10 @@
 //!
 //! Each is one datagram. Numbers are in network order:
 //!
-//!     offer    "egt1" 1  transfer:4 number:2  exit's MAC:6  then for each connection  protocol:1 port:2 port there:2 address there:4 or 16
-//!     answer   "egt1" 2  transfer:4 number:2  entered:2 known:2 refused:2
+//! ```text
+//! offer    "egt1" 1  transfer:4 number:2  exit's MAC:6  then for each connection  protocol:1 port:2 port there:2 address there:4 or 16
+//! answer   "egt1" 2  transfer:4 number:2  entered:2 known:2 refused:2
+//! ```
 //!
 //! Both ends are of one family, and so are the connections.
 

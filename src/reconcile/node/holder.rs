@@ -45,7 +45,7 @@ impl Holder {
         let (plans, received) = channel();
         let (tell, seen) = watch::channel(HoldingView::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let run = move || hold(&received, &tell, &runtime);
+        let run = move || HolderThread::new(received, tell, runtime).run();
         std::thread::Builder::new().name("egret-holder".to_owned()).spawn(run)?;
         Ok(Self { plans, plan: HolderPlan::default(), seen })
     }
@@ -99,109 +99,162 @@ impl Demand {
     }
 }
 
-fn hold(plans: &Receiver<HolderPlan>, tell: &watch::Sender<HoldingView>, runtime: &tokio::runtime::Runtime) {
-    let began = Instant::now();
-    let (mut monitor, mut demand, mut plan) = (HoldingMonitor::default(), Demand::default(), HolderPlan::default());
-    let mut sockets: Option<LinkSockets> = None;
-    let mut nft: Option<Nft> = None;
-    let (mut refreshed, mut read) = (None::<Instant>, None::<Duration>);
-    let mut fault = None;
-    loop {
-        // Without claims there is nothing to do but wait for some.
-        let next = if monitor.is_empty() {
-            plans.recv_timeout(Duration::from_hours(1))
-        } else {
-            plans.try_recv().or(Err(RecvTimeoutError::Timeout))
-        };
-        let mut renew = refreshed.is_none_or(|at| at.elapsed() >= REFRESH);
-        match next {
-            Ok(next) => (plan, renew) = (next, true),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+/// The thread's state.
+struct HolderThread {
+    plans: Receiver<HolderPlan>,
+    tell: watch::Sender<HoldingView>,
+    runtime: tokio::runtime::Runtime,
+    began: Instant,
+    plan: HolderPlan,
+    monitor: HoldingMonitor,
+    demand: Demand,
+    sockets: Option<LinkSockets>,
+    nft: Option<Nft>,
+    /// When the interfaces were last read.
+    refreshed: Option<Instant>,
+    /// When the counters were last read, and whether they could be.
+    counted: Option<Duration>,
+    uncounted: bool,
+    /// Why the last message could not be sent.
+    fault: Option<i32>,
+}
+
+impl HolderThread {
+    fn new(plans: Receiver<HolderPlan>, tell: watch::Sender<HoldingView>, runtime: tokio::runtime::Runtime) -> Self {
+        Self {
+            plans,
+            tell,
+            runtime,
+            began: Instant::now(),
+            plan: HolderPlan::default(),
+            monitor: HoldingMonitor::default(),
+            demand: Demand::default(),
+            sockets: None,
+            nft: None,
+            refreshed: None,
+            counted: None,
+            uncounted: false,
+            fault: None,
         }
-        if tell.is_closed() {
-            return;
-        }
-        let now = began.elapsed();
-        if renew {
-            refreshed = Some(Instant::now());
-            let own = refresh(&mut sockets);
-            monitor.set(&plan.claims, own, plan.timing, now);
-            if nft.is_none() && !plan.claims.is_empty() {
-                nft = runtime.block_on(async { Nft::open() }).ok();
+    }
+
+    fn run(mut self) {
+        while let Some(changed) = self.next_plan() {
+            if changed || self.refreshed.is_none_or(|at| at.elapsed() >= REFRESH) {
+                self.renew();
             }
-        }
-        if let Some(sockets) = &sockets {
-            for (link, address, heard) in sockets.received() {
-                if monitor.link(address) != Some(link.as_str()) {
-                    continue;
-                }
-                let answers = monitor.heard(address, heard, began.elapsed());
-                send(sockets, &mut monitor, answers, &mut fault);
+            self.listen();
+            self.count();
+            // Nobody takes an address without having asked: everything stays as it is then.
+            if self.sockets.is_some() {
+                self.monitor.judge(self.began.elapsed());
+                let due = self.monitor.due(self.began.elapsed());
+                self.send(due);
             }
-        }
-        if let Some(nft) = &mut nft
-            && read.is_none_or(|at| now >= at + plan.timing.interval / 2)
-        {
-            read = Some(now);
-            let wanted = plan.counted_by.iter().map(|(address, chains)| {
-                let packets = chains.iter().map(|chain| runtime.block_on(nft.first_counters(chain)).unwrap_or(0)).sum();
-                (*address, demand.add(*address, now, packets, plan.timing))
+            let view = self.monitor.view(self.began.elapsed());
+            self.tell.send_if_modified(|before| {
+                let differs = *before != view;
+                *before = view;
+                differs
             });
-            monitor.wanted(&wanted.collect());
+            self.wait();
         }
-        // Nobody takes an address without having asked: everything stays as it is then.
-        if let Some(sockets) = &sockets {
-            monitor.judge(began.elapsed());
-            let due = monitor.due(began.elapsed());
-            send(sockets, &mut monitor, due, &mut fault);
+    }
+
+    /// Whether there is a new plan; none: the handle is gone. Without claims there is nothing to do but wait for some.
+    fn next_plan(&mut self) -> Option<bool> {
+        let next = if self.monitor.is_empty() {
+            self.plans.recv_timeout(Duration::from_hours(1))
+        } else {
+            self.plans.try_recv().or(Err(RecvTimeoutError::Timeout))
+        };
+        let changed = match next {
+            Ok(next) => {
+                self.plan = next;
+                true
+            }
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => return None,
+        };
+        (!self.tell.is_closed()).then_some(changed)
+    }
+
+    /// Reads the interfaces again, and sets the claims.
+    fn renew(&mut self) {
+        self.refreshed = Some(Instant::now());
+        if self.sockets.is_none() {
+            match LinkSockets::open() {
+                Ok(opened) => self.sockets = Some(opened),
+                Err(error) => tracing::warn!(%error, "no packet socket: egress addresses cannot be assigned"),
+            }
         }
-        tell.send_if_modified(|before| {
-            let view = monitor.view(began.elapsed());
-            let differs = *before != view;
-            *before = view;
-            differs
-        });
-        if !monitor.is_empty() {
-            match &sockets {
-                Some(sockets) => sockets.wait(monitor.interval()),
-                None => std::thread::sleep(monitor.interval()),
+        let own = self.sockets.as_mut().and_then(|sockets| sockets.refresh().ok()).unwrap_or_default();
+        self.monitor.set(&self.plan.claims, own, self.plan.timing, self.began.elapsed());
+        for address in self.plan.claims.keys().filter(|address| !self.plan.counted_by.contains_key(*address)) {
+            self.monitor.wanted(*address, 0);
+        }
+        if self.nft.is_none() && !self.plan.claims.is_empty() {
+            self.nft = self.runtime.block_on(async { Nft::open() }).ok();
+        }
+    }
+
+    fn listen(&mut self) {
+        let heard = self.sockets.as_ref().map(LinkSockets::received).unwrap_or_default();
+        for (link, address, heard) in heard {
+            if self.monitor.link(address) == Some(link.as_str()) {
+                let answers = self.monitor.heard(address, heard, self.began.elapsed());
+                self.send(answers);
             }
         }
     }
-}
 
-fn refresh(sockets: &mut Option<LinkSockets>) -> BTreeMap<String, Mac> {
-    if sockets.is_none() {
-        match LinkSockets::open() {
-            Ok(opened) => *sockets = Some(opened),
-            Err(error) => tracing::warn!(%error, "no packet socket: egress addresses cannot be assigned"),
+    /// Counts the sources that want each address here. A counter that cannot be read is no sign that nobody does: the last number stays.
+    fn count(&mut self) {
+        let now = self.began.elapsed();
+        let pause = self.plan.timing.interval / 2;
+        let Some(nft) = self.nft.as_mut().filter(|_| self.counted.is_none_or(|at| now >= at + pause)) else { return };
+        self.counted = Some(now);
+        let mut error = None;
+        for (address, chains) in &self.plan.counted_by {
+            let counters = chains.iter().map(|chain| self.runtime.block_on(nft.first_counters(chain)));
+            match counters.sum::<Result<u64, _>>() {
+                Ok(packets) => {
+                    self.monitor.wanted(*address, self.demand.add(*address, now, packets, self.plan.timing));
+                }
+                Err(unread) => error = Some(unread),
+            }
+        }
+        if let Some(error) = &error
+            && !self.uncounted
+        {
+            tracing::warn!(%error, "the sources that want an egress address here cannot be counted");
+        }
+        self.uncounted = error.is_some();
+    }
+
+    fn send(&mut self, messages: Vec<(IpAddr, Message)>) {
+        let Some(sockets) = &self.sockets else { return };
+        for (address, message) in messages {
+            let Some(link) = self.monitor.link(address).map(str::to_owned) else { continue };
+            match sockets.send(&link, address, &message) {
+                Ok(()) if message == Message::Announce => tracing::info!(%address, link, "announced"),
+                Ok(()) => {}
+                Err(error) => {
+                    self.monitor.not_asked(address);
+                    let before = std::mem::replace(&mut self.fault, error.raw_os_error());
+                    if before != self.fault {
+                        tracing::warn!(%error, %address, link, "nobody can be asked who has the address");
+                    }
+                }
+            }
         }
     }
-    sockets.as_mut().and_then(|sockets| sockets.refresh().ok()).unwrap_or_default()
-}
 
-fn send(
-    sockets: &LinkSockets,
-    monitor: &mut HoldingMonitor,
-    messages: Vec<(IpAddr, Message)>,
-    fault: &mut Option<i32>,
-) {
-    for (address, message) in messages {
-        let Some(link) = monitor.link(address).map(str::to_owned) else { continue };
-        match sockets.send(&link, address, &message) {
-            Ok(()) => {
-                if message == Message::Announce {
-                    tracing::info!(%address, link, "announced");
-                }
-            }
-            Err(error) => {
-                monitor.not_asked(address);
-                let before = std::mem::replace(fault, error.raw_os_error());
-                if before != *fault {
-                    tracing::warn!(%error, %address, link, "nobody can be asked who has the address");
-                }
-            }
+    fn wait(&self) {
+        match &self.sockets {
+            _ if self.monitor.is_empty() => {}
+            Some(sockets) => sockets.wait(self.monitor.interval()),
+            None => std::thread::sleep(self.monitor.interval()),
         }
     }
 }

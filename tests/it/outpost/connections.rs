@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::stand::{DEADLINE, Document, HELD_BACK, Outcome, Stand, WAYS};
+use super::stand::{DEADLINE, Document, HELD_BACK, Outcome, Stand, WAYS, with_pods};
 use crate::lab::{Answer, DATAGRAMS, LabError, OUTPOST, Options, Pod, wait_until, wait_until_every};
 
 /// A port that every pod of an address uses again.
@@ -28,8 +28,12 @@ fn ip(text: &str) -> IpAddr {
 
 /// A UDP socket of a pod, always on the same port.
 fn socket(stand: &Stand, pod: &str) -> Result<UdpSocket, LabError> {
-    let opened = || {
-        let socket = UdpSocket::bind(("0.0.0.0", SAME))?;
+    bound(stand, pod, SAME)
+}
+
+fn bound(stand: &Stand, pod: &str, port: u16) -> Result<UdpSocket, LabError> {
+    let opened = move || {
+        let socket = UdpSocket::bind(("0.0.0.0", port))?;
         socket.set_read_timeout(Some(HELD_BACK))?;
         Ok(socket)
     };
@@ -70,6 +74,19 @@ fn starts(stand: &Stand, pod: Pod, as_seen: IpAddr) -> Result<UdpSocket, LabErro
 }
 
 /// 13: within conntrack's time, on the same port, towards the same server.
+/// Answers to such a port look like packets of the tunnel until it is seen where they come from.
+#[test]
+fn a_connection_whose_own_port_is_the_tunnels_is_answered_on_both_nodes() -> Outcome {
+    let ties = [Pod::new("tie", "kind-worker2", 51, &[("org", "empire")])];
+    let stand = Stand::applied(with_pods(&ties))?;
+    for pod in ["tiefighter", "tie"] {
+        let socket = bound(&stand, pod, 4790)?;
+        let as_promised = || seen(&socket) == Some(WAYS[0].2);
+        assert!(wait_until(DEADLINE, as_promised), "{pod}\n{}", stand.log("kind-worker"));
+    }
+    stand.await_settled()
+}
+
 #[test]
 fn a_pod_that_gets_an_address_inherits_no_connection_of_it() -> Outcome {
     for masquerade in [false, true] {

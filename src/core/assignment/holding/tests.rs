@@ -30,6 +30,8 @@ struct Link {
     /// Pairs of nodes that do not hear each other.
     cut: Vec<(usize, usize)>,
     announced: Vec<(usize, Duration)>,
+    /// How often a holder was asked to give way.
+    claimed: u32,
     /// How long two nodes had the address that hear each other.
     doubled: Duration,
 }
@@ -53,7 +55,8 @@ impl Link {
             wanted: 0,
         };
         let nodes = (0..count).map(node).collect();
-        Self { nodes, now: Duration::ZERO, cut: Vec::new(), announced: Vec::new(), doubled: Duration::ZERO }
+        let (now, doubled) = (Duration::ZERO, Duration::ZERO);
+        Self { nodes, now, cut: Vec::new(), announced: Vec::new(), claimed: 0, doubled }
     }
 
     fn hear(&self, one: usize, other: usize) -> bool {
@@ -89,8 +92,14 @@ impl Link {
                 Message::Give { to: host } if *host == mac(to) => {
                     self.tell(to, Heard { from: mac(from), says: Says::Gives }, now)
                 }
-                Message::Ask | Message::Claim { .. } | Message::Give { .. } => continue,
+                Message::Keep { to: host } if *host == mac(to) => {
+                    self.tell(to, Heard { from: mac(from), says: Says::Keeps }, now)
+                }
+                Message::Ask | Message::Claim { .. } | Message::Give { .. } | Message::Keep { .. } => continue,
             };
+            if matches!(message, Message::Claim { .. }) {
+                self.claimed += 1;
+            }
             for answer in &answers {
                 self.deliver(to, answer);
             }
@@ -119,7 +128,7 @@ impl Link {
                 let node = &mut self.nodes[place];
                 let own = BTreeMap::from([("net1".to_owned(), mac(place))]);
                 node.monitor.set(&BTreeMap::from([(address(), node.claim.clone())]), own, ProbeTiming::default(), now);
-                node.monitor.wanted(&BTreeMap::from([(address(), node.wanted)]));
+                node.monitor.wanted(address(), node.wanted);
                 node.monitor.judge(now);
                 let due = node.monitor.due(now);
                 // A round applies what was decided.
@@ -268,6 +277,27 @@ fn an_address_returns_only_if_the_policy_says_so() {
         link.run(seconds(30));
         assert_eq!((link.holders(), link.doubled), (vec![usize::from(!failback)], Duration::ZERO));
     }
+}
+
+#[test]
+fn a_standby_that_keeps_the_address_is_no_conflict_and_is_asked_rarely() {
+    let mut link = held(2);
+    link.nodes[0].claim.works = false;
+    link.until_held_by(1);
+    (link.nodes[0].wanted, link.nodes[1].wanted) = (0, 5);
+    link.nodes[0].claim.works = true;
+    link.run(seconds(5));
+    link.claimed = 0;
+    for _ in 0..600 {
+        link.run(TICK * 4);
+        assert_eq!(link.nodes[0].monitor.view(link.now).conflict(address()), None, "after {:?}", link.now);
+    }
+    assert_eq!(link.holders(), [1]);
+    assert!((6..=13).contains(&link.claimed), "{} times in a minute", link.claimed);
+    // Its agent dies and nobody answers for it any more; its kernel still has the address.
+    link.nodes[1].runs = false;
+    link.run(seconds(30));
+    assert_eq!(link.nodes[0].monitor.view(link.now).conflict(address()), Some(mac(1)));
 }
 
 #[test]

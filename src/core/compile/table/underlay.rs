@@ -33,6 +33,11 @@ fn is(field: fn(AddressFamily) -> Field, address: IpAddr) -> Statement {
     Statement::Compare { field, mask: None, negated: false, value }
 }
 
+/// The set of all nodes' addresses.
+fn nodes(family: AddressFamily) -> String {
+    format!("nodes{}", family.suffix())
+}
+
 impl Builder<'_> {
     /// The chains for outer packets.
     pub(super) fn underlay(&mut self) {
@@ -51,17 +56,22 @@ impl Builder<'_> {
         Statement::Compare { field: Field::UdpDport, mask: None, negated: false, value }
     }
 
-    /// Drops outer packets with a forged source, and exempts those to this node from connection tracking.
+    /// Drops outer packets with a forged source, and exempts those to this node from connection tracking. Both are about packets from
+    /// nodes to this node alone: a connection may have the tunnel's number as its own port, and an answer to it looks the same otherwise.
+    /// What others send to the tunnel, `peers` drops.
     fn before_tracking(&mut self, own: &[IpAddr]) {
-        let port = self.port();
+        let foreign = self.uplink_match(true);
+        let to_tunnel = |address: &IpAddr| {
+            let family = AddressFamily::of(*address);
+            vec![self.port(), is(daddr, *address), in_set(saddr(family), false, nodes(family))]
+        };
         // If the route back to the source uses another interface, the source is forged, except on interfaces that lead
         // out of the node: with several network cards routing may be asymmetric.
-        let mut forged = vec![port.clone()];
-        forged.extend(self.uplink_match(true));
-        forged.extend([Statement::NoRouteBack, Statement::Counter, drop()]);
-        let mut rules = vec![forged];
+        let no_way_back = || foreign.clone().into_iter().chain([Statement::NoRouteBack, Statement::Counter, drop()]);
+        let forged = own.iter().map(|address| to_tunnel(address).into_iter().chain(no_way_back()).collect());
+        let mut rules: Vec<Vec<Statement>> = forged.collect();
         // One flow of a pod would be two entries on each node, and no node ever replies from port to port.
-        rules.extend(own.iter().map(|address| vec![port.clone(), is(daddr, *address), Statement::NoTrack]));
+        rules.extend(own.iter().map(|address| to_tunnel(address).into_iter().chain([Statement::NoTrack]).collect()));
         rules.extend(self.expected());
         self.base(RAW, ChainKind::Filter, Hook::Prerouting, BEFORE_TRACKING, rules);
     }
@@ -71,11 +81,10 @@ impl Builder<'_> {
         let port = self.port();
         let mut rules = Vec::new();
         for family in AddressFamily::BOTH {
-            let nodes = format!("nodes{}", family.suffix());
-            rules.push(vec![port.clone(), in_set(daddr(family), false, nodes.clone()), Statement::Counter, drop()]);
+            rules.push(vec![port.clone(), in_set(daddr(family), false, nodes(family)), Statement::Counter, drop()]);
             let of_family = self.networks.nodes.iter().filter(|address| AddressFamily::of(**address) == family);
             let elements = of_family.map(|address| (ElementKey::Address(*address), None)).collect();
-            self.set(&nodes, &[address_key(family)], None, false, elements);
+            self.set(&nodes(family), &[address_key(family)], None, false, elements);
         }
         self.base(WARD, ChainKind::Filter, Hook::Forward, FILTER, rules);
     }
