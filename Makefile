@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick bless worlds failover survival ports soak sim test-cluster test-openapi cilium-schema chart monitoring lint bench advisories static dist docs image
+.PHONY: help demo test test-quick bless worlds failover survival ports bgp soak sim test-cluster test-openapi cilium-schema chart monitoring lint bench advisories static dist docs image
 
 # Where nft, ip, sshd and cargo are where nobody set the path up.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
@@ -79,6 +79,10 @@ survival: ## as root: how many open connections live on when their gateway dies 
 ports: ## as root: how many connections to one destination one address carries, and two (3 min)
 	$(call need,$(build) $(lab))
 	@cargo test --locked --test it outpost::pools::figures -- --ignored --nocapture
+
+bgp: ## as root: egress addresses that real BIRD and FRR announce, as docs/bgp.md says (2 min; the first time 12 MB from Debian)
+	$(call need,$(build) $(lab) dpkg:dpkg)
+	@tests/bgp/run
 
 soak: ## as root: random pushes, pods, deaths and drift while clients ask: make soak MINUTES=10 SEED=7; a seed repeats the order of events
 	$(call need,$(build) $(lab))

@@ -7,6 +7,7 @@
 mod addresses;
 mod asserted;
 mod assign;
+mod bgp;
 mod claims;
 mod connections;
 mod conntrack;

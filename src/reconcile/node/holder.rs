@@ -13,7 +13,6 @@ use tokio::sync::watch;
 
 use crate::core::assignment::holding::{Claims, HoldingMonitor, HoldingView, Message};
 use crate::core::policy::config::ProbeTiming;
-use crate::core::state::net::Mac;
 use crate::kernel::conflict::LinkSockets;
 use crate::kernel::nft::Nft;
 
