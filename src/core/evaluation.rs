@@ -109,6 +109,9 @@ pub fn evaluate(input: &NodeInput<'_>, gateways: Option<&mut GatewayState>, now:
     let mut compiled = input.compile_with(&placement, &detours, &ids, &own.addresses);
     let known = (input.node, &placement, input.liveness);
     assignment::count_members(&mut own.claims, compiled.members.keys(), known);
+    if !enabled {
+        assignment::want_placed(&mut own.claims);
+    }
     compiled.findings.extend(own.findings);
     let silent = detour_findings(&compiled, input.liveness);
     compiled.findings.extend(silent);

@@ -13,7 +13,7 @@ use super::state::nft::AddressFamily;
 /// A path.
 pub type PathKey = (ExitKey, AddressFamily);
 
-/// Between two probes of a standby, and of a path that is silent.
+/// Between two probes of a path that nobody needs: a standby, and a path that is silent while a standby carries its packets.
 const IDLE: Duration = Duration::from_secs(1);
 /// How long a gateway may take to answer for the first time: it may be setting the exit up just now, and that is no failure.
 const FIRST: Duration = Duration::from_secs(5);
@@ -187,7 +187,8 @@ impl PathMonitor {
         let (timing, needed) = (self.timing, self.needed());
         let mut due = Vec::new();
         for (key, path) in &mut self.paths {
-            let idle = if path.target.standby { !needed.contains(key) } else { path.state == PathState::Silent };
+            let unused = path.target.standby || path.state == PathState::Silent;
+            let idle = unused && !needed.contains(key);
             let interval = if idle { timing.interval.max(IDLE) } else { timing.interval };
             // The interval may have become shorter since the next probe was planned.
             if now < path.due && path.due <= now + interval {
@@ -203,15 +204,20 @@ impl PathMonitor {
         due
     }
 
-    /// Standbys that may be needed at once: those of paths that begin to be silent, or that are and have none that answers.
+    /// Paths that may be needed at once: the standbys of paths that begin to be silent, and a silent path with its standbys if none of
+    /// them answers. A path that never answered may be just on its way.
     fn needed(&self) -> BTreeSet<PathKey> {
         let mut needed = BTreeSet::new();
-        for (key, path) in self.paths.iter().filter(|(_, path)| !path.target.standby && path.unanswered > 1) {
+        let doubtful =
+            |path: &Path| !path.target.standby && path.unanswered > 1 && path.state != PathState::Unknown;
+        for (key, path) in self.paths.iter().filter(|(_, path)| doubtful(path)) {
             let standbys = || path.target.standbys.iter().map(|exit| (exit.clone(), key.1));
             let answers =
                 |key: &PathKey| self.paths.get(key).is_some_and(|path| path.state.answers() && path.unanswered < 2);
-            if path.state != PathState::Silent || !standbys().any(|standby| answers(&standby)) {
+            let silent = path.state == PathState::Silent;
+            if !silent || !standbys().any(|standby| answers(&standby)) {
                 needed.extend(standbys());
+                needed.extend(silent.then(|| key.clone()));
             }
         }
         needed

@@ -4,7 +4,8 @@
 //! neighbour discovery for IPv6), and the holder's kernel answers, with or without an agent. So a holder that restarts loses nothing,
 //! one that is dead does not answer, and nobody takes an address that another host has. A holder that answers, but that sources do not
 //! reach, is asked to give way by the candidate that they reach. On `lo` a routing daemon announces the address, and nobody can be
-//! asked: it is where sources send their packets.
+//! asked: it is where sources send their packets, and nowhere before the first does. A gateway that comes back, and announced it at
+//! once, would draw the answers to what another one sends.
 //!
 //! Times are durations since the monitor began; this module has no clock and sends nothing. Not here: packets (`kernel::conflict`).
 
@@ -193,11 +194,9 @@ struct Address {
     /// When another host was last seen with this node's address, and how often it was asked to give way.
     conflicts: u32,
     defended: Option<Duration>,
-    /// How many sources want it here, and since when none does.
-    wanted: u32,
+    /// How many sources want it here; none: it is not known. And since when none does.
+    wanted: Option<u32>,
     unwanted_since: Option<Duration>,
-    /// Some source wanted it here once.
-    was_wanted: bool,
     /// Since when this node could have it.
     able_since: Option<Duration>,
     /// When the link came back, if it was away.
@@ -227,9 +226,8 @@ impl Address {
             announced: if ours { ANNOUNCED.len() } else { 0 },
             conflicts: 0,
             defended: None,
-            wanted: 0,
+            wanted: None,
             unwanted_since: None,
-            was_wanted: false,
             able_since: None,
             link_back: None,
         }
@@ -252,7 +250,7 @@ impl Address {
     }
 
     fn demand(&self) -> u32 {
-        self.wanted + self.claim.local
+        self.wanted.unwrap_or_default() + self.claim.local
     }
 
     fn take(&mut self, now: Duration) {
@@ -356,15 +354,14 @@ impl Address {
         }
     }
 
-    /// On `lo` the address is where sources send their packets; at the placed gateway also until the first of them do.
+    /// On `lo` the address is where sources send their packets.
     fn judge_loopback(&mut self, now: Duration, timing: ProbeTiming) {
         let wanted = self.demand() > 0;
-        self.was_wanted |= wanted;
-        self.unwanted_since = if wanted { None } else { self.unwanted_since.or(Some(now)) };
+        let known = wanted || self.wanted.is_some();
+        self.unwanted_since = if wanted || !known { None } else { self.unwanted_since.or(Some(now)) };
         let patience = timing.interval * (timing.misses + 1);
         let unwanted = self.unwanted_since.is_some_and(|since| now >= since + patience);
-        let first = self.claim.placed && !self.was_wanted;
-        let ours = self.claim.rank.is_some() && self.claim.works && (wanted || first || (self.ours && !unwanted));
+        let ours = self.claim.rank.is_some() && self.claim.works && (wanted || (self.ours && !unwanted));
         match (self.ours, ours) {
             (false, true) => self.take(now),
             (true, false) => self.give(now),
@@ -482,8 +479,8 @@ impl HoldingMonitor {
         self.addresses.get(&address).map(|one| one.claim.link.as_str())
     }
 
-    /// Sets how many sources want an address here.
-    pub fn wanted(&mut self, address: IpAddr, sources: u32) {
+    /// Sets how many sources want an address here; none: it is not known, and nothing changes because of it.
+    pub fn wanted(&mut self, address: IpAddr, sources: Option<u32>) {
         if let Some(one) = self.addresses.get_mut(&address) {
             one.wanted = sources;
         }

@@ -130,11 +130,28 @@ fn standbys_cost_a_probe_a_second_until_somebody_needs_them() {
 }
 
 #[test]
-fn a_silent_path_is_probed_once_a_second() {
-    let mut monitor = monitor(&[("a", target(false))]);
-    run(&mut monitor, 0, 6_000, |_| false);
-    let sent = run(&mut monitor, 6_000, 16_000, |_| false);
-    assert!((9..=11).contains(&sent), "{sent}");
+fn a_silent_path_is_probed_once_a_second_while_a_standby_answers_and_as_one_in_use_while_none_does() {
+    let with_standby = ProbeTarget { standbys: vec![key("b").0], ..target(false) };
+    let mut monitor = monitor(&[("a", with_standby), ("b", target(true))]);
+    let to_a = |monitor: &mut PathMonitor, from: u64, answers: bool| {
+        let (mut sent, mut idle) = (0, 0);
+        for now in (from..from + 10_000).step_by(10).map(Duration::from_millis) {
+            for due in monitor.due(now) {
+                let is_a = due.key == key("a");
+                (sent, idle) = (sent + u32::from(is_a), idle + u32::from(is_a && due.idle));
+                if answers && !is_a {
+                    monitor.answered(&due.key, now);
+                }
+            }
+            monitor.judge(now);
+        }
+        (sent, idle)
+    };
+    to_a(&mut monitor, 0, true);
+    let (sent, idle) = to_a(&mut monitor, 10_000, true);
+    assert!((9..=11).contains(&sent) && idle == sent, "{sent}, {idle}");
+    to_a(&mut monitor, 20_000, false);
+    assert_eq!(to_a(&mut monitor, 30_000, false), (100, 0), "the gateway hears that it is wanted");
 }
 
 #[test]

@@ -19,6 +19,9 @@ use crate::kernel::nft::Nft;
 /// How often the interfaces are read again without a new plan.
 const REFRESH: Duration = Duration::from_secs(10);
 
+/// So many readings in a row that failed are reported.
+const UNCOUNTED: u32 = 20;
+
 /// What to hold, and how often to ask.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HolderPlan {
@@ -26,6 +29,8 @@ pub struct HolderPlan {
     pub claims: Claims,
     /// The chains that count the probes of sources that want each address here.
     pub counted_by: BTreeMap<IpAddr, Vec<String>>,
+    /// Sources probe.
+    pub probed: bool,
     /// How often; as sources probe.
     pub timing: ProbeTiming,
 }
@@ -70,8 +75,8 @@ impl Holder {
 struct Demand(BTreeMap<IpAddr, VecDeque<(Duration, u64)>>);
 
 impl Demand {
-    /// Adds a reading; returns how many sources send probes as often as `timing` says, lately.
-    fn add(&mut self, address: IpAddr, now: Duration, packets: u64, timing: ProbeTiming) -> u32 {
+    /// Adds a reading; returns how many sources send probes as often as `timing` says, lately; none after the first reading.
+    fn add(&mut self, address: IpAddr, now: Duration, packets: u64, timing: ProbeTiming) -> Option<u32> {
         let window = timing.interval * 2;
         let readings = self.0.entry(address).or_default();
         // A chain that was recreated counts from zero.
@@ -82,10 +87,10 @@ impl Demand {
         while readings.get(1).is_some_and(|(at, _)| *at + window <= now) {
             readings.pop_front();
         }
-        let Some((at, first)) = readings.front() else { return 0 };
+        let (at, first) = readings.front()?;
         let intervals = now.saturating_sub(*at).as_secs_f64() / timing.interval.as_secs_f64();
         if intervals < 1.0 {
-            return 0;
+            return None;
         }
         #[expect(
             clippy::cast_precision_loss,
@@ -94,7 +99,7 @@ impl Demand {
             reason = "a number of nodes"
         )]
         let sources = ((packets - first) as f64 / intervals).ceil() as u32;
-        sources
+        Some(sources)
     }
 }
 
@@ -111,9 +116,9 @@ struct HolderThread {
     nft: Option<Nft>,
     /// When the interfaces were last read.
     refreshed: Option<Instant>,
-    /// When the counters were last read, and whether they could be.
+    /// When the counters were last read, and how often in a row they could not be.
     counted: Option<Duration>,
-    uncounted: bool,
+    uncounted: u32,
     /// Why the last message could not be sent.
     fault: Option<i32>,
 }
@@ -132,7 +137,7 @@ impl HolderThread {
             nft: None,
             refreshed: None,
             counted: None,
-            uncounted: false,
+            uncounted: 0,
             fault: None,
         }
     }
@@ -189,8 +194,10 @@ impl HolderThread {
         }
         let own = self.sockets.as_mut().and_then(|sockets| sockets.refresh().ok()).unwrap_or_default();
         self.monitor.set(&self.plan.claims, own, self.plan.timing, self.began.elapsed());
+        // Nothing is counted before the first round of a process. Its address must not go meanwhile.
+        let uncounted = if self.plan.probed { None } else { Some(0) };
         for address in self.plan.claims.keys().filter(|address| !self.plan.counted_by.contains_key(*address)) {
-            self.monitor.wanted(*address, 0);
+            self.monitor.wanted(*address, uncounted);
         }
         if self.nft.is_none() && !self.plan.claims.is_empty() {
             self.nft = self.runtime.block_on(async { Nft::open() }).ok();
@@ -218,17 +225,19 @@ impl HolderThread {
             let counters = chains.iter().map(|chain| self.runtime.block_on(nft.first_counters(chain)));
             match counters.sum::<Result<u64, _>>() {
                 Ok(packets) => {
-                    self.monitor.wanted(*address, self.demand.add(*address, now, packets, self.plan.timing));
+                    let sources = self.demand.add(*address, now, packets, self.plan.timing);
+                    self.monitor.wanted(*address, sources);
                 }
                 Err(unread) => error = Some(unread),
             }
         }
-        if let Some(error) = &error
-            && !self.uncounted
+        self.uncounted = if error.is_some() { self.uncounted.saturating_add(1) } else { 0 };
+        // A round that changes the table meanwhile interrupts a reading.
+        if let Some(error) = error
+            && self.uncounted == UNCOUNTED
         {
             tracing::warn!(%error, "the sources that want an egress address here cannot be counted");
         }
-        self.uncounted = error.is_some();
     }
 
     fn send(&mut self, messages: Vec<(IpAddr, Message)>) {
@@ -273,7 +282,8 @@ mod tests {
             packets += if step < 6 { 5 } else { 0 };
             wanted.push(demand.add(address, timing.interval * step, packets, timing));
         }
-        assert_eq!(wanted, [0, 5, 5, 5, 5, 5, 3, 0, 0, 0, 0, 0]);
-        assert_eq!(demand.add(address, timing.interval * 12, 1, timing), 0, "a chain that counts anew");
+        let known = [5, 5, 5, 5, 5, 3, 0, 0, 0, 0, 0].map(Some);
+        assert_eq!(wanted, [&[None][..], &known].concat());
+        assert_eq!(demand.add(address, timing.interval * 12, 1, timing), None, "a chain that counts anew");
     }
 }

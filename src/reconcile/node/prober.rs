@@ -19,6 +19,8 @@ use crate::kernel::probe::Probe;
 
 /// The kernel sends a SYN again after a second: a probe is given up before.
 const GIVEN_UP: Duration = Duration::from_millis(900);
+/// Probes of one path that are awaited: each is a socket, and a node that is cut off has many silent paths.
+const AWAITED: usize = 8;
 
 /// What to probe, and how often.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -120,7 +122,14 @@ fn probe(plans: &Receiver<ProbePlan>, tell: &watch::Sender<LivenessView>, latenc
         for DueProbe { key, mark, idle } in monitor.due(began.elapsed()) {
             let port = if idle { PROBE_IDLE } else { PROBE_IN_USE };
             match Probe::send(mark, SocketAddr::new(probe_address(key.1), port)) {
-                Ok(probe) => sent.push(Sent { key, probe, at: Instant::now() }),
+                Ok(probe) => {
+                    if sent.iter().filter(|one| one.key == key).count() >= AWAITED
+                        && let Some(oldest) = sent.iter().position(|one| one.key == key)
+                    {
+                        sent.remove(oldest);
+                    }
+                    sent.push(Sent { key, probe, at: Instant::now() });
+                }
                 Err(error) => {
                     if fault.replace(error) != Some(error) {
                         tracing::warn!(%error, "probes of gateways cannot be sent; a gateway that fails is noticed late");

@@ -220,7 +220,7 @@ impl<K: NodeKernel> RoundDriver<K> {
         prober.set(ProbePlan { targets: targets.unwrap_or_default(), timing });
         let claims = self.reconciler.claims().clone();
         let counted_by = applied.map(|compiled| compiled.demand_chains(&self.reconciler.node)).unwrap_or_default();
-        holder.set(HolderPlan { claims, counted_by, timing });
+        holder.set(HolderPlan { claims, counted_by, probed: config.failover.is_some(), timing });
     }
 
     /// Logs findings when they come and go. Those that are logged with what the kernel refused, or did not answer, are left out.

@@ -128,7 +128,7 @@ impl Link {
                 let node = &mut self.nodes[place];
                 let own = BTreeMap::from([("net1".to_owned(), mac(place))]);
                 node.monitor.set(&BTreeMap::from([(address(), node.claim.clone())]), own, ProbeTiming::default(), now);
-                node.monitor.wanted(address(), node.wanted);
+                node.monitor.wanted(address(), Some(node.wanted));
                 node.monitor.judge(now);
                 let due = node.monitor.due(now);
                 // A round applies what was decided.
@@ -359,17 +359,39 @@ fn who_cannot_ask_takes_nothing() {
 }
 
 #[test]
-fn on_loopback_the_address_is_where_sources_send_and_until_then_at_the_placed_gateway() {
+fn on_loopback_the_address_is_where_sources_send() {
     let mut link = Link::with(2);
     link.nodes.iter_mut().for_each(|node| node.claim.on_loopback = true);
     link.run(seconds(10));
-    assert_eq!((link.holders(), link.announced.len()), (vec![0], 0));
+    assert_eq!(link.holders(), Vec::<usize>::new(), "nobody sends");
     link.nodes[0].wanted = 5;
     link.run(seconds(10));
+    assert_eq!((link.holders(), link.announced.len()), (vec![0], 0));
     (link.nodes[0].wanted, link.nodes[1].wanted) = (0, 5);
     let took = link.until_held_by(1);
     assert!(took < Duration::from_millis(400), "{took:?}");
+    // The placed gateway comes back, and draws nothing.
+    link.nodes[0].monitor = HoldingMonitor::default();
+    link.run(seconds(10));
+    assert_eq!(link.holders(), [1]);
     link.nodes[1].wanted = 0;
     link.run(seconds(10));
-    assert_eq!(link.holders(), Vec::<usize>::new(), "nobody sends");
+    assert_eq!(link.holders(), Vec::<usize>::new(), "nobody sends any more");
+}
+
+#[test]
+fn on_loopback_an_address_stays_while_nobody_knows_whether_sources_send() {
+    let mut monitor = HoldingMonitor::default();
+    let mut claim = Link::with(1).nodes.remove(0).claim;
+    (claim.on_loopback, claim.present) = (true, true);
+    let mut after = |wanted, from: u32| {
+        for now in (from..from + 40).map(|tick| TICK * tick) {
+            monitor.set(&BTreeMap::from([(address(), claim.clone())]), BTreeMap::new(), ProbeTiming::default(), now);
+            monitor.wanted(address(), wanted);
+            monitor.judge(now);
+        }
+        monitor.view(TICK * (from + 40)).holds(address(), false, false)
+    };
+    assert!(after(None, 0), "a process that has just begun");
+    assert!(!after(Some(0), 40));
 }
