@@ -32,7 +32,12 @@ pub fn decide(placement: &Placement, own: &NodeName, view: &LivenessView, before
             let answers = |to: &&ExitKey| view.of(to, family).answers();
             let to = match view.of(exit, family) {
                 PathState::Answering => None,
-                PathState::Unknown => kept,
+                // Where a standby answers for the address, it is there, and the exit will not answer.
+                PathState::Unknown => kept.or_else(|| {
+                    let same = |to: &&&ExitKey| exit.egress.is_named() && to.egress == exit.egress;
+                    let answers = |to: &&ExitKey| view.of(to, family) == PathState::Answering;
+                    standbys.iter().filter(same).copied().find(answers)
+                }),
                 // What works stays, whatever is preferred: every change costs connections.
                 PathState::Recovering => kept.filter(answers),
                 PathState::Silent => {

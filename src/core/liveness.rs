@@ -78,8 +78,10 @@ pub struct ProbeTarget {
     pub mark: u32,
     /// It stands by for another and carries nothing now.
     pub standby: bool,
-    /// The path has a detour already, which a former process made.
+    /// The path has a detour.
     pub replaced: bool,
+    /// No policy is placed on the exit any more.
+    pub left: bool,
     /// The exits that stand by for it.
     pub standbys: Vec<ExitKey>,
 }
@@ -91,7 +93,7 @@ pub struct DueProbe {
     pub key: PathKey,
     /// The packet mark that leads there.
     pub mark: u32,
-    /// Nobody needs the path now.
+    /// No packets of members take the path now, nor would they if it answered.
     pub idle: bool,
 }
 
@@ -184,12 +186,13 @@ impl PathMonitor {
 
     /// The paths that are to be probed now; they count as sent.
     pub fn due(&mut self, now: Duration) -> Vec<DueProbe> {
-        let (timing, needed) = (self.timing, self.needed());
+        let (timing, needed, unknown) = (self.timing, self.needed(), self.unknown_beside_another());
         let mut due = Vec::new();
         for (key, path) in &mut self.paths {
-            let unused = path.target.standby || path.state == PathState::Silent;
-            let idle = unused && !needed.contains(key);
-            let interval = if idle { timing.interval.max(IDLE) } else { timing.interval };
+            let needed = needed.contains(key);
+            let seldom = !needed && (path.target.standby || path.state == PathState::Silent);
+            let idle = !needed && (seldom || path.target.replaced || path.target.left || unknown.contains(key));
+            let interval = if seldom { timing.interval.max(IDLE) } else { timing.interval };
             // The interval may have become shorter since the next probe was planned.
             if now < path.due && path.due <= now + interval {
                 continue;
@@ -204,20 +207,31 @@ impl PathMonitor {
         due
     }
 
+    /// Paths of which nothing is known while a standby answers.
+    fn unknown_beside_another(&self) -> BTreeSet<PathKey> {
+        let answers = |key: PathKey| self.paths.get(&key).is_some_and(|path| path.state.answers());
+        let beside = |(key, path): &(&PathKey, &Path)| {
+            path.state == PathState::Unknown
+                && path.target.standbys.iter().any(|exit| answers((exit.clone(), key.1)))
+        };
+        self.paths.iter().filter(beside).map(|(key, _)| key.clone()).collect()
+    }
+
     /// Paths that may be needed at once: the standbys of paths that begin to be silent, and a silent path with its standbys if none of
     /// them answers. A path that never answered may be just on its way.
     fn needed(&self) -> BTreeSet<PathKey> {
         let mut needed = BTreeSet::new();
-        let doubtful =
-            |path: &Path| !path.target.standby && path.unanswered > 1 && path.state != PathState::Unknown;
+        let doubtful = |path: &Path| {
+            !path.target.standby && (path.unanswered > 1 || path.target.replaced) && path.state != PathState::Unknown
+        };
         for (key, path) in self.paths.iter().filter(|(_, path)| doubtful(path)) {
             let standbys = || path.target.standbys.iter().map(|exit| (exit.clone(), key.1));
             let answers =
                 |key: &PathKey| self.paths.get(key).is_some_and(|path| path.state.answers() && path.unanswered < 2);
-            let silent = path.state == PathState::Silent;
-            if !silent || !standbys().any(|standby| answers(&standby)) {
+            let carried = path.state == PathState::Silent || path.target.replaced;
+            if !carried || !standbys().any(|standby| answers(&standby)) {
                 needed.extend(standbys());
-                needed.extend(silent.then(|| key.clone()));
+                needed.extend((carried && !path.target.left).then(|| key.clone()));
             }
         }
         needed

@@ -483,7 +483,8 @@ impl Compiled {
                     let standby = exit.purpose == ExitPurpose::Standby && !in_use(key);
                     let replaced = exit.detours.contains_key(&family);
                     let standbys = exit.standbys.clone();
-                    let target = ProbeTarget { mark: range.mark(exit.id), standby, replaced, standbys };
+                    let left = exit.purpose == ExitPurpose::Kept && !in_use(key);
+                    let target = ProbeTarget { mark: range.mark(exit.id), standby, replaced, left, standbys };
                     targets.insert((key.clone(), family), target);
                 }
             }

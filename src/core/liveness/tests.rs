@@ -12,7 +12,7 @@ fn key(node: &str) -> PathKey {
 }
 
 fn target(standby: bool) -> ProbeTarget {
-    ProbeTarget { mark: 1, standby, replaced: false, standbys: Vec::new() }
+    ProbeTarget { mark: 1, standby, replaced: false, left: false, standbys: Vec::new() }
 }
 
 fn monitor(targets: &[(&str, ProbeTarget)]) -> PathMonitor {
@@ -152,6 +152,28 @@ fn a_silent_path_is_probed_once_a_second_while_a_standby_answers_and_as_one_in_u
     assert!((9..=11).contains(&sent) && idle == sent, "{sent}, {idle}");
     to_a(&mut monitor, 20_000, false);
     assert_eq!(to_a(&mut monitor, 30_000, false), (100, 0), "the gateway hears that it is wanted");
+}
+
+/// Gateways count the probes of paths in use: an address is where most of them arrive.
+#[test]
+fn only_the_path_that_packets_take_is_probed_as_in_use() {
+    let with_standby = ProbeTarget { standbys: vec![key("b").0], ..target(false) };
+    let ports = |targets: &[(&str, ProbeTarget)], answering: &[&str]| {
+        let mut monitor = monitor(targets);
+        run(&mut monitor, 0, 1_000, |(exit, _)| answering.contains(&exit.gateway.as_str()));
+        let due = monitor.due(Duration::from_secs(3));
+        due.into_iter().map(|due| (due.key.0.gateway.to_string(), due.idle)).collect::<BTreeMap<_, _>>()
+    };
+    let idle = |a, b| BTreeMap::from([("a".to_owned(), a), ("b".to_owned(), b)]);
+    let both = [("a", with_standby.clone()), ("b", target(true))];
+    assert_eq!(ports(&both, &["a", "b"]), idle(false, true));
+    assert_eq!(ports(&both, &[]), idle(false, true), "it may be just on its way");
+    assert_eq!(ports(&both, &["b"]), idle(true, true), "the address answers elsewhere: a detour follows");
+    let replaced = ProbeTarget { replaced: true, ..with_standby.clone() };
+    assert_eq!(ports(&[("a", replaced.clone()), ("b", target(false))], &["a", "b"]), idle(true, false), "it recovers");
+    assert_eq!(ports(&[("a", replaced), ("b", target(false))], &["a"]), idle(false, false));
+    let left = ProbeTarget { left: true, ..target(false) };
+    assert_eq!(ports(&[("a", left), ("b", target(false))], &["a", "b"]), idle(true, false));
 }
 
 #[test]
