@@ -175,13 +175,21 @@ impl FlowTable {
     /// Enters a connection as if its packets had been seen from the start.
     ///
     /// What the other end has sent since the address came here, and nobody has answered, may stand for a connection of its own, with the
-    /// same addresses and ports (UDP always does): it makes room.
+    /// same addresses and ports (UDP always does): it makes room. One that is known from the time before it went elsewhere has windows of
+    /// that time: it is loosened.
     pub async fn enter(&mut self, new: &NewFlow) -> Result<Entered, ConntrackError> {
-        let first = self.try_enter(new).await?;
-        if first == Entered::Exists && self.delete_unanswered(new).await? {
-            return self.try_enter(new).await;
+        let mut entered = self.try_enter(new).await?;
+        if entered == Entered::Exists && self.delete_unanswered(new).await? {
+            entered = self.try_enter(new).await?;
         }
-        Ok(first)
+        if entered == Entered::Exists && new.protocol == FlowProtocol::Tcp {
+            let Ends { source, destination } = new.original;
+            let known = |message: &mut Writer| {
+                write_tuple(message, CTA_TUPLE_ORIG, new.protocol, (source, destination));
+            };
+            self.change_tcp(family_of(source.ip()), known).await?;
+        }
+        Ok(entered)
     }
 
     /// Deletes a connection that the other end has opened to the translated address and port, if nobody has answered. Returns whether
@@ -240,11 +248,15 @@ impl FlowTable {
 
     /// Accepts segments of a TCP connection outside of the window that was seen. One that has ended meanwhile is no error.
     pub async fn loosen(&mut self, Handle(entry): &Handle) -> Result<(), ConntrackError> {
+        self.change_tcp(entry.family, |message| entry.identify(message)).await
+    }
+
+    async fn change_tcp(&mut self, family: u8, identify: impl Fn(&mut Writer)) -> Result<(), ConntrackError> {
         let request = |sequence| {
             let kind = NFNL_SUBSYS_CTNETLINK << 8 | u16::from(IPCTNL_MSG_CT_NEW);
             let mut writer = Writer::default();
-            writer.message((kind, NLM_F_REQUEST | NLM_F_ACK, sequence), (entry.family, 0), |message| {
-                entry.identify(message);
+            writer.message((kind, NLM_F_REQUEST | NLM_F_ACK, sequence), (family, 0), |message| {
+                identify(message);
                 write_tcp(message, None);
             });
             writer.finish().unwrap_or_default()

@@ -79,8 +79,8 @@ impl Demand {
     fn add(&mut self, address: IpAddr, now: Duration, packets: u64, timing: ProbeTiming) -> Option<u32> {
         let window = timing.interval * 2;
         let readings = self.0.entry(address).or_default();
-        // A chain that was recreated counts from zero.
-        if readings.back().is_some_and(|(_, before)| *before > packets) {
+        // A chain that was recreated counts from zero, and one that was not read for a while tells nothing of now.
+        if readings.back().is_some_and(|(at, before)| *before > packets || *at + window < now) {
             readings.clear();
         }
         readings.push_back((now, packets));
@@ -285,5 +285,8 @@ mod tests {
         let known = [5, 5, 5, 5, 5, 3, 0, 0, 0, 0, 0].map(Some);
         assert_eq!(wanted, [&[None][..], &known].concat());
         assert_eq!(demand.add(address, timing.interval * 12, 1, timing), None, "a chain that counts anew");
+        assert_eq!(demand.add(address, timing.interval * 13, 2, timing), Some(1));
+        assert_eq!(demand.add(address, timing.interval * 90, 40, timing), None, "the node was no candidate meanwhile");
+        assert_eq!(demand.add(address, timing.interval * 91, 40, timing), Some(0));
     }
 }

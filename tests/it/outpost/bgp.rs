@@ -198,7 +198,10 @@ impl Network {
 fn assert_alive(connections: &mut [LongConnection]) {
     let expected = [ADDRESS, ADDRESS, ADDRESS6, ADDRESS6].map(ip);
     for (place, connection) in connections.iter_mut().enumerate() {
-        assert_eq!(connection.echo().ok(), Some(expected[place % 4]), "connection {place}");
+        match connection.echo() {
+            Ok(address) => assert_eq!(address, expected[place % 4], "connection {place}"),
+            Err(error) => panic!("connection {place}: {error:?}"),
+        }
     }
 }
 
