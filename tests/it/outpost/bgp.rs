@@ -131,11 +131,22 @@ impl Network {
         let (labels, policy) = (labels(&format!("{GATEWAY}, {STANDBY}")), policy());
         let files = [("nodes/gateways.yaml", labels.as_str()), ("policies/outpost.yaml", policy.as_str())];
         network.stand.push_saying("addresses that daemons announce", &files)?;
-        network.await_route(GATEWAY);
         network.stand.await_answer("tiefighter", OUTPOST, Answer::Granted(ip(ADDRESS)))?;
         network.stand.await_answer("tiefighter", OUTPOST6, Answer::Granted(ip(ADDRESS6)))?;
+        // Which of the two was ready first, and has it, is not said.
+        if !network.announces_alone(GATEWAY, ADDRESS) || !network.announces_alone(GATEWAY, ADDRESS6) {
+            network.stand.lab.cordon(STANDBY)?;
+            network.await_route(GATEWAY);
+            network.uncordon()?;
+        }
+        network.await_route(GATEWAY);
         network.stand.await_settled()?;
+        network.stand.lab.forget()?;
         Ok(network)
+    }
+
+    fn uncordon(&self) -> Outcome {
+        self.stand.lab.edit_nodes(|text| Ok(text.replace("    unschedulable: true\n", "")))
     }
 
     /// Where the router sends packets for an egress address.
@@ -238,7 +249,7 @@ fn holds(gateway: Daemon, router: Daemon) -> Outcome {
     network.stand.start(STANDBY)?;
     network.stand.await_settled()?;
     none_lost(hammers);
-    network.stand.lab.edit_nodes(|text| Ok(text.replace("    unschedulable: true\n", "")))?;
+    network.uncordon()?;
     network.stand.await_settled()?;
     network.await_route(STANDBY);
 
