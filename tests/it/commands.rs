@@ -246,7 +246,7 @@ kind-worker · 20 steps
   add     rule   500: from all fwmark 0x1fff/0x1fff lookup 9000
   add     rule   501: from all fwmark 0x1/0x1fff lookup 9001
   flush   conn   mark 0x1/0x1fff
-  add     nft    inet table egret: 20 chains, 78 rules, 21 sets, 32 elements
+  add     nft    inet table egret: 20 chains, 79 rules, 21 sets, 32 elements
   add     nft    netdev rule arrive ip daddr 10.1.1.254 meta mark @gateways meta pkttype set host meta mark set 0x00001fff accept
   add     nft    netdev rule arrive counter drop
   wait    packet until those in flight have passed

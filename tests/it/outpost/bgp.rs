@@ -131,6 +131,9 @@ impl Network {
         let (labels, policy) = (labels(&format!("{GATEWAY}, {STANDBY}")), policy());
         let files = [("nodes/gateways.yaml", labels.as_str()), ("policies/outpost.yaml", policy.as_str())];
         network.stand.push_saying("addresses that daemons announce", &files)?;
+        for address in [ADDRESS, ADDRESS6] {
+            assert!(wait_until(3 * DEADLINE, || !network.routes(address).is_empty()), "{address}: {}", network.said());
+        }
         network.stand.await_answer("tiefighter", OUTPOST, Answer::Granted(ip(ADDRESS)))?;
         network.stand.await_answer("tiefighter", OUTPOST6, Answer::Granted(ip(ADDRESS6)))?;
         // Which of the two was ready first, and has it, is not said.

@@ -1,5 +1,5 @@
-//! Everything at once, for as long as one likes: pushes, pods, deaths of gateways and of Egret, links, drift and moved labels, in an order that a
-//! seed decides, while clients never stop. Whatever happens, no packet arrives with an address that is not the policy's, who is no member
+//! Everything at once, for as long as one likes: pushes, pods, deaths of gateways and of Egret, links, drift, cordons, moved labels and
+//! moved addresses, in an order that a seed decides, while clients never stop. Whatever happens, no packet arrives with an address that is not the policy's, who is no member
 //! notices nothing, and once it is over everything is as it should be.
 //!
 //! `make soak MINUTES=10 SEED=7`; without, some seconds. Deliberately absent: one cause for one effect, which the other modules have.
@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use egret::core::state::net::mix;
 use nix::sys::signal::Signal;
 
-use super::stand::{Document, Outcome, Stand, WAYS, labels};
-use crate::lab::{Answer, Hammer, OUTPOST, OUTPOST6, Options, Pod, wait_until};
+use super::stand::{Document, Outcome, Stand, WAYS, labels, with_pods};
+use crate::lab::{Answer, Hammer, Node, OUTPOST, OUTPOST6, Options, Pod, wait_until};
 
 /// The node with the clients, whose kernel and processes are left alone but for drift and restarts.
 const SOURCE: &str = "kind-worker";
@@ -21,6 +21,26 @@ const GATEWAYS: [&str; 3] = ["kind-worker2", "kind-worker3", "kind-worker4"];
 const SHORT: Duration = Duration::from_secs(12);
 /// Everything has to be well again this long after the last event: a gateway is trusted after ten seconds, twice as long each time.
 const CALM: Duration = Duration::from_mins(2);
+
+/// What Egret assigns to one of the gateways, for the pod [`ROVER`].
+const ASSIGNED: [&str; 2] = ["10.0.3.100", "fd00:10:3::100"];
+const ROVER: &str = "rover";
+const ASSIGNS: &str = "apiVersion: egret.dev/v1alpha1
+kind: EgressPolicy
+metadata: {name: rover}
+spec:
+  selectors: [{podSelector: {matchLabels: {org: rovers, io.kubernetes.pod.namespace: batuu}}}]
+  destinationCIDRs: [10.0.4.0/24]
+  egressGateway: {nodeSelector: {matchLabels: {egress-gw: \"true\"}}, egressIP: 10.0.3.100, assign: true}
+---
+apiVersion: egret.dev/v1alpha1
+kind: EgressPolicy
+metadata: {name: rover6}
+spec:
+  selectors: [{podSelector: {matchLabels: {org: rovers, io.kubernetes.pod.namespace: batuu}}}]
+  destinationCIDRs: [\"fd00:10:4::/64\"]
+  egressGateway: {nodeSelector: {matchLabels: {egress-gw: \"true\"}}, egressIP: \"fd00:10:3::100\", assign: true}
+";
 
 /// Numbers from a seed.
 struct Dice(u64);
@@ -45,6 +65,8 @@ struct Broken {
     stopped: BTreeSet<&'static str>,
     /// Interfaces that are down.
     links: BTreeSet<(&'static str, &'static str)>,
+    /// Cordoned nodes.
+    cordoned: BTreeSet<&'static str>,
     /// Pods that were added.
     pods: Vec<String>,
 }
@@ -56,11 +78,12 @@ fn minutes() -> Duration {
 
 /// One event. Returns its name, for the message of a failure.
 fn event(stand: &mut Stand, dice: &mut Dice, broken: &mut Broken, number: usize) -> Outcome<String> {
-    match dice.below(6) {
+    match dice.below(7) {
         0 => a_push(stand, dice, number),
         1 => a_pod(stand, dice, broken, number),
         2 | 3 => a_process(stand, dice, broken),
         4 => a_link(stand, dice, broken),
+        5 => a_cordon(stand, dice, broken),
         _ => some_drift(stand, dice),
     }
 }
@@ -143,9 +166,27 @@ fn a_link(stand: &Stand, dice: &mut Dice, broken: &mut Broken) -> Outcome<String
     Ok(format!("{} of {} comes up", link.1, link.0))
 }
 
+fn a_cordon(stand: &Stand, dice: &mut Dice, broken: &mut Broken) -> Outcome<String> {
+    if !broken.cordoned.is_empty() {
+        uncordon(stand, broken)?;
+        return Ok("nothing is cordoned any more".to_owned());
+    }
+    let node = dice.one(&GATEWAYS);
+    stand.lab.cordon(node)?;
+    broken.cordoned.insert(node);
+    Ok(format!("{node} is cordoned"))
+}
+
+fn uncordon(stand: &Stand, broken: &mut Broken) -> Outcome {
+    broken.cordoned.clear();
+    stand.lab.edit_nodes(|text| Ok(text.replace("    unschedulable: true\n", "")))
+}
+
 /// Somebody deletes what is Egret's.
 fn some_drift(stand: &Stand, dice: &mut Dice) -> Outcome<String> {
-    const ACTS: [&str; 5] = [
+    const ACTS: [&str; 7] = [
+        "ip addr del 10.0.3.100/32 dev net1",
+        "ip -6 addr del fd00:10:3::100/128 dev net1",
         "ip rule del priority 501",
         "ip -6 rule del priority 501",
         "ip route flush table 9001",
@@ -181,20 +222,34 @@ fn mend(stand: &Stand, (node, link): (&str, &str)) -> Outcome {
 fn whatever_happens_no_packet_has_a_wrong_address_and_who_is_no_member_notices_nothing() -> Outcome {
     let seed = std::env::var("EGRET_SOAK_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     let (mut dice, mut broken, mut done) = (Dice(seed), Broken::default(), Vec::new());
-    let mut stand = Stand::up(Options { gateways: 3, ..Options::default() })?;
+    let rover = Pod::new(ROVER, SOURCE, 90, &[("org", "rovers")]);
+    let mut stand = Stand::up(Options { gateways: 3, ..with_pods(&[rover]) })?;
     let (labels, policy) = (labels("kind-worker2, kind-worker3"), Document::default().text());
+    let assigned = ASSIGNED.map(|address| address.parse::<IpAddr>().expect("an address"));
+    let fixed: Vec<IpAddr> = stand.lab.nodes().iter().filter_map(Node::egress).flatten().collect();
+    stand.lab.outpost().allow(fixed.into_iter().chain(assigned));
     stand.push_saying(
         "the first",
-        &[("nodes/gateways.yaml", labels.as_str()), ("policies/outpost.yaml", policy.as_str())],
+        &[
+            ("nodes/gateways.yaml", labels.as_str()),
+            ("policies/outpost.yaml", policy.as_str()),
+            ("policies/rover.yaml", ASSIGNS),
+        ],
     )?;
     stand.await_granted("tiefighter")?;
+    for (to, address) in [OUTPOST, OUTPOST6].into_iter().zip(assigned) {
+        stand.await_answer(ROVER, to, Answer::Granted(address))?;
+    }
     stand.await_settled()?;
     stand.lab.forget()?;
     let members: Vec<Hammer> =
         [OUTPOST, OUTPOST6].iter().map(|to| stand.lab.hammer("tiefighter", *to)).collect::<Result<_, _>>()?;
+    let rovers: Vec<Hammer> =
+        [OUTPOST, OUTPOST6].iter().map(|to| stand.lab.hammer(ROVER, *to)).collect::<Result<_, _>>()?;
     let bystanders: Vec<Hammer> =
         [OUTPOST, OUTPOST6].iter().map(|to| stand.lab.hammer("xwing", *to)).collect::<Result<_, _>>()?;
-    let own = stand.lab.pod_addresses("xwing")?;
+    let bystander = stand.lab.pod_addresses("xwing")?;
+    let own: Vec<IpAddr> = bystander.iter().copied().chain(assigned).collect();
     let until = Instant::now() + minutes();
     let told = |done: &[String]| {
         format!("seed {seed}, {} events, the last: {:?}", done.len(), &done[done.len().saturating_sub(12)..])
@@ -221,13 +276,28 @@ fn whatever_happens_no_packet_has_a_wrong_address_and_who_is_no_member_notices_n
     let well =
         |hammer: &Hammer| hammer.requests().last().is_some_and(|request| matches!(request.answer, Answer::Granted(_)));
     assert!(
-        wait_until(CALM, || members.iter().all(well)),
+        wait_until(CALM, || members.iter().chain(&rovers).all(well)),
         "members are not let in again; {}\n{}",
         told(&done),
         stand.logs()
     );
     stand.await_settled()?;
-    report(&done, members, bystanders, &own, &told(&done));
+    for address in ASSIGNED {
+        let holders = || {
+            let has = |node: &&&str| {
+                let listed = stand.lab.node(node).and_then(|node| node.exec(["ip", "-o", "addr", "show", "to", address]));
+                listed.is_ok_and(|listed| !listed.trim().is_empty())
+            };
+            GATEWAYS.iter().filter(has).copied().collect::<Vec<_>>()
+        };
+        assert!(wait_until(CALM, || holders().len() == 1), "{address} is on {:?}; {}", holders(), told(&done));
+    }
+    for (rover, address) in rovers.iter().zip(assigned) {
+        let requests = rover.requests();
+        let other = requests.iter().find(|one| !matches!(one.answer, Answer::NoAnswer) && one.answer != Answer::Granted(address));
+        assert!(other.is_none(), "{other:?}; {}", told(&done));
+    }
+    report(&done, members.into_iter().chain(rovers).collect(), bystanders, &bystander, &told(&done));
     stand.assert_no_leak_but(&own)
 }
 
@@ -239,6 +309,7 @@ fn calm(stand: &mut Stand, broken: &mut Broken) -> Outcome {
     for link in std::mem::take(&mut broken.links) {
         mend(stand, link)?;
     }
+    uncordon(stand, broken)?;
     for node in std::mem::take(&mut broken.agents) {
         stand.start(node)?;
     }
