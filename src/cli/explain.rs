@@ -104,7 +104,7 @@ pub(super) struct ClusterArgs {
     pub(super) kubeconfig: Option<PathBuf>,
 }
 
-fn pod_name(text: &str) -> Result<PodName, String> {
+pub(super) fn pod_name(text: &str) -> Result<PodName, String> {
     let parts = text.split_once('/').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
     let (namespace, name) = parts.ok_or_else(|| "a pod's namespace and name, as in batuu/tiefighter".to_owned())?;
     Ok(PodName { namespace: namespace.to_owned(), name: name.to_owned() })
@@ -200,7 +200,7 @@ impl Failure {
         Self::new("a pod and a destination are asked about, or an address", Some(hint.to_owned()))
     }
 
-    fn unknown_pod(error: UnknownPod, facts: &Facts) -> Self {
+    pub(super) fn unknown_pod(error: UnknownPod, facts: &Facts) -> Self {
         let hint = match &error.near {
             Some(near) => format!("did you mean {near}?"),
             None if facts.pods.is_empty() => "the cluster's manifests have no pod at all".to_owned(),

@@ -28,6 +28,7 @@ mod run;
 mod schema;
 mod snapshot;
 mod status;
+mod test;
 mod validate;
 mod version;
 mod who;
@@ -76,6 +77,8 @@ enum Command {
     Preview(preview::PreviewArgs),
     /// Show a cluster at a glance: nodes, policies, what is dropped, since when and why.
     Status(status::StatusArgs),
+    /// Send requests from pods of this node, and compare the address that a server sees with the promised one.
+    Test(test::TestArgs),
     /// Write what a preview needs to know of a cluster: labels and addresses of nodes, namespaces and pods, nothing else.
     Snapshot(snapshot::SnapshotArgs),
     /// Remove everything of Egret's from this node: kernel objects and labels.
@@ -122,6 +125,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args, verbosity),
         Command::Preview(args) => preview::run(&args, verbosity),
         Command::Status(args) => status::run(&args, verbosity),
+        Command::Test(args) => test::run(&args, verbosity),
         Command::Snapshot(args) => snapshot::run(&args),
         Command::Remove(args) => remove::run(args, verbosity),
         Command::Doctor(args) => doctor::run(&args),

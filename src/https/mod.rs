@@ -9,6 +9,7 @@
 //! retries, cookies, caches, compression, or proxy from the environment.
 
 mod connect;
+pub mod echo;
 mod error;
 mod trust;
 

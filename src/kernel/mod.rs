@@ -17,6 +17,7 @@ pub mod marks;
 mod netconf;
 pub mod nft;
 mod observe;
+pub mod pod_namespace;
 pub mod probe;
 pub mod provoke;
 mod routes;

@@ -38,4 +38,5 @@ mod soak;
 mod stand;
 mod state;
 mod stranger;
+mod tested;
 mod windows;

@@ -29,7 +29,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("hmac", &["git/known_hosts.rs", "serve/webhook.rs"]),
     // What kube's client is made of: built anew, with HTTP/2 and keepalive.
     ("http", &["cluster/live/", "forge/", "https/"]),
-    ("http_body_util", &["cluster/live/transport.rs", "git/http_relay.rs", "https/mod.rs"]),
+    ("http_body_util", &["cluster/live/transport.rs", "git/http_relay.rs", "https/"]),
     // In git/http_relay.rs the server side.
     ("hyper", &["cluster/live/", "git/http_relay.rs", "https/"]),
     ("hyper_rustls", &["cluster/live/transport.rs"]),

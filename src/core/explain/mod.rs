@@ -29,6 +29,7 @@ use super::name::NodeName;
 use super::placement::Placement;
 use super::plan::conntrack::Connection;
 use super::policy::diagnostic_sink::nearest;
+use super::policy::members::Members;
 use super::policy::{Origin, PolicyId, PolicySet};
 use super::preview::revision::RevisionState;
 use super::report::history::{NodeReport, Rejected};
@@ -216,6 +217,14 @@ pub fn explain(question: &Question, situation: &Situation<'_>) -> Result<Explana
         changed: None,
         connections: None,
     })
+}
+
+/// The policies with members on a node.
+pub fn members_on(node: &NodeName, situation: &Situation<'_>) -> BTreeSet<PolicyId> {
+    let side = side(situation);
+    let index = Members::new(side.set.policies.values(), &side.facts);
+    let here = side.facts.pods.iter().filter(|(_, pod)| pod.node.as_ref() == Some(node));
+    here.flat_map(|(name, pod)| index.of(name, pod, &side.facts)).collect()
 }
 
 /// The policies applied to the cluster, with the placement that was read where there is one.

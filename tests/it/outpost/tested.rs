@@ -1,0 +1,74 @@
+//! `egret test`: what a server sees of real requests from real pods is compared with what is promised.
+//!
+//! Deliberately absent: what is promised (`explained`).
+
+use std::process::Output;
+
+use super::stand::{Outcome, Stand};
+use crate::lab::{LabError, Options};
+
+const ECHO: &str = "http://10.0.4.2/";
+
+impl Stand {
+    /// What `egret test` prints on a node for a pod, and its exit code. Pods of other labs have the same addresses, so the namespace is named.
+    fn test(&self, node: &str, pod: &str, more: &[&str]) -> Result<(Option<i32>, String), LabError> {
+        let (name, namespace) = (format!("batuu/{pod}"), self.lab.pod(pod)?.path().display().to_string());
+        let words = ["test", "--echo", ECHO, "--pod", &name, "--netns", &namespace];
+        let all: Vec<&str> = words.into_iter().chain(more.iter().copied()).collect();
+        let Output { status, stdout, stderr } = self.command(node, &all)?;
+        let text = [stdout, stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        Ok((status.code(), text))
+    }
+}
+
+#[test]
+fn what_a_server_sees_is_compared_with_what_is_promised() -> Outcome {
+    let stand = Stand::applied(Options { ipv6: false, ..Options::default() })?;
+    let (code, text) = stand.test("kind-worker", "tiefighter", &[])?;
+    assert!(text.starts_with("ok  outpost: batuu/tiefighter → 10.0.4.2:80 is seen as 10.0.3.42 after "), "{text}");
+    assert!(text.ends_with("ms; promised: leaves as 10.0.3.42 through kind-worker2\n"), "{text}");
+    assert_eq!(code, Some(0), "{text}");
+    let (_, json) = stand.test("kind-worker", "tiefighter", &["-o", "json"])?;
+    assert!(json.contains("\"formatVersion\": 1") && json.contains("\"result\": \"asPromised\""), "{json}");
+    let (code, text) = stand.test("kind-worker", "xwing", &[])?;
+    assert!(text.starts_with("not compared  no policy: batuu/xwing → 10.0.4.2:80 is seen as 10."), "{text}");
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = stand.test("kind-worker2", "tiefighter", &[])?;
+    assert_eq!(text, "error: batuu/tiefighter is on kind-worker\nhint: run it there: this machine is kind-worker2\n");
+    assert_eq!(code, Some(1));
+    // Another router on the way translates once more.
+    let translates = "table ip more { chain leave { type nat hook postrouting priority srcnat; oifname v-outpost masquerade; }; }";
+    stand.lab.router().nft(translates)?;
+    let (code, text) = stand.test("kind-worker", "tiefighter", &[])?;
+    assert!(text.starts_with("WRONG ADDRESS  outpost: batuu/tiefighter → 10.0.4.2:80 is seen as 10.0.4.1 "), "{text}");
+    assert_eq!(code, Some(2), "{text}");
+    stand.lab.router().exec(["nft", "delete", "table", "ip", "more"])?;
+    // A firewall that answers nothing.
+    stand.lab.outpost_namespace().nft("table ip more { chain come { type filter hook input priority 0; drop; }; }")?;
+    let (code, text) = stand.test("kind-worker", "tiefighter", &["--patience", "300ms"])?;
+    assert!(text.starts_with("NO ANSWER  outpost: "), "{text}");
+    assert!(text.contains(" has no answer: nothing came within 300 ms; promised: leaves as 10.0.3.42"), "{text}");
+    assert_eq!(code, Some(2), "{text}");
+    stand.assert_no_leak_but(&[])
+}
+
+#[test]
+fn without_a_pod_one_member_of_each_policy_is_tried_and_other_policies_are_named() -> Outcome {
+    let stand = Stand::applied(Options { ipv6: false, ..Options::default() })?;
+    let Output { status, stderr, .. } = stand.command("kind-worker", &["test", "--echo", "http://10.0.9.9/"])?;
+    let text = String::from_utf8_lossy(&stderr);
+    assert!(text.starts_with("error: no policy with members on kind-worker has 10.0.9.9 as a destination\n"), "{text}");
+    assert_eq!(status.code(), Some(1));
+    let Output { status, stderr, .. } = stand.command("kind-worker", &["test", "--echo", "https://10.0.4.2/"])?;
+    assert!(String::from_utf8_lossy(&stderr).contains("as in http://10.0.4.2/"), "{stderr:?}");
+    assert_eq!(status.code(), Some(1));
+    // Several labs may stand at once: either the pod's namespace is found, or it is said that it cannot be told apart.
+    let Output { stdout, .. } = stand.command("kind-worker", &["test", "--echo", ECHO])?;
+    let text = String::from_utf8_lossy(&stdout);
+    assert!(
+        text.starts_with("ok  outpost: batuu/tiefighter → 10.0.4.2:80 is seen as 10.0.3.42 ")
+            || text.contains("network namespaces of this machine have 10.1.1.177"),
+        "{text}"
+    );
+    Ok(())
+}
