@@ -4,6 +4,7 @@ mod agent;
 mod args;
 mod assertion_json;
 mod cluster;
+mod cluster_doctor;
 mod completion;
 mod controller;
 pub mod diagnostics;
