@@ -3,6 +3,7 @@
 //! Deliberately absent: a real API server, which `make test-cluster` has.
 
 mod addresses;
+mod answered;
 mod asserted;
 mod conditions;
 mod dashboard;
