@@ -168,7 +168,7 @@ pub(super) fn run(args: &ExplainArgs, verbosity: &Verbosity) -> Result<ExitCode,
         return Ok(ExitCode::SUCCESS);
     };
     if !args.cluster.offline {
-        known.ask_kernels(question, args.connections || args.seen_as.is_some(), &args.cluster.namespace, &runtime);
+        known.ask_kernels(question, args.connections, &args.cluster.namespace, &runtime);
     }
     let explained = known.with_situation(pod, |situation| {
         let seen = args.seen_as.map(|address| (address, seen_as(address, question, situation)));

@@ -97,14 +97,15 @@ pub(super) fn views(decided: &Decided, question: &Question, pod: &Pod, situation
     on_the_way.into_iter().filter_map(view).collect()
 }
 
-/// The kernels on the way that an agent can be asked about, with the question. `connections`: list those of the pod, too.
+/// The kernels on the way that an agent can be asked about, with the question. `connections`: its node lists those of the pod, too.
 pub fn to_ask(explanation: &Explanation, connections: bool) -> Vec<(NodeName, KernelQuestion)> {
     let question = |here: bool, exit: Option<&ExitKey>| KernelQuestion {
         source: explanation.address,
         here,
         destination: Some(explanation.question.destination),
         exit: exit.map(ExitKey::identity),
-        connections,
+        // The gateway sees the node's tunnel address in the place of the pod's.
+        connections: here && connections,
     };
     let source = explanation.node.iter().map(|node| (node, question(true, explanation.exit.as_ref())));
     let gateways = explanation.exit.iter().chain(&explanation.carrier);

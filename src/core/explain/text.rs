@@ -211,13 +211,11 @@ fn open(connections: &[OpenConnection], lines: &mut Vec<(&'static str, String)>)
     let older = connections.iter().filter(|one| one.older).count();
     let older = if older == 0 { String::new() } else { format!(", {older} on an older way") };
     lines.push(("open", format!("{}{older}", counted(connections.len(), "connection"))));
-    let several = connections.iter().any(|one| one.node != connections[0].node);
     for one in connections.iter().take(LISTED) {
-        let on = if several { format!("{}: ", one.node) } else { String::new() };
         let exit = one.exit.as_ref().map_or("not steered".to_owned(), |exit| format!("by {exit}"));
         let answered = if one.answered { "" } else { ", no answer yet" };
         let older = if one.older { "; a new one takes another way" } else { "" };
-        lines.push(("", format!("{on}replies go to {}, {exit}{answered}{older}", one.replies_to)));
+        lines.push(("", format!("replies go to {}, {exit}{answered}{older}", one.replies_to)));
     }
 }
 

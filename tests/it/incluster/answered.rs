@@ -152,12 +152,15 @@ fn both_kernels_on_the_way_say_what_they_hold_and_counted() -> Outcome {
 }
 
 #[test]
-fn connections_are_listed_as_both_kernels_track_them() -> Outcome {
+fn connections_are_listed_as_the_pods_node_tracks_them() -> Outcome {
     let stand = answering(Options::default())?;
     let words = ["explain", "batuu/tiefighter", "--to", "10.0.4.2", "--connections", "--seen-as", "10.0.3.42"];
-    let text = stand.await_said(&words, 0, &["kind-worker2: replies go to 10.0.3.42, by kind-worker2 dev net1"])?;
-    assert!(text.contains("kind-worker: replies go to 10.1.1.177, by kind-worker2 dev net1"), "{text}");
+    let text = stand.await_said(&words, 0, &["by kind-worker2 dev net1"])?;
+    assert!(text.contains("open    ") && text.contains("replies go to 10.1.1.254, by kind-worker2 dev net1"), "{text}");
     assert!(text.contains("seen    10.0.3.42 is the address of outpost"), "{text}");
+    let (_, json) = stand.say(&[&words[..], &["-ojson"]].concat())?;
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["connections"][0]["node"], "kind-worker", "{json}");
     Ok(())
 }
 
