@@ -57,6 +57,11 @@ impl ApiCluster {
         Ok(Self { client, view, set, placement, leases })
     }
 
+    /// The client by which it was read.
+    pub(super) fn client(&self) -> &ApiClient {
+        &self.client
+    }
+
     /// Asks agents what their kernels hold. `namespace`: that of the release.
     pub(super) fn ask(
         &self,

@@ -111,7 +111,7 @@ pub(super) struct ClusterArgs {
 /// The namespace that the chart's documentation installs the release in.
 pub(super) const RELEASE: &str = "egret-system";
 
-fn pod_name(text: &str) -> Result<PodName, String> {
+pub(super) fn pod_name(text: &str) -> Result<PodName, String> {
     let parts = text.split_once('/').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
     let (namespace, name) = parts.ok_or_else(|| "a pod's namespace and name, as in batuu/tiefighter".to_owned())?;
     Ok(PodName { namespace: namespace.to_owned(), name: name.to_owned() })
@@ -254,7 +254,7 @@ impl Known {
 
     /// Asks the agents on the packets' way what their kernels hold, where an API server leads to them. The pod's node may know of a gateway
     /// that stands in for the one that was decided: that one is asked, too.
-    fn ask_kernels(&mut self, question: &Question, connections: bool, namespace: &str, runtime: &output::Runtime) {
+    pub(super) fn ask_kernels(&mut self, question: &Question, connections: bool, namespace: &str, runtime: &output::Runtime) {
         for _ in 0..2 {
             let explained = self.with_situation(Some(&question.pod), |situation| explain(question, situation));
             let (Ok(explanation), Some(api)) = (explained, &self.api) else { return };
@@ -277,7 +277,7 @@ impl Known {
     }
 
     /// Reads a cluster by its API server.
-    fn of_api(kubeconfig: &std::path::Path, runtime: &output::Runtime) -> Result<Self, Failure> {
+    pub(super) fn of_api(kubeconfig: &std::path::Path, runtime: &output::Runtime) -> Result<Self, Failure> {
         let api = ApiCluster::read(kubeconfig, true, runtime)?;
         Ok(Self {
             facts: api.facts().clone(),
