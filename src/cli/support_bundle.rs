@@ -14,7 +14,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-use super::args::{AdmissionArgs, GitArgs, OUTPUT, RepoArgs};
+use super::args::{AdmissionArgs, GitArgs, RepoArgs};
 use super::cluster::{ApiCluster, ask};
 use super::explain::{ClusterArgs, Inputs, Known, pod_name};
 use super::output::{self, Failure, Verbosity};

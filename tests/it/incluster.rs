@@ -5,6 +5,7 @@
 mod addresses;
 mod answered;
 mod asserted;
+pub(crate) mod bundle;
 mod conditions;
 mod dashboard;
 mod explained;

@@ -73,6 +73,15 @@ impl Stand {
         Ok((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
     }
 
+    /// The exit code of a command that fails.
+    pub(super) fn failing(&self, words: &[&str]) -> Outcome<i32> {
+        let (program, kubeconfig) = (self.lab.program()?, self.kubeconfig());
+        let mut command = Command::new(program);
+        command.args(words).arg("--kubeconfig").arg(kubeconfig).env_clear();
+        let output = self.lab.router().enter(|| command.output())?.map_err(LabError::doing("run egret"))?;
+        Ok(output.status.code().unwrap_or_default())
+    }
+
     /// Waits until all of this is said; the whole of it.
     fn await_said(&self, words: &[&str], code: i32, says: &[&str]) -> Outcome<String> {
         let mut last = (None, String::new());
@@ -290,4 +299,77 @@ fn what_a_hostile_agent_says_is_bounded_and_shows_nothing_a_terminal_obeys() -> 
         assert_eq!(code, Some(1), "{text}");
     }
     Ok(())
+}
+
+/// What many agents would say, at once and to every question.
+const FINE: &str = r#"{"formatVersion": 1, "checks": [{"code": "kernel", "severity": "ok", "message": "fine", "hint": null}]}"#;
+
+/// Measures; nothing is compared but that it works: `cargo test --release --test it answered::figures -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures, and takes minutes"]
+fn figures() -> Outcome {
+    const NODES: usize = 5000;
+    const PODS: usize = 20_000;
+    let stand = answering(Options::default())?;
+    let time = |what: &str, words: &[&str]| -> Outcome {
+        let mut times: Vec<Duration> = Vec::new();
+        for _ in 0..5 {
+            let begun = Instant::now();
+            let (_, text) = stand.say(words)?;
+            times.push(begun.elapsed());
+            assert!(text.contains("nodes: ") || text.contains("leaves as 10.0.3.42"), "{text}");
+            // Agents answer a few a second.
+            wait_until_every(Duration::from_secs(2), Duration::from_secs(3), || times.len() > 5);
+        }
+        times.sort();
+        #[expect(clippy::print_stdout, reason = "it is what the figures are for")]
+        {
+            println!("{what}: {:?} (of five: {:?} to {:?})", times[2], times[0], times[4]);
+        }
+        Ok(())
+    };
+    time("explain, 2 nodes", &EXPLAIN)?;
+    time("doctor, 2 nodes", &["doctor"])?;
+    for node in ["kind-worker", "kind-worker2"] {
+        stand.api.delete("pods", NAMESPACE, &format!("egret-agent-{node}"));
+        let pod = agent_pod(&stand, node, PORT);
+        stand.api.create(&pod);
+    }
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{FINE}");
+    let listener = stand.lab.node("kind-worker2")?.enter(|| TcpListener::bind(("0.0.0.0", 9800)))?;
+    let listener = listener.map_err(LabError::doing("listen as agents"))?;
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut head = [0; 4096];
+            // Whatever is asked.
+            let _ = stream.read(&mut head);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    for number in 0..NODES - 2 {
+        let name = format!("node-{number:04}");
+        let (high, low) = (number / 200, number % 200 + 10);
+        let node = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+            "spec": {"podCIDRs": [format!("10.{}.{}.0/24", 100 + high, low)]},
+            "status": {"addresses": [{"type": "InternalIP", "address": format!("172.19.{high}.{low}")}], "conditions": [{"type": "Ready", "status": "True"}]},
+        });
+        stand.api.create(&node);
+        let mut pod = agent_pod(&stand, "kind-worker2", 9800);
+        pod["metadata"]["name"] = json!(format!("egret-agent-{name}"));
+        pod["spec"]["nodeName"] = json!(name);
+        stand.api.create(&pod);
+    }
+    for number in 0..PODS {
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": format!("pod-{number}"), "namespace": "batuu", "labels": {"app": format!("app-{}", number % 100)}},
+            "spec": {"nodeName": format!("node-{:04}", number % (NODES - 2)), "containers": [{"name": "a", "image": "a:1"}]},
+            "status": {"phase": "Running"},
+        });
+        stand.api.create(&pod);
+    }
+    time("explain, 5,000 nodes and 25,000 pods, as the API server has them", &[&EXPLAIN[..], &["--offline"]].concat())?;
+    time("explain, 5,000 nodes and 25,000 pods, with both kernels", &EXPLAIN)?;
+    time("doctor, 5,000 nodes", &["doctor"])
 }
