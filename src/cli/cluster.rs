@@ -16,9 +16,9 @@ use crate::core::placement::{GatewayReports, Placement, place_with};
 use crate::core::policy::published::{Published, Unreadable, resource_name};
 use crate::core::policy::{PolicyId, PolicySet};
 use crate::core::report::history::{NodeReport, Rejected};
+use crate::core::status::{ConditionType, HeadStatus, condition, unfit};
 use crate::core::text::shortened;
 use crate::telemetry::chain;
-use crate::core::status::{ConditionType, HeadStatus, condition, unfit};
 
 /// The value of --kubeconfig that stands for the account of this pod.
 const IN_CLUSTER: &str = "in-cluster";

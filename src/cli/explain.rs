@@ -254,7 +254,13 @@ impl Known {
 
     /// Asks the agents on the packets' way what their kernels hold, where an API server leads to them. The pod's node may know of a gateway
     /// that stands in for the one that was decided: that one is asked, too.
-    pub(super) fn ask_kernels(&mut self, question: &Question, connections: bool, namespace: &str, runtime: &output::Runtime) {
+    pub(super) fn ask_kernels(
+        &mut self,
+        question: &Question,
+        connections: bool,
+        namespace: &str,
+        runtime: &output::Runtime,
+    ) {
         for _ in 0..2 {
             let explained = self.with_situation(Some(&question.pod), |situation| explain(question, situation));
             let (Ok(explanation), Some(api)) = (explained, &self.api) else { return };
@@ -270,7 +276,8 @@ impl Known {
 
     /// The pod's connections, as agents answered; none if nobody was asked, or nobody answered.
     fn connections_told(&self, explanation: &Explanation) -> Option<Vec<OpenConnection>> {
-        let answers = self.told.iter().filter_map(|(node, told)| Some((node, told.as_ref().ok()?.connections.as_ref()?)));
+        let answers =
+            self.told.iter().filter_map(|(node, told)| Some((node, told.as_ref().ok()?.connections.as_ref()?)));
         let found: Vec<Vec<OpenConnection>> =
             answers.map(|(node, found)| connections_told(node, found, &explanation.verdict)).collect();
         (!found.is_empty()).then(|| found.concat())

@@ -50,7 +50,9 @@ enum Redact {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Secrets are never in it. Look into it before you send it: the file MANIFEST says what is in and what was left out.")]
+#[command(
+    after_help = "Secrets are never in it. Look into it before you send it: the file MANIFEST says what is in and what was left out."
+)]
 pub(super) struct SupportBundleArgs {
     /// The archive to write; an existing file is left as it is [default: egret-support-TIME.tar.gz in this folder].
     #[arg(long, value_name = "FILE")]
@@ -104,7 +106,10 @@ pub(super) fn run(args: &SupportBundleArgs, verbosity: &Verbosity) -> Result<Exi
     let path = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.tar.gz")));
     let files = bundle.files.len() + 1;
     bundle.write(&path, &name, u64::try_from(now.as_second()).unwrap_or_default())?;
-    output::print(&format!("{}: {files} files; look into MANIFEST, and at the rest, before you send it\n", path.display()))?;
+    output::print(&format!(
+        "{}: {files} files; look into MANIFEST, and at the rest, before you send it\n",
+        path.display()
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -133,7 +138,11 @@ impl SupportBundleArgs {
         let policies = json!({"revision": known.revision, "config": published.config, "policies": published.policies});
         bundle.add("policies.json", "the active policies, and egret.yaml as it takes effect", &pretty(&policies));
         let snapshot = stamped(&bundle.reduced.facts, now);
-        bundle.add("snapshot.yaml", "nodes, namespaces and pods: `egret explain --cluster snapshot.yaml` reads it", &snapshot);
+        bundle.add(
+            "snapshot.yaml",
+            "nodes, namespaces and pods: `egret explain --cluster snapshot.yaml` reads it",
+            &snapshot,
+        );
         let rejected: String = known
             .rejected
             .iter()
@@ -245,7 +254,9 @@ fn pretty(value: &Value) -> String {
 fn readable(bytes: &[u8]) -> String {
     match serde_json::from_slice::<Value>(bytes) {
         Ok(value) => pretty(&value),
-        Err(_) => String::from_utf8_lossy(bytes).chars().filter(|letter| *letter == '\n' || !letter.is_control()).collect(),
+        Err(_) => {
+            String::from_utf8_lossy(bytes).chars().filter(|letter| *letter == '\n' || !letter.is_control()).collect()
+        }
     }
 }
 

@@ -127,7 +127,9 @@ impl ClusterHealth {
                     let worst = checks.iter().map(|check| check.severity).min();
                     health.errors += usize::from(worst == Some(Severity::Error));
                     health.warnings += usize::from(worst == Some(Severity::Warn));
-                    for check in checks.iter().filter(|check| matches!(check.severity, Severity::Error | Severity::Warn)) {
+                    for check in
+                        checks.iter().filter(|check| matches!(check.severity, Severity::Error | Severity::Warn))
+                    {
                         let of_code = found.entry((check.severity, &check.code)).or_default();
                         let nodes = of_code.entry((&check.message, check.hint.as_deref())).or_default();
                         // An agent may say the same twice.
@@ -163,7 +165,8 @@ impl ClusterHealth {
     /// The first line.
     pub fn summary(&self) -> String {
         let all = counted(self.nodes, "node");
-        let parts = [(self.errors, "with errors"), (self.silent, "without an answer"), (self.warnings, "with warnings")];
+        let parts =
+            [(self.errors, "with errors"), (self.silent, "without an answer"), (self.warnings, "with warnings")];
         let parts: Vec<String> =
             parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
         if parts.is_empty() { format!("{all}: nothing is wrong") } else { format!("{all}: {}", parts.join(", ")) }
@@ -255,7 +258,10 @@ mod tests {
         let silent = "5 nodes (node-0007, node-1007, node-2007, node-3007, node-4007): no answer within 2 s";
         assert_eq!(lines[1], silent);
         assert!(lines[2].starts_with("4992 nodes ("), "{}", lines[2]);
-        assert!(lines.iter().any(|line| line.starts_with("2500 nodes (") && line.ends_with("a firewall drops")), "{lines:?}");
+        assert!(
+            lines.iter().any(|line| line.starts_with("2500 nodes (") && line.ends_with("a firewall drops")),
+            "{lines:?}"
+        );
         assert!(lines.len() < 10, "{lines:?}");
         assert!(health.is_bad());
     }

@@ -19,8 +19,8 @@ const OTHERS: [&str; 2] = ["others4", "others6"];
 /// Labels of nodes that are kept whatever selects them.
 const OF_NODES: [&str; 3] = ["kubernetes.io/hostname", "kubernetes.io/os", "kubernetes.io/arch"];
 /// Words whose value is a secret, wherever they end a name.
-const SECRET_WORDS: [&str; 9] =
-    ["password", "passwd", "passphrase", "token", "secret", "apikey", "api_key", "api-key", "authorization"];
+const SECRET_WORDS: [&str; 8] =
+    ["password", "passwd", "passphrase", "token", "secret", "apikey", "api_key", "authorization"];
 /// What tokens of well-known kinds begin with.
 const TOKENS: [&str; 12] =
     ["ghp_", "gho_", "ghs_", "ghu_", "github_pat_", "glpat-", "gldt-", "xoxb-", "xoxp-", "AKIA", "ASIA", "eyJ"];
@@ -204,7 +204,8 @@ fn without_userinfo(line: &str) -> String {
     while let Some(at) = rest.find("://") {
         let (before, after) = rest.split_at(at + 3);
         clean.push_str(before);
-        let end = after.find(|letter: char| letter.is_whitespace() || "/\"'<>`,;".contains(letter)).unwrap_or(after.len());
+        let end =
+            after.find(|letter: char| letter.is_whitespace() || "/\"'<>`,;".contains(letter)).unwrap_or(after.len());
         match after[..end].rfind('@') {
             Some(host) => {
                 clean.push_str(HIDDEN);
@@ -219,7 +220,7 @@ fn without_userinfo(line: &str) -> String {
 /// `password: x`, `EGRET_TOKEN=x`, `"secret": "x"` without the value.
 fn without_values(line: &str) -> String {
     // Lower case letters of ASCII are as long as the others: places are the same in both.
-    let lower = line.to_ascii_lowercase();
+    let lower = line.to_ascii_lowercase().replace('-', "_");
     let mut clean = String::new();
     let mut done = 0;
     while let Some((end, value)) = SECRET_WORDS.iter().filter_map(|word| next_value(&lower, done, word)).min() {
@@ -241,7 +242,10 @@ fn next_value(lower: &str, from: usize, word: &str) -> Option<(usize, usize)> {
         }
         let value = &rest[sign + 1..];
         let start = value.find(|letter: char| !matches!(letter, '"' | '\'' | ' ' | '='))?;
-        let scheme = ["bearer ", "basic "].iter().find(|scheme| value[start..].starts_with(*scheme)).map_or(0, |scheme| scheme.len());
+        let scheme = ["bearer ", "basic "]
+            .iter()
+            .find(|scheme| value[start..].starts_with(*scheme))
+            .map_or(0, |scheme| scheme.len());
         let length = value[start + scheme..]
             .find(|letter: char| letter.is_whitespace() || matches!(letter, '"' | '\'' | ',' | '}' | ';' | '&'))
             .unwrap_or(value.len() - start - scheme);
@@ -280,7 +284,10 @@ mod tests {
             ("EGRET_FORGE_TOKEN=abc EGRET_NODE=beta", "EGRET_FORGE_TOKEN=*** EGRET_NODE=beta"),
             ("Authorization: Bearer abc.def", "Authorization: ***"),
             ("use ghp_0123456789abcdef0123 here", "use *** here"),
-            ("a -----BEGIN OPENSSH PRIVATE KEY-----\nxyz\n-----END OPENSSH PRIVATE KEY-----\nb\n", "*** a private key\nb\n"),
+            (
+                "a -----BEGIN OPENSSH PRIVATE KEY-----\nxyz\n-----END OPENSSH PRIVATE KEY-----\nb\n",
+                "*** a private key\nb\n",
+            ),
             ("a token that is not valid", "a token that is not valid"),
             ("policy outpost has 10.0.4.0/24", "policy outpost has 10.0.4.0/24"),
         ] {

@@ -39,7 +39,9 @@ pub fn url_part(text: &str) -> String {
 pub fn query_pairs(query: &str) -> impl Iterator<Item = (String, String)> {
     let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
-    pairs.map(move |pair| pair.split_once('=').unwrap_or((pair, ""))).map(move |(name, value)| (decoded(name), decoded(value)))
+    pairs
+        .map(move |pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(move |(name, value)| (decoded(name), decoded(value)))
 }
 
 /// A line with a newline at the end, broken between words where it is wider than `width` columns. Continuation lines

@@ -56,7 +56,8 @@ pub enum TokenVerdict {
 }
 
 /// Asks the API server about a token; an error: it cannot be asked.
-pub type Review = Box<dyn Fn(String) -> Pin<Box<dyn Future<Output = Result<TokenVerdict, String>> + Send>> + Send + Sync>;
+pub type Review =
+    Box<dyn Fn(String) -> Pin<Box<dyn Future<Output = Result<TokenVerdict, String>> + Send>> + Send + Sync>;
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,7 +180,11 @@ async fn kernel(State(door): State<Arc<Inner>>, headers: HeaderMap, RawQuery(que
         return refusal.into_response();
     }
     let query = query.unwrap_or_default();
-    let question = if query.len() > LONGEST_QUERY { Err("the question is too long".to_owned()) } else { KernelQuestion::parse(&query) };
+    let question = if query.len() > LONGEST_QUERY {
+        Err("the question is too long".to_owned())
+    } else {
+        KernelQuestion::parse(&query)
+    };
     match question {
         Ok(question) => door.ask(Asked::Kernel(question), PATIENCE).await,
         Err(why) => (StatusCode::BAD_REQUEST, format!("{why}\n")).into_response(),

@@ -64,10 +64,11 @@ fn start_with(listen: SocketAddr, router: Router) -> io::Result<Server> {
     let listener = limits::Limited::bind(listen).map_err(failed)?;
     let address = axum::serve::Listener::local_addr(&listener).map_err(failed)?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let served = axum::serve(listener, router.layer(map_response(last_of_its_connection))).with_graceful_shutdown(async {
-        // An error means that the sender was dropped, which is the signal.
-        let _ = stopped.await;
-    });
+    let served =
+        axum::serve(listener, router.layer(map_response(last_of_its_connection))).with_graceful_shutdown(async {
+            // An error means that the sender was dropped, which is the signal.
+            let _ = stopped.await;
+        });
     tokio::spawn(async { served.await });
     Ok(Server { address, _stop: stop })
 }

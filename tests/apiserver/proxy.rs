@@ -50,10 +50,13 @@ impl Way {
             }
             port => port.to_owned(),
         };
-        let port: u16 = port.parse().map_err(|_| status::bad_request(format!("invalid pod request {:?}", target.name)))?;
-        let address: IpAddr = pod["status"]["podIP"].as_str().unwrap_or_default().parse().map_err(|_| {
-            status::bad_request("address not allowed")
-        })?;
+        let port: u16 =
+            port.parse().map_err(|_| status::bad_request(format!("invalid pod request {:?}", target.name)))?;
+        let address: IpAddr = pod["status"]["podIP"]
+            .as_str()
+            .unwrap_or_default()
+            .parse()
+            .map_err(|_| status::bad_request("address not allowed"))?;
         if address.is_loopback() {
             return Err(status::bad_request("address not allowed"));
         }
@@ -71,8 +74,12 @@ impl Way {
         match self.ask().await {
             Ok(response) => response,
             Err(error) => {
-                let refusal = status::service_unavailable(&format!("error trying to reach service: dial tcp {}: {error}", self.to));
-                let response = Response::builder().status(refusal.code).header(header::CONTENT_TYPE, "application/json");
+                let refusal = status::service_unavailable(&format!(
+                    "error trying to reach service: dial tcp {}: {error}",
+                    self.to
+                ));
+                let response =
+                    Response::builder().status(refusal.code).header(header::CONTENT_TYPE, "application/json");
                 response.body(Body::from(refusal.body.to_string())).unwrap_or_default()
             }
         }

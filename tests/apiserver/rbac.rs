@@ -198,7 +198,8 @@ pub(crate) fn request_token(world: &mut World, target: &Target, body: &Value) ->
 pub(crate) fn review(world: &World, body: &Value) -> (u16, Value) {
     let token = body["spec"]["token"].as_str().unwrap_or_default();
     let wanted = body["spec"]["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let wanted: Vec<&str> = Some(wanted.collect::<Vec<_>>()).filter(|all| !all.is_empty()).unwrap_or_else(|| vec![SELF]);
+    let wanted: Vec<&str> =
+        Some(wanted.collect::<Vec<_>>()).filter(|all| !all.is_empty()).unwrap_or_else(|| vec![SELF]);
     let own = world.users.get(token).map(|user| (user, vec![SELF.to_owned()]));
     let foreign = world.foreign_tokens.get(token).map(|found| (&found.user, found.audiences.clone()));
     let status = match own.or(foreign) {
@@ -219,5 +220,8 @@ pub(crate) fn review(world: &World, body: &Value) -> (u16, Value) {
         }
     };
     let spec = &body["spec"];
-    (201, json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": spec, "status": status}))
+    (
+        201,
+        json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": spec, "status": status}),
+    )
 }

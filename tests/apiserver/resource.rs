@@ -217,7 +217,8 @@ impl Target {
             "finalize" => resource.group.is_empty() && resource.plural == "namespaces",
             _ => false,
         };
-        let fits = known && (parts.len() <= 3 || *subresource == "proxy") && (namespace.is_empty() || resource.namespaced);
+        let fits =
+            known && (parts.len() <= 3 || *subresource == "proxy") && (namespace.is_empty() || resource.namespaced);
         fits.then(|| Self {
             resource: Arc::clone(resource),
             namespace: namespace.to_owned(),

@@ -181,7 +181,8 @@ impl ApiClient {
         loop {
             let parameters = ListParams { limit: Some(500), continue_token: next.take(), ..ListParams::default() };
             let request = Request::new(&path).list(&parameters.labels(AGENTS));
-            let page: Page<PodWire> = self.call(&format!("listing the pods of agents in {namespace}"), request, PAGE).await?;
+            let page: Page<PodWire> =
+                self.call(&format!("listing the pods of agents in {namespace}"), request, PAGE).await?;
             for (node, pod) in page.items.unwrap_or_default().into_iter().filter_map(PodWire::agent) {
                 // During an update a node has two for a moment.
                 if !agents.pods.get(&node).is_some_and(|known| known.running) {

@@ -53,7 +53,9 @@ impl KernelReading<'_> {
         ExitReading {
             fault: self.fault_of(exit, family),
             carrier: compiled.and_then(|compiled| compiled.detours.get(&family)).cloned(),
-            way_out: compiled.filter(|_| exit.gateway == *self.node).and_then(|compiled| self.way_out(compiled, destination)),
+            way_out: compiled
+                .filter(|_| exit.gateway == *self.node)
+                .and_then(|compiled| self.way_out(compiled, destination)),
         }
     }
 

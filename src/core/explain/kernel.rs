@@ -239,7 +239,8 @@ impl KernelReading<'_> {
             let identity = exit.identity();
             ExitAnswer { identity, fault, carrier: carrier.as_ref().map(ExitKey::identity), way_out }
         });
-        let identity_of = |id: u32| self.compiled.exits.iter().find(|(_, exit)| exit.id == id).map(|(key, _)| key.identity());
+        let identity_of =
+            |id: u32| self.compiled.exits.iter().find(|(_, exit)| exit.id == id).map(|(key, _)| key.identity());
         let led = way.exit.filter(|_| from.is_some());
         Some(KernelAnswer {
             format_version: ANSWER_FORMAT,

@@ -19,8 +19,8 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 pub use self::answer::{
-    ANSWER_FORMAT, ConnectionAnswer, Counted, Difference, ExitAnswer, ExitNumbers, KernelAnswer, KernelQuestion, KernelWay,
-    TOKEN_HEADER, Told, WayOut,
+    ANSWER_FORMAT, ConnectionAnswer, Counted, Difference, ExitAnswer, ExitNumbers, KernelAnswer, KernelQuestion,
+    KernelWay, TOKEN_HEADER, Told, WayOut,
 };
 pub use self::claims::{Claim, LostBecause, LostClaim, Missing, NearMiss, Part};
 pub use self::connections::connections_told;
@@ -209,7 +209,8 @@ pub fn explain(question: &Question, situation: &Situation<'_>) -> Result<Explana
     let pending = situation.pending.map(|(commit, after)| {
         let nothing = BTreeMap::new();
         let then = after.map(|after| {
-            let later = Situation { set: after, placement: None, kernel: None, told: &nothing, pending: None, ..*situation };
+            let later =
+                Situation { set: after, placement: None, kernel: None, told: &nothing, pending: None, ..*situation };
             let side = RevisionState::new(after, set, facts, now);
             verdict::decide(&side, question, pod, &later).verdict
         });

@@ -156,7 +156,8 @@ impl<K: NodeKernel> Agent<K> {
         let facts = reconciler.cluster.facts();
         let node = &reconciler.node;
         let peers = facts.nodes.iter().filter(|(name, _)| *name != node);
-        let peers = peers.filter_map(|(name, peer)| Some((name.clone(), peer.tunnel_address()?, peer.pod_cidrs.clone())));
+        let peers =
+            peers.filter_map(|(name, peer)| Some((name.clone(), peer.tunnel_address()?, peer.pod_cidrs.clone())));
         let set = self.driver.intent.as_ref().map(|intent| &intent.set);
         DoctorInput {
             range: self.range(),
@@ -164,7 +165,9 @@ impl<K: NodeKernel> Agent<K> {
             mask_is_given: true,
             peers: peers.collect(),
             node: facts.nodes.get(node).map(|found| (node.clone(), found.clone())),
-            own_policies: set.map(|set| set.policies.keys().map(|id| id.name.to_string()).collect()).unwrap_or_default(),
+            own_policies: set
+                .map(|set| set.policies.keys().map(|id| id.name.to_string()).collect())
+                .unwrap_or_default(),
             ..DoctorInput::default()
         }
     }
@@ -176,7 +179,9 @@ impl<K: NodeKernel> Agent<K> {
         let at = reconciler.clock.now().to_string();
         let state = reconciler.kernel.observe().await.map(|observed| support::listing(&observed.state));
         let counters = reconciler.kernel.counters().await.map(|counters| support::counters(&counters));
-        let lines = |read: Result<String, crate::kernel::KernelError>| read.unwrap_or_else(|error| format!("not read: {}\n", chain(&error)));
+        let lines = |read: Result<String, crate::kernel::KernelError>| {
+            read.unwrap_or_else(|error| format!("not read: {}\n", chain(&error)))
+        };
         let findings: Vec<String> = reconciler
             .applied()
             .map(|compiled| compiled.findings.iter().map(ToString::to_string).collect())

@@ -66,7 +66,14 @@ impl MetricsRecorder {
             tracing::info!(address = %server.address(), "metrics and health are served");
         }
         let questions = questions.unwrap_or_default();
-        Ok(Self { scrapes: metrics.scrapes(), questions, health, metrics, remarks: [None, None, None], _server: server })
+        Ok(Self {
+            scrapes: metrics.scrapes(),
+            questions,
+            health,
+            metrics,
+            remarks: [None, None, None],
+            _server: server,
+        })
     }
 
     /// Adds the API server's errors to the metrics.

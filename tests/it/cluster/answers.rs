@@ -27,7 +27,8 @@ fn request(audience: &str) -> Value {
 /// What the agent of kind-worker says to this token.
 fn knock(suite: &Suite, token: &str) -> Outcome<(u16, String)> {
     let question = KernelQuestion { destination: Some([10, 0, 4, 2].into()), ..KernelQuestion::default() };
-    let request = format!("GET /v1/kernel?{} HTTP/1.1\r\nhost: egret\r\n{TOKEN_HEADER}: {token}\r\n\r\n", question.query());
+    let request =
+        format!("GET /v1/kernel?{} HTTP/1.1\r\nhost: egret\r\n{TOKEN_HEADER}: {token}\r\n\r\n", question.query());
     let exchange = move || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(KNOCKED)?;
         stream.write_all(request.as_bytes())?;
@@ -54,7 +55,9 @@ pub(super) fn who_may(suite: &mut Suite) -> Outcome {
 
     let accounts = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
     let bindings = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings");
-    suite.api.create_soon(&accounts, &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": CALLER}}))?;
+    suite
+        .api
+        .create_soon(&accounts, &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": CALLER}}))?;
     let binding = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": CALLER},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "egret-explain"},

