@@ -2,8 +2,9 @@
 //! left out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -143,11 +144,9 @@ impl SupportBundleArgs {
             "nodes, namespaces and pods: `egret explain --cluster snapshot.yaml` reads it",
             &snapshot,
         );
-        let rejected: String = known
-            .rejected
-            .iter()
-            .map(|one| format!("{}: {}; active is {}\n", one.place, one.message, one.instead))
-            .collect();
+        let rejected =
+            known.rejected.iter().map(|one| format!("{}: {}; active is {}", one.place, one.message, one.instead));
+        let rejected = in_lines(rejected);
         bundle.add("rejected.txt", "documents whose newest version is not active", &rejected);
         for (node, report) in &known.reports {
             let file = node_file(report).unwrap_or_else(|error| format!("# not written: {error}\n"));
@@ -231,11 +230,11 @@ fn of_this_node(known: &Known, bundle: &mut Bundle, runtime: &output::Runtime) {
     let desired = support::listing(&reading.compiled.desired);
     bundle.add(&format!("nodes/{node}/desired.txt"), "the same as they have to be", &desired);
     bundle.add(&format!("nodes/{node}/counters.txt"), "what rules have counted", &support::counters(&reading.counters));
-    let findings: String = reading.compiled.findings.iter().map(|finding| format!("{finding}\n")).collect();
+    let findings = in_lines(reading.compiled.findings.iter().map(ToString::to_string));
     bundle.add(&format!("nodes/{node}/findings.txt"), "what was found", &findings);
     let input = DoctorInput { range: reading.range, mask_is_given: true, ..DoctorInput::default() };
     let checks = runtime.block_on(doctor::examine(&input));
-    let checks: String = checks.iter().map(|check| format!("{:<5}  {check}\n", check.severity)).collect();
+    let checks = in_lines(checks.iter().map(|check| format!("{:<5}  {check}", check.severity)));
     bundle.add(&format!("nodes/{node}/doctor.txt"), "the doctor's checks", &checks);
     bundle.left_out.push("metrics: `curl` the address of --listen".to_owned());
 }
@@ -245,6 +244,10 @@ const LOGS: &str = "On a standalone node: journalctl -u egret --since '2 hours a
                     \u{20}                     kubectl logs -n egret-system deploy/egret-controller --since 2h\n\
                     Events:               kubectl get events.events.k8s.io -n default\n\
                     Logs name policies, nodes and exits, and pods where two have one address. They have no secrets of Egret's.\n";
+
+fn in_lines(lines: impl Iterator<Item = String>) -> String {
+    lines.flat_map(|line| [line, "\n".to_owned()]).collect()
+}
 
 fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default() + "\n"
@@ -298,7 +301,7 @@ impl Bundle {
     fn manifest(&self) -> String {
         let mut text = "This bundle has:\n\n".to_owned();
         for (path, (what, content)) in &self.files {
-            text.push_str(&format!("  {path:<40} {what} ({} bytes)\n", content.len()));
+            let _ = writeln!(text, "  {path:<40} {what} ({} bytes)", content.len());
         }
         text.push_str(
             "\nIt does not have passwords, tokens, private keys, and passwords in addresses; nor Secrets, environments, images and\n\
@@ -306,7 +309,9 @@ impl Bundle {
         );
         if !self.left_out.is_empty() {
             text.push_str("\nLeft out:\n\n");
-            self.left_out.iter().for_each(|one| text.push_str(&format!("  {one}\n")));
+            for one in &self.left_out {
+                let _ = writeln!(text, "  {one}");
+            }
         }
         text
     }

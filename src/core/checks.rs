@@ -120,7 +120,7 @@ impl ClusterHealth {
     /// Puts the answers of all nodes together.
     pub fn of(examined: &BTreeMap<NodeName, Examined>) -> Self {
         let mut health = Self { nodes: examined.len(), ..Self::default() };
-        let mut found: BTreeMap<(Severity, &str), BTreeMap<(&str, Option<&str>), Vec<NodeName>>> = BTreeMap::new();
+        let mut found: BTreeMap<(Severity, &str), Wordings<'_>> = BTreeMap::new();
         for (node, answer) in examined {
             match answer {
                 Ok(checks) => {
@@ -173,23 +173,23 @@ impl ClusterHealth {
     }
 }
 
+/// Messages and hints of one check, and the nodes that have each.
+type Wordings<'a> = BTreeMap<(&'a str, Option<&'a str>), Vec<NodeName>>;
+
 /// The problems of one check: a few wordings each by itself, the others together.
-fn problems(severity: Severity, code: &str, wordings: BTreeMap<(&str, Option<&str>), Vec<NodeName>>) -> Vec<Problem> {
+fn problems(severity: Severity, code: &str, wordings: Wordings<'_>) -> Vec<Problem> {
     let mut wordings: Vec<_> = wordings.into_iter().collect();
     wordings.sort_by_key(|(_, nodes)| std::cmp::Reverse(nodes.len()));
     let mut problems: Vec<Problem> = Vec::new();
     for ((message, hint), nodes) in wordings {
         // Why agents did not answer is always told.
         let full = problems.len() > WORDINGS && severity != Severity::Silent;
-        match problems.last_mut().filter(|_| full) {
-            Some(last) => {
-                last.wordings += 1;
-                last.nodes.extend(nodes);
-            }
-            None => {
-                let (message, hint) = (message.to_owned(), hint.map(str::to_owned));
-                problems.push(Problem { severity, code: code.to_owned(), message, hint, wordings: 0, nodes });
-            }
+        if let Some(last) = problems.last_mut().filter(|_| full) {
+            last.wordings += 1;
+            last.nodes.extend(nodes);
+        } else {
+            let (message, hint) = (message.to_owned(), hint.map(str::to_owned));
+            problems.push(Problem { severity, code: code.to_owned(), message, hint, wordings: 0, nodes });
         }
     }
     for problem in &mut problems {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 
 use serde_json::json;
@@ -55,7 +56,7 @@ impl<K: NodeKernel> Agent<K> {
         match question.asked.clone() {
             Asked::Kernel(asked) => match self.kernel_answer(&asked).await {
                 Ok(answer) => match asked.source.zip(asked.destination).filter(|_| asked.connections) {
-                    Some(_) => self.with_connections(question, asked, answer),
+                    Some(way) => self.with_connections(question, way, answer),
                     None => question.answer(text(&answer)),
                 },
                 Err(why) => question.answer(Err(why)),
@@ -116,12 +117,11 @@ impl<K: NodeKernel> Agent<K> {
     }
 
     /// Adds the pod's connections to an answer. A busy gateway tracks a million: the loop does not wait for them.
-    fn with_connections(&self, question: Question, asked: KernelQuestion, answer: KernelAnswer) {
+    fn with_connections(&self, question: Question, (source, destination): (IpAddr, IpAddr), answer: KernelAnswer) {
         let Some(compiled) = self.driver.reconciler.applied() else { return };
         let numbers = compiled.exit_numbers(self.range());
         self.beside(question, move || {
             Box::pin(async move {
-                let Some((source, destination)) = asked.source.zip(asked.destination) else { return text(&answer) };
                 let tracked = conntrack::of_source(source).await;
                 let tracked = tracked.map_err(|error| format!("connections cannot be listed: {}", chain(&error)))?;
                 let connections = Some(numbers.connections(&tracked, destination));

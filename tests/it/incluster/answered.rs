@@ -345,8 +345,8 @@ const FINE: &str =
 fn figures() -> Outcome {
     const NODES: usize = 5000;
     const PODS: usize = 20_000;
-    let stand = answering(Options::default())?;
-    let time = |what: &str, words: &[&str]| -> Outcome {
+    let mut stand = answering(Options::default())?;
+    let time = |stand: &Stand, what: &str, words: &[&str]| -> Outcome {
         let mut times: Vec<Duration> = Vec::new();
         for _ in 0..5 {
             let begun = Instant::now();
@@ -363,13 +363,10 @@ fn figures() -> Outcome {
         }
         Ok(())
     };
-    time("explain, 2 nodes", &EXPLAIN)?;
-    time("doctor, 2 nodes", &["doctor"])?;
-    for node in ["kind-worker", "kind-worker2"] {
-        stand.api.delete("pods", NAMESPACE, &format!("egret-agent-{node}"));
-        let pod = agent_pod(&stand, node, PORT);
-        stand.api.create(&pod);
-    }
+    time(&stand, "explain, 2 nodes", &EXPLAIN)?;
+    time(&stand, "doctor, 2 nodes", &["doctor"])?;
+    // What agents do with 5,000 nodes is measured elsewhere (`tests/bench`).
+    stand.kill_all();
     let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{FINE}");
     let listener = stand.lab.node("kind-worker2")?.enter(|| TcpListener::bind(("0.0.0.0", 9800)))?;
     let listener = listener.map_err(LabError::doing("listen as agents"))?;
@@ -404,7 +401,7 @@ fn figures() -> Outcome {
         });
         stand.api.create(&pod);
     }
-    time("explain, 5,000 nodes and 25,000 pods, as the API server has them", &[&EXPLAIN[..], &["--offline"]].concat())?;
-    time("explain, 5,000 nodes and 25,000 pods, with both kernels", &EXPLAIN)?;
-    time("doctor, 5,000 nodes", &["doctor"])
+    let words = [&EXPLAIN[..], &["--offline"]].concat();
+    time(&stand, "explain, 5,000 nodes and 25,000 pods, as the API server has them", &words)?;
+    time(&stand, "doctor, 5,000 nodes", &["doctor"])
 }
