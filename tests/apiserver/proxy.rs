@@ -3,6 +3,7 @@
 //!
 //! Deliberately absent: upgrades, TLS to pods, services and nodes, bodies of requests, and links in HTML that would be rewritten.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -63,7 +64,8 @@ impl Way {
         let query = if query.is_empty() { String::new() } else { format!("?{query}") };
         let mut request = format!("{method} {}{query} HTTP/1.1\r\nhost: {address}:{port}\r\n", behind_proxy(path));
         for (name, value) in headers.iter().filter(|(name, _)| !NOT_HANDED_ON.contains(name)) {
-            request.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap_or_default()));
+            // Writing to a string cannot fail.
+            let _ = write!(request, "{name}: {}\r\n", value.to_str().unwrap_or_default());
         }
         request.push_str("connection: close\r\n\r\n");
         Ok(Self { to: SocketAddr::new(address, port), request })
