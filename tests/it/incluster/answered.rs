@@ -343,8 +343,8 @@ const FINE: &str =
 #[test]
 #[ignore = "measures, and takes minutes"]
 fn figures() -> Outcome {
-    const NODES: usize = 5000;
-    const PODS: usize = 20_000;
+    const NODES: usize = 1000;
+    const PODS: usize = 4000;
     let mut stand = answering(Options::default())?;
     let time = |stand: &Stand, what: &str, words: &[&str]| -> Outcome {
         let mut times: Vec<Duration> = Vec::new();
@@ -365,7 +365,7 @@ fn figures() -> Outcome {
     };
     time(&stand, "explain, 2 nodes", &EXPLAIN)?;
     time(&stand, "doctor, 2 nodes", &["doctor"])?;
-    // What agents do with 5,000 nodes is measured elsewhere (`tests/bench`).
+    // What agents do with many nodes is measured elsewhere (`tests/bench`).
     stand.kill_all();
     let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{FINE}");
     let listener = stand.lab.node("kind-worker2")?.enter(|| TcpListener::bind(("0.0.0.0", 9800)))?;
@@ -402,6 +402,6 @@ fn figures() -> Outcome {
         stand.api.create(&pod);
     }
     let words = [&EXPLAIN[..], &["--offline"]].concat();
-    time(&stand, "explain, 5,000 nodes and 25,000 pods, as the API server has them", &words)?;
-    time(&stand, "doctor, 5,000 nodes", &["doctor"])
+    time(&stand, "explain, 1,000 nodes and 5,000 pods, as the API server has them", &words)?;
+    time(&stand, "doctor, 1,000 nodes", &["doctor"])
 }
