@@ -357,10 +357,7 @@ fn figures() -> Outcome {
             wait_until_every(Duration::from_secs(2), Duration::from_secs(3), || times.len() > 5);
         }
         times.sort();
-        #[expect(clippy::print_stdout, reason = "it is what the figures are for")]
-        {
-            println!("{what}: {:?} (of five: {:?} to {:?})", times[2], times[0], times[4]);
-        }
+        println!("{what}: {:?} (of five: {:?} to {:?})", times[2], times[0], times[4]);
         Ok(())
     };
     time(&stand, "explain, 2 nodes", &EXPLAIN)?;
