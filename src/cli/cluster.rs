@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use super::output::{self, Failure};
 use crate::clock::Clock;
-use crate::cluster::live::{ApiClient, ApiError, SILENCE, View};
-use crate::core::explain::DocumentChange;
+use crate::cluster::live::{ApiClient, ApiError, PATIENCE, SILENCE, Unanswered, View};
+use crate::core::explain::{ANSWER_FORMAT, DocumentChange, KernelAnswer, KernelQuestion, Told};
 use crate::core::facts::Facts;
 use crate::core::name::NodeName;
 use crate::core::overview::{ClusterState, Overview, PublishedPolicy};
@@ -16,12 +17,18 @@ use crate::core::policy::published::{Published, Unreadable, resource_name};
 use crate::core::policy::{PolicyId, PolicySet};
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::status::{ConditionType, HeadStatus, condition, unfit};
+use crate::core::text::shortened;
+use crate::telemetry::chain;
 
 /// The value of --kubeconfig that stands for the account of this pod.
 const IN_CLUSTER: &str = "in-cluster";
 
+/// The largest answer about one kernel, in bytes.
+const LARGEST: usize = 128 << 10;
+
 /// A cluster as its API server has it.
 pub(super) struct ApiCluster {
+    client: ApiClient,
     view: View,
     pub(super) set: PolicySet,
     pub(super) placement: Placement,
@@ -32,15 +39,8 @@ pub(super) struct ApiCluster {
 impl ApiCluster {
     /// Reads it. `pods`: with pods and namespaces.
     pub(super) fn read(kubeconfig: &Path, pods: bool, runtime: &output::Runtime) -> Result<Self, Failure> {
-        let read = runtime.block_on(async {
-            let client = if kubeconfig == Path::new(IN_CLUSTER) {
-                ApiClient::connect().await?
-            } else {
-                ApiClient::connect_by(kubeconfig).await?
-            };
-            client.read_once(pods).await
-        });
-        let (view, leases) = read.map_err(refused)?;
+        let client = connect(kubeconfig, runtime)?;
+        let (view, leases) = runtime.block_on(client.read_once(pods)).map_err(refused)?;
         let config = view.config.as_ref().ok_or_else(|| {
             let hint = "a controller writes it: `kubectl get pods -n egret-system`";
             Failure::new("this cluster has no EgressConfig", Some(hint.to_owned()))
@@ -54,7 +54,25 @@ impl ApiCluster {
         let unfit = unfit(view.egress_nodes.iter().map(|(name, node)| (name, &node.status)));
         let reports = GatewayReports { held: &view.facts.held, unfit: &unfit };
         let placement = place_with(&set, &view.facts, reports, Clock::system().now());
-        Ok(Self { view, set, placement, leases })
+        Ok(Self { client, view, set, placement, leases })
+    }
+
+    /// The client by which it was read.
+    pub(super) fn client(&self) -> &ApiClient {
+        &self.client
+    }
+
+    /// Asks agents what their kernels hold. `namespace`: that of the release.
+    pub(super) fn ask(
+        &self,
+        namespace: &str,
+        questions: &[(NodeName, KernelQuestion)],
+        runtime: &output::Runtime,
+    ) -> BTreeMap<NodeName, Told> {
+        let asked = questions.iter().map(|(node, question)| (node.clone(), format!("/v1/kernel?{}", question.query())));
+        let asked = asked.collect();
+        let answers = runtime.block_on(ask(&self.client, namespace, asked, LARGEST, PATIENCE));
+        answers.into_iter().map(|(node, answer)| (node, answer.and_then(|bytes| kernel_answer(&bytes)))).collect()
     }
 
     /// Nodes, namespaces and pods.
@@ -126,7 +144,45 @@ impl ApiCluster {
     }
 }
 
-fn refused(error: ApiError) -> Failure {
+/// A client for the cluster of a kubeconfig.
+pub(super) fn connect(kubeconfig: &Path, runtime: &output::Runtime) -> Result<ApiClient, Failure> {
+    let connected = runtime.block_on(async {
+        if kubeconfig == Path::new(IN_CLUSTER) {
+            ApiClient::connect().await
+        } else {
+            ApiClient::connect_by(kubeconfig).await
+        }
+    });
+    connected.map_err(refused)
+}
+
+/// Asks agents, each with a path of its own. That their pods cannot be listed is why none answers.
+pub(super) async fn ask(
+    client: &ApiClient,
+    namespace: &str,
+    questions: Vec<(NodeName, String)>,
+    largest: usize,
+    patience: Duration,
+) -> BTreeMap<NodeName, Result<Vec<u8>, Unanswered>> {
+    match client.agents(namespace).await {
+        Ok(agents) => client.ask_agents(&agents, questions, largest, patience).await,
+        Err(error) => {
+            let why = shortened(&chain(&error), 300);
+            questions.into_iter().map(|(node, _)| (node, Err(why.clone()))).collect()
+        }
+    }
+}
+
+fn kernel_answer(bytes: &[u8]) -> Told {
+    let answer: KernelAnswer =
+        serde_json::from_slice(bytes).map_err(|_| "its answer cannot be read by this version of egret".to_owned())?;
+    match answer.format_version {
+        ANSWER_FORMAT => Ok(answer.bounded()),
+        other => Err(format!("it answers in form {other}, and this egret knows form {ANSWER_FORMAT}")),
+    }
+}
+
+pub(super) fn refused(error: ApiError) -> Failure {
     let hint = match error.code() {
         Some(401 | 403) => Some("the chart's ClusterRole egret-explain has the rights that this needs".to_owned()),
         Some(404) => Some("Egret's custom resource definitions are not in this cluster".to_owned()),

@@ -1,4 +1,5 @@
-//! `egret doctor`: whether this node meets the requirements, and what to do where it does not. It changes nothing.
+//! `egret doctor`: whether this node meets the requirements, and what to do where it does not; of a whole cluster with `--kubeconfig`
+//! (`cluster_doctor`). It changes nothing.
 //!
 //! `kernel::doctor` checks the machine; repository and manifests are read here, because edges don't import each other.
 
@@ -11,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::args::{CLUSTER, GitArgs, OUTPUT, Repository};
 use super::diagnostics::{self, Colour};
+use super::explain::RELEASE;
 use super::output::{self, Failure, Form, Manifests, Paint, is_standard_input, paint, standard_input};
-use super::{json, plan};
+use super::{cluster_doctor, json, plan};
 use crate::core::name::NodeName;
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::{Catalogue, FileUpdate};
@@ -37,6 +39,13 @@ pub(super) struct DoctorArgs {
     /// This node's name in the cluster.
     #[arg(long, value_name = "NAME", env = "EGRET_NODE", help_heading = CLUSTER)]
     node: Option<String>,
+    /// Ask every agent of a cluster for its own checks, in the place of this machine: a kubeconfig, whose user needs the chart's ClusterRole
+    /// and Role egret-explain; `in-cluster` is the account of this pod.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["repo", "cluster"], help_heading = CLUSTER)]
+    kubeconfig: Option<PathBuf>,
+    /// The namespace of Egret's release, whose agents are asked; with --kubeconfig.
+    #[arg(long, value_name = "NAMESPACE", env = "EGRET_NAMESPACE", default_value = RELEASE, help_heading = CLUSTER)]
+    namespace: String,
     /// The form of the result.
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = Form::Text, help_heading = OUTPUT)]
     output: Form,
@@ -45,6 +54,9 @@ pub(super) struct DoctorArgs {
 }
 
 pub(super) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
+    if let Some(kubeconfig) = &args.kubeconfig {
+        return cluster_doctor::run(kubeconfig, &args.namespace, args.output);
+    }
     let mut input = DoctorInput::default();
     let mut found = Vec::new();
     if let Some(address) = &args.repo {

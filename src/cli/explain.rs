@@ -18,8 +18,8 @@ use super::{json, plan};
 use crate::clock::Clock;
 use crate::cluster::read_text;
 use crate::core::explain::{
-    DocumentChange, ExplainedLines, Explanation, Question, Situation, UnknownPod, Verdict, address_lines, explain,
-    leaving_as, lines, seen_as,
+    DocumentChange, ExplainedLines, Explanation, OpenConnection, Question, Situation, Told, UnknownPod, Verdict,
+    address_lines, connections_told, explain, leaving_as, lines, seen_as, to_ask,
 };
 use crate::core::facts::{Facts, PodName};
 use crate::core::host_network::HostNetwork;
@@ -59,7 +59,8 @@ pub(super) struct ExplainArgs {
     /// The reverse question: who leaves with this address.
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["of", "pod", "to"])]
     address: Option<IpAddr>,
-    /// List the pod's open connections to the destination, of which some may be older than what is active; on the pod's node only.
+    /// List the pod's open connections to the destination, of which some may be older than what is active; on the pod's node, or by
+    /// --kubeconfig.
     #[arg(long, requires = "to")]
     connections: bool,
     #[command(flatten)]
@@ -95,14 +96,20 @@ pub(super) struct ClusterArgs {
     /// Where the node's state is stored.
     #[arg(long, value_name = "DIR", env = "EGRET_STATE_DIR", default_value = "/var/lib/egret")]
     pub(super) state_dir: PathBuf,
-    /// Read no kernel.
+    /// Read no kernel, and ask no agent what its kernel holds.
     #[arg(long)]
     pub(super) offline: bool,
     /// Ask the API server of a cluster with a controller and agents, in the place of the repository: a kubeconfig, whose user needs the
     /// chart's ClusterRole egret-explain; `in-cluster` is the account of this pod.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["cluster", "node", "offline"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["cluster", "node"])]
     pub(super) kubeconfig: Option<PathBuf>,
+    /// The namespace of Egret's release, whose agents are asked; with --kubeconfig.
+    #[arg(long, value_name = "NAMESPACE", env = "EGRET_NAMESPACE", default_value = RELEASE)]
+    pub(super) namespace: String,
 }
+
+/// The namespace that the chart's documentation installs the release in.
+pub(super) const RELEASE: &str = "egret-system";
 
 pub(super) fn pod_name(text: &str) -> Result<PodName, String> {
     let parts = text.split_once('/').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
@@ -123,6 +130,8 @@ pub(super) struct Known {
     pub(super) revision: String,
     /// The cluster, if its API server was asked.
     pub(super) api: Option<ApiCluster>,
+    /// What agents answered of their kernels.
+    pub(super) told: BTreeMap<NodeName, Told>,
 }
 
 /// What to ask for, apart from what is asked of it.
@@ -143,7 +152,7 @@ pub(super) fn run(args: &ExplainArgs, verbosity: &Verbosity) -> Result<ExitCode,
         Inputs { repository, rev: args.rev.as_deref(), cluster: &args.cluster, admission: &args.admission, pod };
     let runtime = output::runtime()?;
     let scratch = plan::Scratch::new()?;
-    let (known, mut mirror) = match &args.cluster.kubeconfig {
+    let (mut known, mut mirror) = match &args.cluster.kubeconfig {
         Some(kubeconfig) => (Known::of_api(kubeconfig, &runtime)?, None),
         None => Known::read(&inputs, &runtime, &scratch, verbosity)?,
     };
@@ -158,13 +167,18 @@ pub(super) fn run(args: &ExplainArgs, verbosity: &Verbosity) -> Result<ExitCode,
         output::print(&text)?;
         return Ok(ExitCode::SUCCESS);
     };
+    if !args.cluster.offline {
+        known.ask_kernels(question, args.connections, &args.cluster.namespace, &runtime);
+    }
     let explained = known.with_situation(pod, |situation| {
         let seen = args.seen_as.map(|address| (address, seen_as(address, question, situation)));
         explain(question, situation).map(|explanation| (explanation, seen))
     });
     let (mut explanation, seen) = explained.map_err(|error| Failure::unknown_pod(error, &known.facts))?;
     explanation.changed = known.changed(&explanation, mirror.as_mut());
-    if args.connections {
+    if known.api.is_some() {
+        explanation.connections = known.connections_told(&explanation);
+    } else if args.connections {
         let reading = known.inquiry.as_ref().and_then(|inquiry| inquiry.kernel.as_ref());
         let here = reading.filter(|reading| explanation.node.as_ref() == Some(&reading.node));
         let reading = here.zip(explanation.address).ok_or_else(|| {
@@ -230,6 +244,7 @@ impl Known {
             placement: reading.map(|reading| &reading.placement).or(of_api.as_ref().map(|(placement, _)| *placement)),
             reports: &self.reports,
             kernel: kernel.as_ref(),
+            told: &self.told,
             pending,
             waits: of_api.as_ref().and_then(|(_, waits)| waits.as_deref()),
             rejected: &self.rejected,
@@ -237,8 +252,39 @@ impl Known {
         })
     }
 
+    /// Asks the agents on the packets' way what their kernels hold, where an API server leads to them. The pod's node may know of a gateway
+    /// that stands in for the one that was decided: that one is asked, too.
+    pub(super) fn ask_kernels(
+        &mut self,
+        question: &Question,
+        connections: bool,
+        namespace: &str,
+        runtime: &output::Runtime,
+    ) {
+        for _ in 0..2 {
+            let explained = self.with_situation(Some(&question.pod), |situation| explain(question, situation));
+            let (Ok(explanation), Some(api)) = (explained, &self.api) else { return };
+            let mut questions = to_ask(&explanation, connections);
+            questions.retain(|(node, _)| !self.told.contains_key(node));
+            if questions.is_empty() {
+                return;
+            }
+            let told = api.ask(namespace, &questions, runtime);
+            self.told.extend(told);
+        }
+    }
+
+    /// The pod's connections, as agents answered; none if nobody was asked, or nobody answered.
+    fn connections_told(&self, explanation: &Explanation) -> Option<Vec<OpenConnection>> {
+        let answers =
+            self.told.iter().filter_map(|(node, told)| Some((node, told.as_ref().ok()?.connections.as_ref()?)));
+        let found: Vec<Vec<OpenConnection>> =
+            answers.map(|(node, found)| connections_told(node, found, &explanation.verdict)).collect();
+        (!found.is_empty()).then(|| found.concat())
+    }
+
     /// Reads a cluster by its API server.
-    fn of_api(kubeconfig: &std::path::Path, runtime: &output::Runtime) -> Result<Self, Failure> {
+    pub(super) fn of_api(kubeconfig: &std::path::Path, runtime: &output::Runtime) -> Result<Self, Failure> {
         let api = ApiCluster::read(kubeconfig, true, runtime)?;
         Ok(Self {
             facts: api.facts().clone(),
@@ -250,6 +296,7 @@ impl Known {
             commit: None,
             revision: api.revision().to_owned(),
             api: Some(api),
+            told: BTreeMap::new(),
         })
     }
 
@@ -298,6 +345,7 @@ impl Known {
             revision: String::new(),
             inquiry: None,
             api: None,
+            told: BTreeMap::new(),
             facts,
         };
         match inquiry {

@@ -92,7 +92,24 @@ struct KernelJson<'a> {
     dropped: Option<u64>,
     running: Option<bool>,
     differs: Vec<DifferenceJson<'a>>,
+    unanswered: Option<&'a str>,
     reported_commit: Option<&'a str>,
+}
+
+impl<'a> KernelJson<'a> {
+    fn not_read(node: &'a NodeName, reported_commit: Option<&'a str>, unanswered: Option<&'a str>) -> Self {
+        Self {
+            node: node.as_str(),
+            read: None,
+            way: None,
+            packets: None,
+            dropped: None,
+            running: None,
+            differs: Vec::new(),
+            unanswered,
+            reported_commit,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -126,6 +143,7 @@ struct SeenJson {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ConnectionJson<'a> {
+    node: &'a str,
     replies_to: IpAddr,
     exit: Option<&'a str>,
     answered: bool,
@@ -227,8 +245,6 @@ impl<'a> From<&'a KernelView> for KernelJson<'a> {
     fn from(view: &'a KernelView) -> Self {
         match view {
             KernelView::Read { node, at, way, counted, differs, running } => {
-                let of =
-                    |what: &str| counted.iter().find(|(name, _)| *name == what).map(|(_, counter)| counter.packets);
                 let differs = differs.iter().map(|drift| DifferenceJson {
                     object: &drift.object,
                     desired: drift.desired.as_deref(),
@@ -238,23 +254,16 @@ impl<'a> From<&'a KernelView> for KernelJson<'a> {
                     node: node.as_str(),
                     read: Some(at.to_string()),
                     way: Some(way.to_string()),
-                    packets: of("packets"),
-                    dropped: of("dropped"),
+                    packets: counted.packets,
+                    dropped: counted.dropped,
                     running: Some(*running),
                     differs: differs.collect(),
+                    unanswered: None,
                     reported_commit: None,
                 }
             }
-            KernelView::Reported { node, commit, .. } => Self {
-                node: node.as_str(),
-                read: None,
-                way: None,
-                packets: None,
-                dropped: None,
-                running: None,
-                differs: Vec::new(),
-                reported_commit: commit.as_deref(),
-            },
+            KernelView::Unanswered { node, why, commit } => Self::not_read(node, commit.as_deref(), Some(why)),
+            KernelView::Reported { node, commit, .. } => Self::not_read(node, commit.as_deref(), None),
         }
     }
 }
@@ -273,8 +282,13 @@ impl SeenJson {
 
 impl<'a> From<&'a OpenConnection> for ConnectionJson<'a> {
     fn from(one: &'a OpenConnection) -> Self {
-        let (replies_to, answered) = (one.connection.replies_to, one.connection.answered);
-        Self { replies_to, exit: one.exit.as_deref(), answered, older: one.older }
+        Self {
+            node: one.node.as_str(),
+            replies_to: one.replies_to,
+            exit: one.exit.as_deref(),
+            answered: one.answered,
+            older: one.older,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod agent;
 mod args;
 mod assertion_json;
 mod cluster;
+mod cluster_doctor;
 mod completion;
 mod controller;
 pub mod diagnostics;
@@ -28,6 +29,7 @@ mod run;
 mod schema;
 mod snapshot;
 mod status;
+mod support_bundle;
 mod test;
 mod validate;
 mod version;
@@ -85,6 +87,8 @@ enum Command {
     Remove(remove::RemoveArgs),
     /// Check whether this node meets the requirements, and say what to do where it does not.
     Doctor(doctor::DoctorArgs),
+    /// Write an archive with what an engineer needs to understand a case, without secrets and without names of others.
+    SupportBundle(support_bundle::SupportBundleArgs),
     /// Name the pod that had a translated address and port, from the nodes' NAT records.
     Who(who::WhoArgs),
     /// Print a completion script for a shell.
@@ -129,6 +133,7 @@ pub fn main() -> ExitCode {
         Command::Snapshot(args) => snapshot::run(&args),
         Command::Remove(args) => remove::run(args, verbosity),
         Command::Doctor(args) => doctor::run(&args),
+        Command::SupportBundle(args) => support_bundle::run(&args, verbosity),
         Command::Who(args) => who::run(&args),
         Command::Completion(args) => completion::run(&args),
         Command::Man(args) => man::run(&args),

@@ -2,7 +2,7 @@
 //!
 //! Not here: escaping untrusted text (see `escape`).
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm, wrap};
 
 /// `1 pod`, `2 pods`, `2 policies`, `2 gateways`, `2 addresses`.
@@ -33,6 +33,15 @@ pub fn short_commit(commit: &str) -> &str {
 pub fn url_part(text: &str) -> String {
     const RESERVED: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     utf8_percent_encode(text, &RESERVED).to_string()
+}
+
+/// The names and values of a URL's query, as [`url_part`] has encoded them.
+pub fn query_pairs(query: &str) -> impl Iterator<Item = (String, String)> {
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(move |pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(move |(name, value)| (decoded(name), decoded(value)))
 }
 
 /// A line with a newline at the end, broken between words where it is wider than `width` columns. Continuation lines

@@ -3,8 +3,11 @@
 //!
 //! Requests do not stop the loop: it sets what it knows ([`Metrics`], [`Health`]), and reads the kernel's counters
 //! only when a scrape requests them ([`ScrapeRequests`]). There is no TLS and no authentication, because a request
-//! changes nothing and a response contains no secret; restrict access by network means.
+//! changes nothing and a response contains no secret; restrict access by network means. What an agent answers to people
+//! is the exception ([`answers`]).
 
+pub mod answers;
+mod bucket;
 mod health;
 mod limits;
 mod metrics;
@@ -24,6 +27,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::oneshot;
 
+pub use answers::Door;
 pub use health::{Health, TURN};
 pub use metrics::{ApiErrorCounts, Metrics, PreviewResult};
 pub use page::{FAMILIES, MetricFamily};
@@ -47,14 +51,24 @@ impl Server {
 /// Listens, and serves on the current runtime. An error says what is wrong with the address, for instance a port in
 /// use.
 pub fn start(listen: SocketAddr, health: Health, metrics: Metrics) -> io::Result<Server> {
+    start_with(listen, router(health, metrics))
+}
+
+/// The same, with answers to whoever this door lets in.
+pub fn start_answering(listen: SocketAddr, health: Health, metrics: Metrics, door: Door) -> io::Result<Server> {
+    start_with(listen, router(health, metrics).merge(door.router()))
+}
+
+fn start_with(listen: SocketAddr, router: Router) -> io::Result<Server> {
     let failed = |error: io::Error| io::Error::new(error.kind(), format!("listen on {listen}: {error}"));
     let listener = limits::Limited::bind(listen).map_err(failed)?;
     let address = axum::serve::Listener::local_addr(&listener).map_err(failed)?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let served = axum::serve(listener, router(health, metrics)).with_graceful_shutdown(async {
-        // An error means that the sender was dropped, which is the signal.
-        let _ = stopped.await;
-    });
+    let served =
+        axum::serve(listener, router.layer(map_response(last_of_its_connection))).with_graceful_shutdown(async {
+            // An error means that the sender was dropped, which is the signal.
+            let _ = stopped.await;
+        });
     tokio::spawn(async { served.await });
     Ok(Server { address, _stop: stop })
 }
@@ -63,7 +77,7 @@ pub fn start(listen: SocketAddr, health: Health, metrics: Metrics) -> io::Result
 fn router(health: Health, metrics: Metrics) -> Router {
     let probes = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(health);
     let metrics = Router::new().route("/metrics", get(exposition)).with_state(metrics);
-    probes.merge(metrics).layer(map_response(last_of_its_connection))
+    probes.merge(metrics)
 }
 
 async fn healthz(State(health): State<Health>) -> Response {

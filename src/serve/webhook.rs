@@ -9,7 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -22,14 +22,13 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use tokio::sync::{mpsc, oneshot};
 
+use super::bucket::Bucket;
 use super::{Server, last_of_its_connection, limits};
 
 /// The longest body that is read, in bytes. A push of a thousand commits has one of about 2 MB.
 const LONGEST: usize = 4 << 20;
-/// The most requests per second, over all clients.
-const RATE: f64 = 5.0;
-/// The most requests in a burst.
-const BURST: f64 = 20.0;
+/// The most requests per second, over all clients, and in a burst.
+const RATE: (f64, f64) = (5.0, 20.0);
 /// The prefix of reports branches: Egret's own pushes are ignored.
 const OWN_BRANCHES: &str = "refs/heads/egret/reports/";
 
@@ -70,7 +69,7 @@ pub fn start(options: WebhookListener) -> io::Result<(Server, WebhookEvents)> {
     // One queued message is enough: it triggers a poll, and a poll reads everything.
     let (pushed, pushes) = mpsc::channel(1);
     let (proposed, pulls) = mpsc::channel(1);
-    let state = Arc::new(Door { options, pushed, proposed, bucket: Mutex::new(Bucket::new(Instant::now())) });
+    let state = Arc::new(Door { options, pushed, proposed, bucket: Mutex::new(Bucket::new(RATE, Instant::now())) });
     let router =
         Router::new().route("/webhook", post(receive)).with_state(state).layer(map_response(last_of_its_connection));
     let (stop, stopped) = oneshot::channel::<()>();
@@ -86,29 +85,6 @@ struct Door {
     pushed: mpsc::Sender<()>,
     proposed: mpsc::Sender<()>,
     bucket: Mutex<Bucket>,
-}
-
-/// A token bucket.
-struct Bucket {
-    tokens: f64,
-    filled: Instant,
-}
-
-impl Bucket {
-    fn new(now: Instant) -> Self {
-        Self { tokens: BURST, filled: now }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let passed: Duration = now.saturating_duration_since(self.filled);
-        self.tokens = (self.tokens + passed.as_secs_f64() * RATE).min(BURST);
-        self.filled = now;
-        let enough = self.tokens >= 1.0;
-        if enough {
-            self.tokens -= 1.0;
-        }
-        enough
-    }
 }
 
 async fn receive(State(door): State<Arc<Door>>, headers: HeaderMap, body: Body) -> (StatusCode, &'static str) {
@@ -238,6 +214,8 @@ fn pushed_to(body: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use axum::http::{HeaderName, HeaderValue};
 
@@ -289,7 +267,7 @@ mod tests {
     #[test]
     fn a_burst_is_taken_and_a_flood_is_not() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(start);
+        let mut bucket = Bucket::new(RATE, start);
         assert_eq!((0..100).filter(|_| bucket.take(start)).count(), 20);
         assert_eq!((0..100).filter(|_| bucket.take(start + Duration::from_secs(1))).count(), 5);
     }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::delete;
 use super::faults::{Fault, FaultId};
+use super::proxy;
 use super::rbac::{self, User};
 use super::read;
 use super::resource::{self, Target};
@@ -34,6 +35,8 @@ pub(crate) struct Asked {
     authorization: Option<String>,
     partial: bool,
     body: Bytes,
+    /// All headers, for those who are led on.
+    headers: HeaderMap,
 }
 
 impl Asked {
@@ -51,6 +54,7 @@ impl Asked {
             authorization: text(&parts.headers, header::AUTHORIZATION),
             partial: accept.contains("as=PartialObjectMetadata"),
             body,
+            headers: parts.headers.clone(),
         }
     }
 
@@ -65,6 +69,7 @@ impl Asked {
             agent: "test".to_owned(),
             authorization: None,
             partial: false,
+            headers: HeaderMap::new(),
             body: if body.is_null() {
                 Bytes::new()
             } else {
@@ -163,7 +168,11 @@ pub(crate) async fn answer(
             note(&mut shared.world(), &asked, refusal.code, false);
             Reply::Whole(refusal.code, refusal.body)
         }
-        None => execute(&shared, &asked),
+        None => match lead_on(&shared, &asked) {
+            Some(Ok(way)) => return way.go().await,
+            Some(Err(Refusal { code, body })) => Reply::Whole(code, body),
+            None => execute(&shared, &asked),
+        },
     };
     match fault {
         Some((_, Fault::LoseAnswer)) => peer.0.cut(),
@@ -174,6 +183,17 @@ pub(crate) async fn answer(
         Reply::Whole(code, body) => whole(code, &body),
         Reply::Events(watch) => events(shared, watch),
     }
+}
+
+/// The way of a request to `pods/proxy`, if it is one that may go it; it is written down here.
+fn lead_on(shared: &Shared, asked: &Asked) -> Option<Outcome<proxy::Way>> {
+    let mut world = shared.world();
+    let target = Target::parse(&asked.path, &world.customs).filter(|target| target.subresource == "proxy")?;
+    let way = rbac::authenticate(&world, asked.authorization.as_deref())
+        .and_then(|user| rbac::authorize(&world, &user, asked.verb(Some(&target)), &target))
+        .and_then(|()| proxy::Way::find(&world, &target, &asked.method, &asked.path, &asked.query, &asked.headers));
+    note(&mut world, asked, way.as_ref().map_or_else(|refusal| refusal.code, |_| 200), false);
+    Some(way)
 }
 
 /// The fault that a test set for this request.
@@ -285,6 +305,11 @@ fn act(world: &mut World, user: &User, asked: &Asked) -> Outcome<Reply> {
         may_create: rbac::authorize(world, user, "create", &target),
     };
     match (verb, target.subresource.as_str()) {
+        ("create", "") if target.resource.kind == "TokenReview" => {
+            let (code, body) = rbac::review(world, &asked.json()?);
+            Ok(Reply::Whole(code, body))
+        }
+        (_, _) if target.resource.kind == "TokenReview" => Err(status::not_allowed()),
         ("get", "" | "status") => whole(read::get(world, &target, asked.partial)),
         ("list", _) => whole(read::list(world, &target, &query, asked.partial)),
         ("watch", "") => {

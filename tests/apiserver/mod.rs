@@ -18,6 +18,7 @@ mod http;
 mod managers;
 mod merge;
 mod patch;
+mod proxy;
 mod rbac;
 mod read;
 mod resource;
@@ -119,6 +120,14 @@ impl ApiServer {
     /// `system:serviceaccount:NAMESPACE:NAME`.
     pub(crate) fn user(&self, name: &str, token: &str) {
         self.shared.world().users.insert(token.to_owned(), User::named(name));
+    }
+
+    /// Ends the time of every token that was made until now.
+    pub(crate) fn expire_tokens(&self) {
+        self.change(|world| {
+            let tokens: Vec<String> = world.foreign_tokens.keys().cloned().collect();
+            world.expired.extend(tokens);
+        });
     }
 
     // Objects. A resource is called `nodes`, `leases.coordination.k8s.io`, `egressnodes.egret.dev`.

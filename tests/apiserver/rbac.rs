@@ -69,8 +69,19 @@ pub(crate) fn authenticate(world: &World, authorization: Option<&str>) -> Outcom
         return Ok(User { name: "system:anonymous".to_owned(), groups, node: None });
     };
     let token = authorization.strip_prefix("Bearer ").unwrap_or_default();
-    world.users.get(token).cloned().ok_or_else(status::unauthorized)
+    let found = world.users.get(token).filter(|_| !world.expired.contains(token));
+    found.cloned().ok_or_else(status::unauthorized)
 }
+
+/// A token for others than the API server: here it counts for nothing but a review.
+#[derive(Debug, Clone)]
+pub(crate) struct ForeignToken {
+    user: User,
+    audiences: Vec<String>,
+}
+
+/// The audience of the API server itself, as a token has it that was made without any.
+const SELF: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// Refuses what no rule lets this user do.
 pub(crate) fn authorize(world: &World, user: &User, verb: &str, target: &Target) -> Outcome<()> {
@@ -142,6 +153,12 @@ pub(crate) fn request_token(world: &mut World, target: &Target, body: &Value) ->
     if world.store.get(&World::key(target)).is_none() {
         return Err(status::not_found(resource.named(name)));
     }
+    if body["spec"]["expirationSeconds"].as_i64().is_some_and(|seconds| seconds < 600) {
+        let value = &body["spec"]["expirationSeconds"];
+        let why = "may not specify a duration less than 10 minutes";
+        let named = status::Named { group: "authentication.k8s.io", kind: "TokenRequest", name: "" };
+        return Err(status::invalid(named, &[status::Mistake::invalid("spec.expirationSeconds", value, why)]));
+    }
     let bound = &body["spec"]["boundObjectRef"];
     let node = bound["name"].as_str().filter(|_| bound["kind"] == "Node").map(str::to_owned);
     if let Some(node) = &node {
@@ -157,7 +174,13 @@ pub(crate) fn request_token(world: &mut World, target: &Target, body: &Value) ->
     }
     let token = world.uid();
     let user = User { node, ..User::named(&format!("system:serviceaccount:{namespace}:{name}")) };
-    world.users.insert(token.clone(), user);
+    let list = body["spec"]["audiences"].as_array().into_iter().flatten();
+    let audiences: Vec<String> = list.filter_map(Value::as_str).map(str::to_owned).collect();
+    if audiences.is_empty() || audiences.iter().any(|audience| audience == SELF) {
+        world.users.insert(token.clone(), user);
+    } else {
+        world.foreign_tokens.insert(token.clone(), ForeignToken { user, audiences });
+    }
     let seconds = body["spec"]["expirationSeconds"].as_i64().unwrap_or(3600);
     let now: jiff::Timestamp = world.now().parse().unwrap_or_default();
     let end = now.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(now);
@@ -168,4 +191,37 @@ pub(crate) fn request_token(world: &mut World, target: &Target, body: &Value) ->
         "status": {"token": token, "expirationTimestamp": end.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()},
     });
     Ok((201, answer))
+}
+
+/// POST of a `TokenReview`: whose token it is, if it is for one of these audiences (pkg/registry/authentication/tokenreview and
+/// pkg/serviceaccount in Kubernetes' sources).
+pub(crate) fn review(world: &World, body: &Value) -> (u16, Value) {
+    let token = body["spec"]["token"].as_str().unwrap_or_default();
+    let wanted = body["spec"]["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let wanted: Vec<&str> =
+        Some(wanted.collect::<Vec<_>>()).filter(|all| !all.is_empty()).unwrap_or_else(|| vec![SELF]);
+    let own = world.users.get(token).map(|user| (user, vec![SELF.to_owned()]));
+    let foreign = world.foreign_tokens.get(token).map(|found| (&found.user, found.audiences.clone()));
+    let status = match own.or(foreign) {
+        None => json!({"user": {}, "error": "[invalid bearer token, token lookup failed]"}),
+        Some(_) if world.expired.contains(token) => {
+            json!({"user": {}, "error": "[invalid bearer token, service account token has expired]"})
+        }
+        Some((user, audiences)) => {
+            let common: Vec<&String> = audiences.iter().filter(|one| wanted.contains(&one.as_str())).collect();
+            if common.is_empty() {
+                let error = format!(
+                    "[invalid bearer token, token audiences {audiences:?} is invalid for the target audiences {wanted:?}]"
+                );
+                json!({"user": {}, "error": error})
+            } else {
+                json!({"authenticated": true, "user": user.info(), "audiences": common})
+            }
+        }
+    };
+    let spec = &body["spec"];
+    (
+        201,
+        json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": spec, "status": status}),
+    )
 }

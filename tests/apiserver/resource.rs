@@ -54,6 +54,7 @@ const BUILTIN: &[Row] = &[
     ("", "configmaps", "ConfigMap", true, false, false),
     ("events.k8s.io", "events", "Event", true, false, false),
     ("coordination.k8s.io", "leases", "Lease", true, false, false),
+    ("authentication.k8s.io", "tokenreviews", "TokenReview", false, false, false),
     ("apiextensions.k8s.io", "customresourcedefinitions", "CustomResourceDefinition", false, true, true),
     ("rbac.authorization.k8s.io", "clusterroles", "ClusterRole", false, false, false),
     ("rbac.authorization.k8s.io", "clusterrolebindings", "ClusterRoleBinding", false, false, false),
@@ -180,8 +181,13 @@ pub(crate) struct Target {
     pub(crate) namespace: String,
     /// Empty for all objects.
     pub(crate) name: String,
-    /// `status`, `token`, `finalize`, or empty.
+    /// `status`, `token`, `finalize`, `proxy`, or empty.
     pub(crate) subresource: String,
+}
+
+/// Where a request to `pods/NAME:PORT/proxy` goes on: the path behind it.
+pub(crate) fn behind_proxy(path: &str) -> &str {
+    path.split_once("/proxy").map_or("/", |(_, rest)| if rest.is_empty() { "/" } else { rest })
 }
 
 impl Target {
@@ -207,10 +213,12 @@ impl Target {
             "" => true,
             "status" => resource.status,
             "token" => resource.plural == "serviceaccounts",
+            "proxy" => resource.group.is_empty() && resource.plural == "pods",
             "finalize" => resource.group.is_empty() && resource.plural == "namespaces",
             _ => false,
         };
-        let fits = known && parts.len() <= 3 && (namespace.is_empty() || resource.namespaced);
+        let fits =
+            known && (parts.len() <= 3 || *subresource == "proxy") && (namespace.is_empty() || resource.namespaced);
         fits.then(|| Self {
             resource: Arc::clone(resource),
             namespace: namespace.to_owned(),

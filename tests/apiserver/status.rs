@@ -181,6 +181,11 @@ pub(crate) fn unavailable() -> Refusal {
     status(503, "ServiceUnavailable", message, Some(json!({})))
 }
 
+/// 503 of a pod that a proxy does not reach.
+pub(crate) fn service_unavailable(message: &str) -> Refusal {
+    status(503, "ServiceUnavailable", message, None)
+}
+
 /// A body that the server does not read.
 pub(crate) fn body_too_large(most: usize) -> Refusal {
     status(413, "RequestEntityTooLarge", &format!("Request entity too large: limit is {most}"), None)

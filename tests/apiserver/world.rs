@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::faults::Faults;
-use super::rbac::User;
+use super::rbac::{ForeignToken, User};
 use super::resource::{self, Resource, Target};
 use super::status::{Outcome, Refusal, internal};
 use super::store::{Key, Store};
@@ -54,6 +54,10 @@ pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) customs: Vec<Arc<Resource>>,
     pub(crate) users: BTreeMap<String, User>,
+    /// Tokens that were made for other audiences.
+    pub(crate) foreign_tokens: BTreeMap<String, ForeignToken>,
+    /// Tokens whose time is over.
+    pub(crate) expired: BTreeSet<String>,
     pub(crate) faults: Faults,
     pub(crate) requests: Vec<Request>,
     /// The time, where a test stopped it.

@@ -8,6 +8,7 @@ AGENT = {
     "egressconfigs.egret.dev": ["list", "watch"],
     "egressnodes.egret.dev": ["create", "get", "list", "patch", "watch"],
     "egressnodes.egret.dev/status": ["patch"],
+    "tokenreviews.authentication.k8s.io": ["create"],
     "default: events.events.k8s.io": ["create", "patch"],
     "egret-system: leases.coordination.k8s.io": ["create", "patch"],
 }
@@ -18,6 +19,13 @@ LEAVING = {
     "egressnodes.egret.dev": ["create", "delete", "get", "list", "patch", "watch"],
     "egret-system: leases.coordination.k8s.io": ["create", "delete", "patch"],
 }
+
+# To ask agents; the chart binds it to nobody.
+EXPLAIN = [
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+    {"apiGroups": [""], "resources": ["pods/proxy"], "verbs": ["get"]},
+    {"apiGroups": [""], "resources": ["serviceaccounts/token"], "resourceNames": ["egret-viewer"], "verbs": ["create"]},
+]
 
 CONTROLLER = {
     "nodes": ["get", "list", "patch", "watch"],

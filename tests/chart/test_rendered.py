@@ -158,7 +158,7 @@ class Rights(unittest.TestCase):
     def test_rights_are_those_of_the_written_list(self):
         for case in CASES:
             with self.subTest(case):
-                wanted = {"egret-agent": rights.AGENT, "egret-controller": rights.CONTROLLER}
+                wanted = {"egret-agent": rights.AGENT, "egret-controller": rights.CONTROLLER, "egret-viewer": {}}
                 if case == "cni":
                     wanted["egret-controller"] = {**rights.CONTROLLER, **rights.POOLS}
                 if case == "remove":
@@ -166,6 +166,13 @@ class Rights(unittest.TestCase):
                     wanted["egret-agent"] = rights.LEAVING
                 accounts = {one["metadata"]["name"] for one in of_kind(case, "ServiceAccount")}
                 self.assertEqual({account: self.given(case, account) for account in accounts}, wanted)
+
+    def test_who_may_ask_agents_is_a_role_that_is_bound_to_nobody(self):
+        for case in CASES:
+            with self.subTest(case):
+                self.assertEqual(named(case, "Role", "egret-explain")["rules"], rights.EXPLAIN)
+                bound = {one["roleRef"]["name"] for one in of_kind(case, "ClusterRoleBinding") + of_kind(case, "RoleBinding")}
+                self.assertNotIn("egret-explain", bound)
 
     def test_a_token_is_mounted_only_by_pods_that_say_so(self):
         for case in CASES:

@@ -5,6 +5,7 @@
 //! (`incluster`).
 
 mod account;
+mod answers;
 mod api;
 mod chart;
 mod host_network;
@@ -40,6 +41,7 @@ const STEPS: &[(&str, Step)] = &[
     ("controller and agents start, and everybody goes their own way", way::start),
     ("a push lets the empire in, and nobody else", way::push),
     ("the custom resources say so", way::statuses),
+    ("whoever RBAC lets ask is answered by agents, and nobody else", answers::who_may),
     ("a startup taint goes when the node's agent is done, and no other", startup::taint),
     ("kubectl waits for the head", trouble::kubectl_waits),
     ("with nothing to do nobody writes", way::quiet),

@@ -11,7 +11,7 @@ use crate::commands::Said;
 use crate::documents::{LABELS, POLICY};
 use crate::lab::{Lab, Options};
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "run",
     "controller",
     "agent",
@@ -26,6 +26,7 @@ const COMMANDS: [&str; 18] = [
     "snapshot",
     "remove",
     "doctor",
+    "support-bundle",
     "who",
     "completion",
     "man",

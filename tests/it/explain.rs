@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use egret::cluster::read_text;
-use egret::core::explain::{Question, Situation, UnknownPod, address_lines, explain, leaving_as, lines, seen_as};
+use egret::core::explain::{
+    ANSWER_FORMAT, ConnectionAnswer, Counted, Difference, ExitAnswer, KernelAnswer, KernelWay, Question, Situation,
+    UnknownPod, address_lines, explain, leaving_as, lines, seen_as,
+};
 use egret::core::facts::{Facts, PodName};
 use egret::core::name::NodeName;
 use egret::core::policy::PolicySet;
@@ -107,6 +110,7 @@ fn with<T>(set: &PolicySet, facts: &Facts, ask: impl FnOnce(&Situation<'_>) -> T
         placement: None,
         reports: &reports,
         kernel: None,
+        told: &BTreeMap::new(),
         pending: None,
         waits: None,
         rejected: &[],
@@ -281,6 +285,7 @@ fn a_node_that_reports_is_named_where_its_kernel_is_not_read() {
         placement: None,
         reports: &reports,
         kernel: None,
+        told: &BTreeMap::new(),
         pending: None,
         waits: None,
         rejected: &[],
@@ -293,4 +298,34 @@ fn a_node_that_reports_is_named_where_its_kernel_is_not_read() {
     let of = |wanted: &str| lines.iter().find(|(label, _)| *label == wanted).map(|(_, text)| text.as_str());
     assert_eq!(of("kernel"), Some("beta: not read here; it reports d93c4a6d93c4 as active"));
     assert_eq!(of("do"), Some("on beta: `sysctl -w net.ipv4.ip_forward=1`"));
+}
+
+#[test]
+fn no_answer_is_longer_than_its_bounds() {
+    let long = "x".repeat(100_000);
+    let difference = Difference { object: long.clone(), desired: Some(long.clone()), observed: None };
+    let answer = KernelAnswer {
+        format_version: ANSWER_FORMAT,
+        at: now(),
+        revision: long.clone(),
+        way: KernelWay { route: Some(long.clone()), ..KernelWay::default() },
+        leads_to: Some(long.clone()),
+        counted: Counted::default(),
+        differs: vec![difference; 1000],
+        exit: Some(ExitAnswer {
+            fault: Some(egret::core::finding::Finding::new("code", &long, long.clone())),
+            ..ExitAnswer::default()
+        }),
+        connections: Some(vec![
+            ConnectionAnswer {
+                replies_to: [10, 0, 0, 1].into(),
+                answered: true,
+                exit: Some(long.clone()),
+                gateway: None
+            };
+            1000
+        ]),
+    };
+    let text = serde_json::to_string(&answer.bounded()).unwrap();
+    assert!(text.len() < 64 << 10, "{} bytes", text.len());
 }

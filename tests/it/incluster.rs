@@ -3,7 +3,9 @@
 //! Deliberately absent: a real API server, which `make test-cluster` has.
 
 mod addresses;
+mod answered;
 mod asserted;
+pub(crate) mod bundle;
 mod conditions;
 mod dashboard;
 mod explained;

@@ -8,6 +8,7 @@ mod addresses;
 mod asserted;
 mod assign;
 mod bgp;
+mod bundle;
 mod claims;
 mod connections;
 mod conntrack;

@@ -17,16 +17,19 @@ use serde_json::Value;
 use crate::golden::Differences;
 
 /// Texts of the sources that look like codes.
-const NO_CODES: [&str; 21] = [
+const NO_CODES: [&str; 24] = [
     "cert-authority",
     "date-time",
+    "egret-answer",
     "egret-controller",
     "egret-holder",
     "egret-ports",
     "egret-probes",
     "egret-record",
+    "egret-token",
     "egret-transfers",
     "nat-record",
+    "no-answer",
     "existing-connections",
     "k8s-app",
     "kube-dns",

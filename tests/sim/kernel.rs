@@ -2,7 +2,8 @@
 //!
 //! It is `core::plan::simulate`, with generations and events. Not here: what packets do with it (`checker`).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -129,6 +130,10 @@ impl NodeKernel for Sockets {
 
     async fn counters(&mut self) -> Result<RuleCounters, KernelError> {
         Ok(RuleCounters::new())
+    }
+
+    async fn unanswered(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        Ok(BTreeSet::new())
     }
 
     fn set_ranges(&mut self, _: Vec<DatapathConfig>) {}

@@ -7,6 +7,7 @@
 //! content of specs and statuses (the caller brings them whole), and retries of writes (the caller reads the object
 //! again first).
 
+mod agents;
 mod error;
 mod error_counts;
 mod events;
@@ -46,6 +47,7 @@ use tower::{BoxError, Service};
 
 use crate::clock::Clock;
 
+pub use agents::{Agents, PATIENCE, Reviewed, Unanswered, VIEWER};
 pub use error::{ApiError, ApiErrorCause, RefusedField};
 pub use error_counts::ErrorCounts;
 pub use events::{EventKind, Recorder, Regarding};

@@ -13,6 +13,8 @@ use super::heartbeats::Heartbeats;
 use super::view::View;
 use super::wire::{Configs, EgressNodes, Namespaces, Nodes, Pods, Policies, Slim, Watched, Whole};
 use crate::core::gateway_interfaces::host_network;
+use crate::core::labels::Labels;
+use crate::core::name::NodeName;
 use crate::core::status::held;
 
 /// Objects of one kind.
@@ -66,6 +68,13 @@ impl ApiClient {
         let published = view.config.as_ref().and_then(|config| config.spec.as_ref().ok());
         view.facts.pod_networks = published.map(|spec| spec.pod_networks.clone()).unwrap_or_default();
         Ok((view, may_read_leases))
+    }
+
+    /// The nodes that run Linux, which all have an agent.
+    pub async fn linux_nodes(&self) -> Result<Vec<NodeName>, ApiError> {
+        let all = self.kind::<Nodes<Slim>>().await?;
+        let is_linux = |labels: &Labels| labels.get("kubernetes.io/os").is_none_or(|os| os.as_str() == "linux");
+        Ok(all.into_iter().filter(|(_, (node, _))| is_linux(&node.labels)).map(|(name, _)| name).collect())
     }
 
     async fn kind<W: Watched>(&self) -> Result<Listed<W>, ApiError> {

@@ -189,7 +189,9 @@ pub fn count_members<'m>(
 
 /// Without probes no node hears from sources: each address is wanted where policies are placed.
 pub fn want_placed(claims: &mut Claims) {
-    claims.values_mut().for_each(|claim| claim.local = claim.local.max(u32::from(claim.placed)));
+    for claim in claims.values_mut() {
+        claim.local = claim.local.max(u32::from(claim.placed));
+    }
 }
 
 /// The host network as it will be with these addresses, and without those that are taken away.

@@ -3,14 +3,17 @@
 //! The same walk through the maps, rules and routes is done for what is desired and for what was observed. Not here: reading a kernel
 //! (`kernel`), and correcting it.
 
-use std::fmt;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 
+use super::answer::{
+    ANSWER_FORMAT, Counted, Difference, ExitAnswer, ExitNumbers, KernelAnswer, KernelQuestion, KernelWay,
+};
+use super::exits::ExitReading;
 use super::verdict::Decided;
-use super::{KernelReading, Question, Situation, Verdict};
-use crate::core::compile::{DROP, GROUP};
+use super::{Explanation, KernelReading, Question, Situation, Verdict};
+use crate::core::compile::{Compiled, DROP, GROUP};
 use crate::core::facts::Pod;
 use crate::core::name::NodeName;
 use crate::core::placement::ExitKey;
@@ -21,7 +24,7 @@ use crate::core::state::nft::{
     AddressFamily, ElementData, ElementKey, RuleCounter, Set, Statement, Table, TableFamily, Verdict as NftVerdict,
 };
 use crate::core::state::ownership::{DatapathConfig, TUNNEL};
-use crate::core::text::counted;
+use crate::core::text::{counted, short_commit};
 
 /// What is known of a kernel on the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,11 +38,20 @@ pub enum KernelView {
         /// What it does with the packets.
         way: KernelWay,
         /// What it counted.
-        counted: Vec<(&'static str, RuleCounter)>,
+        counted: Counted,
         /// What differs on the way.
-        differs: Vec<Drift>,
+        differs: Vec<Difference>,
         /// Whether a process of Egret's runs there.
         running: bool,
+    },
+    /// Its agent was asked, and did not answer.
+    Unanswered {
+        /// The node.
+        node: NodeName,
+        /// Why.
+        why: String,
+        /// The commit that it reports as active, if it reports.
+        commit: Option<String>,
     },
     /// It was not read; its report is all there is.
     Reported {
@@ -52,39 +64,83 @@ pub enum KernelView {
     },
 }
 
-/// The way of the packets through one kernel.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct KernelWay {
-    /// The group of the pod, on its node.
-    pub group: Option<String>,
-    /// The exit that the packets are led to, by number, or what becomes of them otherwise.
-    pub verdict: Option<String>,
-    /// The exit's number.
-    pub exit: Option<u32>,
-    /// The rule that leads to the exit's table.
-    pub rule: Option<String>,
-    /// The route in that table.
-    pub route: Option<String>,
-}
-
 /// What is known of the kernels on the way.
 pub(super) fn views(decided: &Decided, question: &Question, pod: &Pod, situation: &Situation<'_>) -> Vec<KernelView> {
-    let gateway = decided.exit.as_ref().map(|exit| &exit.gateway);
-    let mut nodes: Vec<&NodeName> = pod.node.iter().collect();
-    nodes.extend(gateway.filter(|gateway| pod.node.as_ref() != Some(*gateway)));
-    let view = |node: &NodeName| {
-        let read = situation.kernel.filter(|kernel| kernel.node == node);
-        match (read, situation.reports.get(node)) {
-            (Some(kernel), _) => Some(kernel.view(decided.exit.as_ref(), question, pod)),
-            (None, Some(report)) => Some(KernelView::Reported {
-                node: node.clone(),
-                commit: report.active.as_ref().map(|active| active.commit.clone()),
-                drift: report.drift.len(),
-            }),
-            (None, None) => None,
+    let mut on_the_way: Vec<(&NodeName, Option<&ExitKey>)> = Vec::new();
+    let source = pod.node.iter().map(|node| (node, decided.exit.as_ref()));
+    let gateways = decided.exit.iter().chain(&decided.carrier).map(|exit| (&exit.gateway, Some(exit)));
+    for (node, exit) in source.chain(gateways) {
+        if !on_the_way.iter().any(|(known, _)| *known == node) {
+            on_the_way.push((node, exit));
         }
+    }
+    let view = |(node, exit): (&NodeName, Option<&ExitKey>)| {
+        let read = situation.kernel.filter(|kernel| kernel.node == node);
+        let report = situation.reports.get(node);
+        let commit = report.and_then(|report| report.active.as_ref()).map(|active| active.commit.clone());
+        let node = node.clone();
+        Some(match (read, situation.told.get(&node), report) {
+            (Some(kernel), ..) => kernel.view(exit, question, pod),
+            (None, Some(Ok(answer)), _) => KernelView::Read {
+                node,
+                at: answer.at,
+                way: answer.way.clone(),
+                counted: answer.counted,
+                differs: answer.differs.clone(),
+                running: true,
+            },
+            (None, Some(Err(why)), _) => KernelView::Unanswered { node, why: why.clone(), commit },
+            (None, None, Some(report)) => KernelView::Reported { node, commit, drift: report.drift.len() },
+            (None, None, None) => return None,
+        })
     };
-    nodes.into_iter().filter_map(view).collect()
+    on_the_way.into_iter().filter_map(view).collect()
+}
+
+/// The kernels on the way that an agent can be asked about, with the question. `connections`: its node lists those of the pod, too.
+pub fn to_ask(explanation: &Explanation, connections: bool) -> Vec<(NodeName, KernelQuestion)> {
+    let question = |here: bool, exit: Option<&ExitKey>| KernelQuestion {
+        source: explanation.address,
+        here,
+        destination: Some(explanation.question.destination),
+        exit: exit.map(ExitKey::identity),
+        // The gateway sees the node's tunnel address in the place of the pod's.
+        connections: here && connections,
+    };
+    let source = explanation.node.iter().map(|node| (node, question(true, explanation.exit.as_ref())));
+    let gateways = explanation.exit.iter().chain(&explanation.carrier);
+    let gateways = gateways.map(|exit| (&exit.gateway, question(false, Some(exit))));
+    let mut all: Vec<(NodeName, KernelQuestion)> = Vec::new();
+    for (node, question) in source.chain(gateways) {
+        if !all.iter().any(|(known, _)| known == node) {
+            all.push((node.clone(), question));
+        }
+    }
+    all
+}
+
+/// The answer, if the kernel of the pod's node leads the packets another way than the one decided: its agent is behind, or a handover
+/// is in progress.
+pub(super) fn elsewhere(verdict: Verdict, decided: &Decided, pod: &Pod, situation: &Situation<'_>) -> Verdict {
+    let Some(node) = &pod.node else { return verdict };
+    let Some(Ok(answer)) = situation.told.get(node) else { return verdict };
+    if matches!(verdict, Verdict::Dropped { .. } | Verdict::Differs { .. }) {
+        return verdict;
+    }
+    let expected = decided.exit.as_ref().map(ExitKey::identity);
+    let carried = decided.carrier.as_ref().map(ExitKey::identity);
+    // Behind one number may be the exit or the one that carries it: the route decides.
+    if answer.leads_to == expected || (answer.leads_to.is_some() && answer.leads_to == carried) {
+        return verdict;
+    }
+    let to = match (&answer.leads_to, &answer.way.verdict) {
+        (Some(exit), _) => format!("to {exit}"),
+        (None, Some(verdict)) => format!("nowhere ({verdict})"),
+        (None, None) => "nowhere".to_owned(),
+    };
+    let revision = short_commit(&answer.revision);
+    let cause = format!("its kernel leads the packets {to}; applied there is {revision}");
+    Verdict::Differs { node: node.clone(), cause, decided: Box::new(verdict) }
 }
 
 /// The answer, if a kernel that was read does not hold what was decided.
@@ -122,9 +178,19 @@ impl KernelReading<'_> {
     fn view(&self, exit: Option<&ExitKey>, question: &Question, pod: &Pod) -> KernelView {
         let source = pod.addresses.iter().copied().find(|one| one.is_ipv4() == question.destination.is_ipv4());
         let here = pod.node.as_ref() == Some(self.node);
+        let (way, counted, differs) = self.on_the_way(exit, source.filter(|_| here), question.destination);
+        KernelView::Read { node: self.node.clone(), at: self.at, way, counted, differs, running: self.running }
+    }
+
+    /// The way of packets through this kernel, what was counted there, and what differs. `from`: the pod's address, on its node.
+    fn on_the_way(
+        &self,
+        exit: Option<&ExitKey>,
+        from: Option<IpAddr>,
+        destination: IpAddr,
+    ) -> (KernelWay, Counted, Vec<Difference>) {
         let id = exit.and_then(|exit| self.compiled.exits.get(exit)).map(|exit| exit.id);
-        let from = source.filter(|_| here);
-        let walk = |state: &NodeState| way(state, self.range, from, question.destination, id);
+        let walk = |state: &NodeState| way(state, self.range, from, destination, id);
         let (observed, desired) = (walk(self.state), walk(&self.compiled.desired));
         let same = observed == desired;
         let concerned = Concerned { range: self.range, id, group: desired.group.clone(), same };
@@ -137,18 +203,13 @@ impl KernelReading<'_> {
             DriftPlace::Route(_) => 2,
             _ => 3,
         });
-        KernelView::Read {
-            node: self.node.clone(),
-            at: self.at,
-            counted: self.counted(observed.group.as_deref().filter(|_| here), id),
-            way: observed,
-            differs,
-            running: self.running,
-        }
+        let counted = self.counted(observed.group.as_deref().filter(|_| from.is_some()), id);
+        let difference = |Drift { object, desired, observed, .. }| Difference { object, desired, observed };
+        (observed, counted, differs.into_iter().map(difference).collect())
     }
 
     /// What the rules on the way have counted: the exit's packets, and packets of the group that no map had.
-    fn counted(&self, group: Option<&str>, id: Option<u32>) -> Vec<(&'static str, RuleCounter)> {
+    fn counted(&self, group: Option<&str>, id: Option<u32>) -> Counted {
         let of_chain = |name: String| {
             let mut sum = RuleCounter::default();
             let mut found = false;
@@ -158,12 +219,49 @@ impl KernelReading<'_> {
                 sum += *counter;
                 found = true;
             }
-            found.then_some(sum)
+            found.then_some(sum.packets)
         };
-        let exit = id.and_then(|id| of_chain(format!("exit_{id}"))).map(|counter| ("packets", counter));
         let lost = group.and_then(|group| of_chain(format!("{GROUP}{group}")));
-        let lost = lost.filter(|counter| counter.packets > 0).map(|counter| ("dropped", counter));
-        exit.into_iter().chain(lost).collect()
+        Counted {
+            packets: id.and_then(|id| of_chain(format!("exit_{id}"))),
+            dropped: lost.filter(|packets| *packets > 0),
+        }
+    }
+
+    /// What this kernel answers whoever explains elsewhere, without connections. `revision`: the commit that is applied.
+    pub fn answer(&self, asked: &KernelQuestion, revision: &str) -> Option<KernelAnswer> {
+        let destination = asked.destination?;
+        let exit = asked.exit.as_ref().and_then(|exit| self.compiled.exits.keys().find(|key| key.identity() == *exit));
+        let from = asked.source.filter(|source| asked.here && source.is_ipv4() == destination.is_ipv4());
+        let (way, counted, differs) = self.on_the_way(exit, from, destination);
+        let of_exit = exit.map(|exit| {
+            let ExitReading { fault, carrier, way_out } = self.exit_reading(exit, destination);
+            let identity = exit.identity();
+            ExitAnswer { identity, fault, carrier: carrier.as_ref().map(ExitKey::identity), way_out }
+        });
+        let identity_of =
+            |id: u32| self.compiled.exits.iter().find(|(_, exit)| exit.id == id).map(|(key, _)| key.identity());
+        let led = way.exit.filter(|_| from.is_some());
+        Some(KernelAnswer {
+            format_version: ANSWER_FORMAT,
+            at: self.at,
+            revision: revision.to_owned(),
+            leads_to: led.and_then(identity_of),
+            way,
+            counted,
+            differs,
+            exit: of_exit,
+            connections: None,
+        })
+    }
+}
+
+impl Compiled {
+    /// Which exit each mark means on this node.
+    pub fn exit_numbers(&self, range: DatapathConfig) -> ExitNumbers {
+        let exits = self.exits.iter().filter(|(_, exit)| exit.id > 0);
+        let exits = exits.map(|(key, exit)| (exit.id, (key.identity(), key.gateway.to_string())));
+        ExitNumbers { mask: range.mask, exits: exits.collect() }
     }
 }
 
@@ -297,25 +395,5 @@ impl Concerned {
             return !self.same;
         }
         true
-    }
-}
-
-impl fmt::Display for KernelWay {
-    /// `group 0a1b → exit 1, rule 501, table 9001 unreachable`
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts: Vec<String> = Vec::new();
-        match (&self.group, &self.verdict) {
-            (Some(group), Some(verdict)) => parts.push(format!("group {group} → {verdict}")),
-            (None, Some(verdict)) => parts.push(verdict.clone()),
-            (_, None) => parts.extend(self.exit.map(|id| format!("exit {id}"))),
-        }
-        if self.exit.is_some() {
-            parts.push(self.rule.clone().unwrap_or_else(|| "no rule".to_owned()));
-            parts.push(self.route.clone().unwrap_or_else(|| "no route".to_owned()));
-        }
-        if parts.is_empty() {
-            parts.push("nothing of Egret's".to_owned());
-        }
-        f.write_str(&parts.join(", "))
     }
 }

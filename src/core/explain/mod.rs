@@ -4,7 +4,10 @@
 //! that previews and assertions ask them; what a kernel holds is read from its state (`kernel`), and what has gone wrong there from the
 //! findings of the node itself. Not here: reading Git, manifests and kernels (`reconcile`), and printing (`cli`).
 
+mod answer;
 mod claims;
+mod connections;
+mod exits;
 mod kernel;
 mod reverse;
 mod text;
@@ -15,8 +18,13 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 
+pub use self::answer::{
+    ANSWER_FORMAT, ConnectionAnswer, Counted, Difference, ExitAnswer, ExitNumbers, KernelAnswer, KernelQuestion,
+    KernelWay, TOKEN_HEADER, Told, WayOut,
+};
 pub use self::claims::{Claim, LostBecause, LostClaim, Missing, NearMiss, Part};
-pub use self::kernel::{KernelView, KernelWay};
+pub use self::connections::connections_told;
+pub use self::kernel::{KernelView, to_ask};
 pub use self::reverse::{AddressUse, Carried, Source, leaving_as, seen_as};
 pub use self::text::{ExplainedLines, address_lines, age, lines, since, verdict_line};
 pub use self::verdict::{Verdict, exit_verdict};
@@ -26,8 +34,7 @@ use super::facts::{Facts, PodName};
 use super::finding::Finding;
 use super::host_network::HostNetwork;
 use super::name::NodeName;
-use super::placement::Placement;
-use super::plan::conntrack::Connection;
+use super::placement::{ExitKey, Placement};
 use super::policy::diagnostic_sink::nearest;
 use super::policy::members::Members;
 use super::policy::{Origin, PolicyId, PolicySet};
@@ -61,6 +68,8 @@ pub struct Situation<'a> {
     pub reports: &'a BTreeMap<NodeName, NodeReport>,
     /// The kernel that was read.
     pub kernel: Option<&'a KernelReading<'a>>,
+    /// What agents answered of theirs.
+    pub told: &'a BTreeMap<NodeName, Told>,
     /// The newest commit, if it waits, and the policies as they will be.
     pub pending: Option<(&'a PendingCommit, Option<&'a PolicySet>)>,
     /// Why something is not active, where the commit itself is not known.
@@ -103,6 +112,10 @@ pub struct Explanation {
     pub node: Option<NodeName>,
     /// The answer.
     pub verdict: Verdict,
+    /// The exit that the packets are led to.
+    pub exit: Option<ExitKey>,
+    /// The exit that carries them while its gateway does not answer.
+    pub carrier: Option<ExitKey>,
     /// The policy that decides.
     pub claim: Option<Claim>,
     /// Other prefixes that have the destination.
@@ -149,11 +162,15 @@ pub struct DocumentChange {
     pub time: Timestamp,
 }
 
-/// An open connection, as the pod's node tracks it.
+/// An open connection, as a node on the way tracks it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenConnection {
-    /// As the kernel has it.
-    pub connection: Connection,
+    /// The node that tracks it.
+    pub node: NodeName,
+    /// Where the replies are sent to.
+    pub replies_to: IpAddr,
+    /// Whether a reply was seen.
+    pub answered: bool,
     /// The exit whose mark it has: its identity; none: it is not steered.
     pub exit: Option<String>,
     /// Whether a new connection would take another way.
@@ -188,10 +205,13 @@ pub fn explain(question: &Question, situation: &Situation<'_>) -> Result<Explana
     let side = side(situation);
     let decided = verdict::decide(&side, question, pod, situation);
     let kernels = kernel::views(&decided, question, pod, situation);
-    let (verdict, advice) = kernel::astray(decided.verdict, decided.advice, &kernels);
+    let (verdict, advice) = kernel::astray(decided.verdict.clone(), decided.advice.clone(), &kernels);
+    let verdict = kernel::elsewhere(verdict, &decided, pod, situation);
     let pending = situation.pending.map(|(commit, after)| {
+        let nothing = BTreeMap::new();
         let then = after.map(|after| {
-            let later = Situation { set: after, placement: None, kernel: None, pending: None, ..*situation };
+            let later =
+                Situation { set: after, placement: None, kernel: None, told: &nothing, pending: None, ..*situation };
             let side = RevisionState::new(after, set, facts, now);
             verdict::decide(&side, question, pod, &later).verdict
         });
@@ -205,6 +225,8 @@ pub fn explain(question: &Question, situation: &Situation<'_>) -> Result<Explana
         address: pod.addresses.iter().copied().find(|one| one.is_ipv4() == question.destination.is_ipv4()),
         node: pod.node.clone(),
         verdict,
+        exit: decided.exit,
+        carrier: decided.carrier,
         claim: decided.claim,
         lost: decided.lost,
         near: decided.near,

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::reverse::leave;
-use super::{AddressUse, Explanation, KernelView, OpenConnection, Source, Verdict};
+use super::{AddressUse, Difference, Explanation, KernelView, OpenConnection, Source, Verdict};
 use crate::core::escape::EscapedText;
 use crate::core::snapshot;
 use crate::core::text::{counted, short_commit};
@@ -169,8 +169,10 @@ fn kernel(view: &KernelView) -> String {
         KernelView::Read { node, at, way, counted: counters, differs, running } => {
             let time = at.to_zoned(TimeZone::UTC).strftime("%H:%M:%S");
             let mut text = format!("{node} at {time}: {way}");
-            for (what, counter) in counters {
-                let _ = write!(text, "; {} {what}", counter.packets);
+            for (what, packets) in [("packets", counters.packets), ("dropped", counters.dropped)] {
+                if let Some(packets) = packets {
+                    let _ = write!(text, "; {packets} {what}");
+                }
             }
             if !running {
                 text.push_str("; no egret runs there");
@@ -179,6 +181,10 @@ fn kernel(view: &KernelView) -> String {
                 let _ = write!(text, "; {} {}", drift.object, word(drift));
             }
             text
+        }
+        KernelView::Unanswered { node, why, commit } => {
+            let commit = commit.as_ref().map(|commit| format!("; it reports {} as active", short_commit(commit)));
+            format!("{node} did not answer: {why}{}", commit.unwrap_or_default())
         }
         KernelView::Reported { node, commit, drift } => {
             let commit = commit.as_ref().map_or("nothing".to_owned(), |commit| short_commit(commit).to_owned());
@@ -189,7 +195,7 @@ fn kernel(view: &KernelView) -> String {
     }
 }
 
-fn word(drift: &crate::core::report::drift::Drift) -> &'static str {
+fn word(drift: &Difference) -> &'static str {
     match (&drift.desired, &drift.observed) {
         (Some(_), None) => "is missing",
         (None, Some(_)) => "is not Egret's",
@@ -207,9 +213,9 @@ fn open(connections: &[OpenConnection], lines: &mut Vec<(&'static str, String)>)
     lines.push(("open", format!("{}{older}", counted(connections.len(), "connection"))));
     for one in connections.iter().take(LISTED) {
         let exit = one.exit.as_ref().map_or("not steered".to_owned(), |exit| format!("by {exit}"));
-        let answered = if one.connection.answered { "" } else { ", no answer yet" };
+        let answered = if one.answered { "" } else { ", no answer yet" };
         let older = if one.older { "; a new one takes another way" } else { "" };
-        lines.push(("", format!("replies go to {}, {exit}{answered}{older}", one.connection.replies_to)));
+        lines.push(("", format!("replies go to {}, {exit}{answered}{older}", one.replies_to)));
     }
 }
 

@@ -10,10 +10,11 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use super::claims::{Claim, LostBecause, LostClaim, NearMiss, claims};
-use super::{KernelReading, Question, Situation};
+use super::exits::is_fault_of;
+use super::{Question, Situation};
 use crate::core::cidr::AddressRange;
 use crate::core::compile::detours::SILENT;
-use crate::core::compile::{Disposition, ExitRole, NodeExit, egress_address};
+use crate::core::compile::{Disposition, egress_address};
 use crate::core::facts::Pod;
 use crate::core::fate::{OwnReason, PacketFate, fate};
 use crate::core::finding::Finding;
@@ -111,6 +112,8 @@ pub(super) struct Decided {
     pub(super) verdict: Verdict,
     pub(super) advice: Option<String>,
     pub(super) exit: Option<ExitKey>,
+    /// The exit that carries its packets while its gateway does not answer, as the pod's node has it.
+    pub(super) carrier: Option<ExitKey>,
     pub(super) claim: Option<Claim>,
     pub(super) lost: Vec<LostClaim>,
     pub(super) near: Vec<NearMiss>,
@@ -128,6 +131,7 @@ pub(super) fn decide(side: &RevisionState<'_>, question: &Question, pod: &Pod, s
         verdict: Verdict::NotSteered { reason: "NoPolicy", cause: String::new() },
         advice: None,
         exit: None,
+        carrier: None,
         claim: claims.claim,
         lost: claims.lost,
         near: claims.near,
@@ -143,6 +147,8 @@ pub(super) fn decide(side: &RevisionState<'_>, question: &Question, pod: &Pod, s
     };
     if let Disposition::Exit(exit) = &path.way {
         decided.exit = Some(exit.clone());
+        let reading = pod.node.as_ref().and_then(|node| situation.exit_reading(node, exit, question.destination));
+        decided.carrier = reading.and_then(|reading| reading.carrier);
         decided.elsewhere = elsewhere(side, path, exit);
     }
     let passes = passes(&key, path);
@@ -272,11 +278,8 @@ fn through(
     source: Option<&NodeName>,
     situation: &Situation<'_>,
 ) -> (Verdict, Option<String>) {
-    let family = AddressFamily::of(destination);
-    let read = situation.kernel.filter(|kernel| source == Some(kernel.node));
-    if let Some(compiled) = read.and_then(|kernel| kernel.compiled.exits.get(exit))
-        && let Some(carrier) = compiled.detours.get(&family)
-    {
+    let reading = source.and_then(|node| situation.exit_reading(node, exit, destination));
+    if let Some(carrier) = reading.as_ref().and_then(|reading| reading.carrier.as_ref()) {
         let way = Disposition::Exit(carrier.clone());
         let fate = of_way(&way, destination, situation);
         return match address_of(carrier, &fate, situation, destination) {
@@ -286,7 +289,7 @@ fn through(
             other => other,
         };
     }
-    if let Some((node, finding)) = fault(exit, family, source, situation) {
+    if let Some((node, finding)) = fault(exit, destination, source, situation) {
         return dropped(&node, &finding, situation);
     }
     address_of(exit, fate, situation, destination)
@@ -318,20 +321,15 @@ fn address_of(
     destination: IpAddr,
 ) -> (Verdict, Option<String>) {
     let family = AddressFamily::of(destination);
-    let read = situation.kernel.filter(|kernel| *kernel.node == exit.gateway);
-    if let Some(kernel) = read
-        && let Some(NodeExit { role: ExitRole::Own { routes, .. }, .. }) = kernel.compiled.exits.get(exit)
-        && let Some(way) = routes.get(&family)
-    {
-        let mut towards: Vec<_> = way.routes.iter().filter(|route| route.destination.contains(&destination)).collect();
-        towards.sort_by_key(|route| std::cmp::Reverse(route.destination.prefix_len()));
-        let Some(route) = towards.first() else {
+    let reading = situation.exit_reading(&exit.gateway, exit, destination);
+    if let Some(way) = reading.and_then(|reading| reading.way_out) {
+        if !way.reaches {
             let message = format!("no route of {} leads to {destination}", way.interface);
             let finding = Finding::new("no-next-hop", exit, message).hint("name the router in the policy: nextHop");
             return dropped(&exit.gateway, &finding, situation);
-        };
-        if let Some(hop) = route.gateway.filter(|hop| kernel.unanswered.contains(hop)) {
-            let message = format!("{hop}, the next hop on {}, does not answer", route.interface);
+        }
+        if let Some((hop, interface)) = way.silent {
+            let message = format!("{hop}, the next hop on {interface}, does not answer");
             let hint =
                 format!("`ip neigh show {hop}` on {}; look at the router, or name another nextHop", exit.gateway);
             return dropped(&exit.gateway, &Finding::new("next-hop-silent", exit, message).hint(hint), situation);
@@ -362,16 +360,16 @@ fn missing(exit: &ExitKey, family: AddressFamily, host_network: Option<&HostNetw
 /// reports. That a gateway does not answer its source is the last of all: a gateway without a way out answers no probe either.
 fn fault(
     exit: &ExitKey,
-    family: AddressFamily,
+    destination: IpAddr,
     source: Option<&NodeName>,
     situation: &Situation<'_>,
 ) -> Option<(NodeName, Finding)> {
     let mut silent = None;
     for node in source.into_iter().chain(Some(&exit.gateway).filter(|gateway| source != Some(*gateway))) {
-        let own = situation.kernel.filter(|kernel| kernel.node == node);
+        let own = situation.exit_reading(node, exit, destination);
         let reported = || reported(situation, node, exit);
         let found = match own {
-            Some(kernel) => of_compiled(kernel, exit, family),
+            Some(reading) => reading.fault,
             None => reported().find(|finding| finding.code != SILENT).cloned(),
         };
         if let Some(finding) = found {
@@ -388,26 +386,10 @@ fn is_silence(finding: &Finding) -> bool {
     finding.code == SILENT && !finding.message.contains("carries its members")
 }
 
-fn of_compiled(kernel: &KernelReading<'_>, exit: &ExitKey, family: AddressFamily) -> Option<Finding> {
-    let closed = match kernel.compiled.exits.get(exit) {
-        None | Some(NodeExit { refused: true, .. }) => true,
-        Some(NodeExit { role: ExitRole::Remote { outer, .. }, .. }) => outer.is_none(),
-        Some(NodeExit { role: ExitRole::Own { routes, .. }, .. }) => !routes.contains_key(&family),
-    };
-    let finding = || kernel.compiled.findings.iter().find(|finding| is_fault_of(finding, exit)).cloned();
-    closed.then(finding).flatten()
-}
-
 fn reported<'a>(situation: &Situation<'a>, node: &NodeName, exit: &'a ExitKey) -> impl Iterator<Item = &'a Finding> {
     let reports: &'a BTreeMap<NodeName, NodeReport> = situation.reports;
     let findings = reports.get(node).into_iter().flat_map(|report| &report.findings).map(|dated| &dated.finding);
     findings.filter(move |finding| is_fault_of(finding, exit))
-}
-
-fn is_fault_of(finding: &Finding, exit: &ExitKey) -> bool {
-    let of_exit = finding.subject == exit.identity() || finding.subject == exit.to_string();
-    // What is only reached in part is found by its routes.
-    of_exit && finding.drop_reason().is_some_and(|reason| reason != "NoRoute")
 }
 
 fn dropped(node: &NodeName, finding: &Finding, situation: &Situation<'_>) -> (Verdict, Option<String>) {

@@ -5,6 +5,7 @@
 //! triggers a round; no other process reacts to pod starts. While the API server is unavailable, the node keeps what
 //! it last knew. Not here: what a round does (`node::round`), publication and node labels (`controller`).
 
+mod answers;
 pub mod heartbeat;
 pub mod policy_cache;
 mod removal;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 
 use crate::cluster::Cluster;
@@ -39,7 +41,7 @@ use crate::reconcile::agent::policy_cache::{CacheError, PolicyCache, PublishedHe
 use crate::reconcile::agent::status_writer::{EventNote, StatusUpdate, StatusWriter};
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::kernel::{KernelEvents, NodeKernel};
-use crate::reconcile::node::metrics_recorder::MetricsRecorder;
+use crate::reconcile::node::metrics_recorder::{MetricsRecorder, Request};
 use crate::reconcile::node::recorder::{self, Recorder};
 use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup};
@@ -47,7 +49,6 @@ use crate::reconcile::node::watchers::{self, Seen, Watchers};
 use crate::reconcile::persistence::lock::{Lock, LockError};
 use crate::reconcile::persistence::state_store::StateStore;
 use crate::reconcile::process::{StartError, Stop};
-use crate::serve::ScrapeRequest;
 use crate::telemetry::chain;
 
 /// How long a publication may be incomplete before that is reported.
@@ -158,7 +159,8 @@ pub async fn serve<K: NodeKernel, E: KernelEvents>(
     edges: AgentEdges<K, E>,
 ) -> Result<(), AgentError> {
     let AgentEdges { kernel, events, live, memory, stop, watchers, recorder, seed } = edges;
-    let metrics = MetricsRecorder::start(options.listen, "not all is known of the cluster yet")
+    let review = options.namespace.clone().map(|namespace| answers::review(&live, namespace, &options.node));
+    let metrics = MetricsRecorder::start_answering(options.listen, "not all is known of the cluster yet", review)
         .map_err(StartError::of("the HTTP server"))?;
     metrics.api_errors(live.errors());
     let scope = WatchScope::Agent { node: options.node.clone() };
@@ -207,6 +209,8 @@ struct Agent<K> {
     /// Whether other nodes see this node's status, and how often a client removed it while they needed it.
     seen: bool,
     lost: u64,
+    /// Answers that are made beside the loop.
+    beside: Arc<Semaphore>,
 }
 
 /// Waits until the agent is heard again after a silence.
@@ -223,7 +227,7 @@ enum Trigger {
     Kernel(Result<KernelEvent, KernelError>),
     Seen(Seen),
     Time,
-    Scrape(ScrapeRequest),
+    Request(Request),
     /// The agent is heard again.
     Returned,
     Stop,
@@ -257,6 +261,7 @@ impl<K: NodeKernel> Agent<K> {
             last_status: NodeStatus::default(),
             seen: false,
             lost: 0,
+            beside: Arc::new(Semaphore::new(answers::BESIDE)),
         }
     }
 
@@ -283,8 +288,11 @@ impl<K: NodeKernel> Agent<K> {
                     }
                     matches!(self.driver.wakeup(), Wakeup::Round | Wakeup::Wall)
                 }
-                Trigger::Scrape(request) => {
-                    self.driver.answer(request).await;
+                Trigger::Request(request) => {
+                    match request {
+                        Request::Scrape(scrape) => self.driver.answer(scrape).await,
+                        Request::Question(question) => self.answer(question).await,
+                    }
                     false
                 }
                 Trigger::Returned => {
@@ -308,7 +316,7 @@ impl<K: NodeKernel> Agent<K> {
             event = kernel.next() => Trigger::Kernel(event),
             seen = watchers::changed(&mut self.driver.watchers) => Trigger::Seen(seen),
             () = sleep_until(wake) => Trigger::Time,
-            request = self.driver.metrics.next_scrape() => Trigger::Scrape(request),
+            request = self.driver.metrics.next_request() => Trigger::Request(request),
             () = returned(&mut self.heartbeat) => Trigger::Returned,
         }
     }

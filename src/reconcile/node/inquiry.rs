@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use crate::core::admission::PendingCommit;
 use crate::core::compile::Compiled;
-use crate::core::explain::{KernelReading, OpenConnection, Verdict};
+use crate::core::explain::{KernelReading, OpenConnection, Verdict, connections_told};
 use crate::core::gate::ActiveRevision;
 use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
@@ -142,26 +142,7 @@ impl NodeReading {
         runtime: &tokio::runtime::Runtime,
     ) -> Result<Vec<OpenConnection>, ConntrackError> {
         let all = runtime.block_on(conntrack::of_source(source))?;
-        let new = match verdict.decided() {
-            Verdict::Leaves { gateway, address, .. } => Some((gateway, Some(*address))),
-            Verdict::AddressUnknown { exit } => Some((&exit.gateway, None)),
-            _ => None,
-        };
-        let open = all.into_iter().filter(|one| one.destination == destination).map(|connection| {
-            let id = (connection.mark & self.range.mask) >> self.range.mask.trailing_zeros();
-            let exit = self.compiled.exits.iter().find(|(_, exit)| exit.id == id && id > 0);
-            let older = match (new, exit) {
-                (None, exit) => exit.is_some(),
-                (Some(_), None) => true,
-                // Behind the tunnel the gateway translates: only its own node sees the address.
-                (Some((gateway, address)), Some((key, _))) => {
-                    let own = *gateway == self.node && address.is_some_and(|address| address != connection.replies_to);
-                    key.gateway != *gateway || own
-                }
-            };
-            let exit = exit.map(|(key, _)| key.identity());
-            OpenConnection { connection, exit, older }
-        });
-        Ok(open.collect())
+        let tracked = self.compiled.exit_numbers(self.range).connections(&all, destination);
+        Ok(connections_told(&self.node, &tracked, verdict))
     }
 }

@@ -15,7 +15,8 @@ use crate::core::report::drift::DriftClass;
 use crate::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
 use crate::reconcile::node::kernel::NodeKernel;
 use crate::reconcile::node::round::{Reconciler, RoundError, RoundResult};
-use crate::serve::{self, ApiErrorCounts, Health, Metrics, ScrapeRequest, ScrapeRequests, Server};
+use crate::serve::answers::{Question, Questions, Review};
+use crate::serve::{self, ApiErrorCounts, Door, Health, Metrics, ScrapeRequest, ScrapeRequests, Server};
 use crate::telemetry::chain;
 
 /// Converts a client's error counts for `serve`.
@@ -23,11 +24,20 @@ pub fn api_error_counts(errors: &ErrorCounts) -> ApiErrorCounts {
     ApiErrorCounts { requests: errors.requests(), watches: errors.watches() }
 }
 
+/// What the server asks the loop for.
+pub enum Request {
+    /// The kernel's counters.
+    Scrape(ScrapeRequest),
+    /// An answer to a person.
+    Question(Question),
+}
+
 /// The loop's side of the server. Without a server the values are set all the same, and not scraped.
 pub struct MetricsRecorder {
     health: Health,
     metrics: Metrics,
     scrapes: ScrapeRequests,
+    questions: Questions,
     /// Problems that do not affect readiness: exits that the kernel rejected, reports that are not committed, state that
     /// is not written.
     remarks: [Option<String>; 3],
@@ -38,14 +48,32 @@ impl MetricsRecorder {
     /// Starts the server, if one is configured. It is not ready until something is known; `not_yet` is the reason
     /// that it gives.
     pub fn start(listen: Option<SocketAddr>, not_yet: &str) -> std::io::Result<Self> {
+        Self::start_answering(listen, not_yet, None)
+    }
+
+    /// The same, with answers to whoever the review lets in.
+    pub fn start_answering(listen: Option<SocketAddr>, not_yet: &str, review: Option<Review>) -> std::io::Result<Self> {
         let (health, metrics) = (Health::new(), Metrics::new());
         health.set_ready(Err(not_yet.to_owned()));
         metrics.drift(DriftClass::Missing, 0);
-        let server = listen.map(|listen| serve::start(listen, health.clone(), metrics.clone())).transpose()?;
+        let (door, questions) = review.map(Door::new).unzip();
+        let server = listen.map(|listen| match door {
+            Some(door) => serve::start_answering(listen, health.clone(), metrics.clone(), door),
+            None => serve::start(listen, health.clone(), metrics.clone()),
+        });
+        let server = server.transpose()?;
         if let Some(server) = &server {
             tracing::info!(address = %server.address(), "metrics and health are served");
         }
-        Ok(Self { scrapes: metrics.scrapes(), health, metrics, remarks: [None, None, None], _server: server })
+        let questions = questions.unwrap_or_default();
+        Ok(Self {
+            scrapes: metrics.scrapes(),
+            questions,
+            health,
+            metrics,
+            remarks: [None, None, None],
+            _server: server,
+        })
     }
 
     /// Adds the API server's errors to the metrics.
@@ -72,6 +100,15 @@ impl MetricsRecorder {
     /// Waits until a scrape requests the counters.
     pub async fn next_scrape(&mut self) -> ScrapeRequest {
         self.scrapes.next().await
+    }
+
+    /// Waits until a scrape requests the counters, or somebody who may asks.
+    pub async fn next_request(&mut self) -> Request {
+        tokio::select! {
+            biased;
+            scrape = self.scrapes.next() => Request::Scrape(scrape),
+            question = self.questions.next() => Request::Question(question),
+        }
     }
 
     /// Reads the kernel's counters for a scrape. If they cannot be read, the last values are shown.

@@ -14,7 +14,7 @@ use crate::lab::Pod;
 
 pub(super) fn start(suite: &mut Suite) -> Outcome {
     for node in ["kind-worker", "kind-worker2"] {
-        suite.agent(node, &[])?;
+        suite.agent(node, &["--listen", super::answers::LISTEN])?;
     }
     for node in ["kind-worker", "kind-worker2"] {
         suite.process(node).wait_for("egret runs", super::suite::DEADLINE)?;

@@ -40,7 +40,8 @@ fn a_pod_is_explained_and_a_cluster_shown_by_its_api_server() -> Outcome {
     let stand = Stand::applied(Options::default())?;
     let text = stand.await_asked(&EXPLAIN, 0, &["leaves as 10.0.3.42 through kind-worker2"])?;
     assert!(text.contains("policy  outpost, policies/outpost.yaml:1, published with "), "{text}");
-    assert!(text.contains("kernel  kind-worker2: not read here; it reports "), "{text}");
+    let nobody = "kernel  kind-worker2 did not answer: no agent's pod is on it in egret-system; it reports ";
+    assert!(text.contains(nobody), "{text}");
     let text = stand.await_asked(&["status"], 0, &["1 policy, 2 nodes: nothing is wrong"])?;
     assert!(text.contains("outpost  1     10.0.4.0/24"), "{text}");
     let xwing = ["explain", "batuu/xwing", "--to", "10.0.4.2"];

@@ -24,6 +24,7 @@ proptest! {
             placement: None,
             reports: &reports,
             kernel: None,
+            told: &BTreeMap::new(),
             pending: None,
             waits: None,
             rejected: &[],
