@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::args::{AdmissionArgs, CLUSTER, GitArgs, OUTPUT, RepoArgs, Repository, cluster_name, node_name};
-use super::cluster::ApiCluster;
+use super::cluster;
 use super::diagnostics::Colour;
 use super::exit::CHANGES;
 use super::explain_json::{AddressJson, ExplanationJson};
@@ -26,17 +26,17 @@ use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::Catalogue;
-use crate::core::report::files::read_node_file;
 use crate::core::report::history::NodeReport;
 use crate::core::snapshot;
 use crate::core::text::wrapped;
 use crate::git::CommitId;
-use crate::git::files::FileChange;
 use crate::git::mirror::{History, Mirror};
+use crate::reconcile::gitops::history_reader::{document_change, node_reports};
 use crate::reconcile::gitops::repository;
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::node::dry_run::{DocumentSource, DryRunOptions};
 use crate::reconcile::node::inquiry::{Inquiry, inquire, remembered};
+use crate::reconcile::published_state::PublishedState;
 use crate::telemetry::chain;
 
 #[derive(Debug, clap::Args)]
@@ -122,7 +122,7 @@ pub(super) struct Known {
     pub(super) commit: Option<CommitId>,
     pub(super) revision: String,
     /// The cluster, if its API server was asked.
-    pub(super) api: Option<ApiCluster>,
+    pub(super) api: Option<PublishedState>,
 }
 
 /// What to ask for, apart from what is asked of it.
@@ -239,7 +239,7 @@ impl Known {
 
     /// Reads a cluster by its API server.
     fn of_api(kubeconfig: &std::path::Path, runtime: &output::Runtime) -> Result<Self, Failure> {
-        let api = ApiCluster::read(kubeconfig, true, runtime)?;
+        let api = cluster::read(kubeconfig, true, runtime)?;
         Ok(Self {
             facts: api.facts().clone(),
             set: api.set.clone(),
@@ -271,7 +271,7 @@ impl Known {
             Err(fault) => (None, Some(fault)),
         };
         let branch = inputs.reports_branch(mirror.as_mut());
-        let reports = mirror.as_mut().map(|mirror| reports(mirror, &branch)).unwrap_or_default();
+        let reports = mirror.as_mut().map(|mirror| node_reports(mirror, &branch)).unwrap_or_default();
         let facts = inputs.facts(mirror.as_mut(), &branch, fault.as_ref())?;
         let node = inputs.cluster.own_node(&facts);
         let mut inquiry = None;
@@ -362,13 +362,7 @@ impl Known {
         if let Some(api) = &self.api {
             return api.changed(policy);
         }
-        let info = mirror?.last_change(&origin.file, self.commit?).ok()??;
-        Some(DocumentChange {
-            commit: info.id.to_string(),
-            summary: info.summary,
-            author: info.author,
-            time: info.time,
-        })
+        mirror?.last_change(&origin.file, self.commit?).ok()?.map(document_change)
     }
 }
 
@@ -378,17 +372,6 @@ fn open(inputs: &Inputs<'_>, scratch: &plan::Scratch) -> Result<Mirror, Failure>
     // The first access says whether it can be reached.
     mirror.resolve(inputs.rev.unwrap_or("HEAD"))?;
     Ok(mirror)
-}
-
-/// What nodes report.
-fn reports(mirror: &mut Mirror, branch: &str) -> BTreeMap<NodeName, NodeReport> {
-    let commit = mirror.resolve(branch);
-    let files = commit.and_then(|commit| mirror.files(commit, &["nodes".to_owned()])).unwrap_or_default();
-    let reports = files.into_values().filter_map(|file| match file {
-        FileChange::Text(text) => read_node_file(&text),
-        FileChange::Removed | FileChange::Refused(_) => None,
-    });
-    reports.filter_map(|report| Some((NodeName::parse(&report.node).ok()?, report))).collect()
 }
 
 impl Inputs<'_> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::args::{AdmissionArgs, GitArgs, OUTPUT, RepoArgs, duration};
-use super::cluster::ApiCluster;
+use super::cluster;
 use super::exit::CHANGES;
 use super::explain::{ClusterArgs, Inputs, Known};
 use super::output::{self, Failure, Paint, TextOrJson, Verbosity, paint};
@@ -58,7 +58,7 @@ pub(super) fn run(args: &StatusArgs, verbosity: &Verbosity) -> Result<ExitCode, 
 impl StatusArgs {
     fn overview(&self, runtime: &output::Runtime, verbosity: &Verbosity) -> Result<Overview, Failure> {
         if let Some(kubeconfig) = &self.cluster.kubeconfig {
-            return Ok(ApiCluster::read(&PathBuf::from(kubeconfig), false, runtime)?.overview());
+            return Ok(cluster::read(&PathBuf::from(kubeconfig), false, runtime)?.overview());
         }
         let (repository, scratch) = (self.repo.with(&self.git), plan::Scratch::new()?);
         let inputs = Inputs { repository, rev: None, cluster: &self.cluster, admission: &self.admission, pod: None };

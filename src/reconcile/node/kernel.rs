@@ -2,6 +2,9 @@
 //!
 //! Not here: netlink (`kernel`).
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use crate::core::conntrack::ConntrackStatistics;
 use crate::core::plan::Step;
 use crate::core::state::nft::RuleCounters;
@@ -24,6 +27,11 @@ pub trait NodeKernel {
 
     /// Reads the counters of rules.
     async fn counters(&mut self) -> Result<RuleCounters, KernelError>;
+
+    /// Next hops that neighbour resolution has found nobody for.
+    async fn unanswered(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        Ok(BTreeSet::new())
+    }
 
     /// Sets the ranges of marks and tables that are Egret's.
     fn set_ranges(&mut self, ranges: Vec<DatapathConfig>);
@@ -56,6 +64,10 @@ impl NodeKernel for Kernel {
 
     async fn counters(&mut self) -> Result<RuleCounters, KernelError> {
         Self::counters(self).await
+    }
+
+    async fn unanswered(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        Self::unanswered(self).await
     }
 
     fn set_ranges(&mut self, ranges: Vec<DatapathConfig>) {
