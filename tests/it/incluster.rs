@@ -11,6 +11,7 @@ mod faults;
 mod forwarding;
 mod labels;
 mod metrics;
+mod page;
 mod pods;
 mod pools;
 mod removal;

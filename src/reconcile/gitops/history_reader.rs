@@ -9,11 +9,14 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::cluster::read_text;
 use crate::core::explain::DocumentChange;
+use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
 use crate::core::page::links::{ForgeStyle, RepositoryPages};
 use crate::core::report::files::read_node_file;
 use crate::core::report::history::NodeReport;
+use crate::core::snapshot;
 use crate::forge::ForgeKind;
 use crate::git::files::FileChange;
 use crate::git::mirror::{History, Mirror};
@@ -43,6 +46,17 @@ struct Reports {
     read: Option<Instant>,
     commit: Option<CommitId>,
     nodes: BTreeMap<String, NodeReport>,
+    /// Nodes' interfaces, as of the snapshot of the cluster.
+    host_networks: BTreeMap<NodeName, HostNetwork>,
+}
+
+/// What the reports branch says of the nodes.
+#[derive(Debug, Default)]
+pub struct NodeKnowledge {
+    /// What they report.
+    pub reports: BTreeMap<NodeName, NodeReport>,
+    /// Their interfaces and addresses.
+    pub host_networks: BTreeMap<NodeName, HostNetwork>,
 }
 
 impl std::fmt::Debug for Reports {
@@ -69,14 +83,18 @@ impl HistoryReader {
     }
 
     /// What nodes report on a branch, and why it could not be read just now.
-    pub fn reports(&self, branch: &str) -> (BTreeMap<NodeName, NodeReport>, Option<git::Error>) {
+    pub fn nodes(&self, branch: &str) -> (NodeKnowledge, Option<git::Error>) {
         let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         let far = self.following.source.is_local().is_none();
         let fresh = far && reports.read.is_some_and(|read| read.elapsed() < FRESH);
         let fault = if fresh { None } else { self.read(&mut reports, branch).err() };
         reports.read = Some(Instant::now());
         let nodes = reports.nodes.values();
-        (nodes.filter_map(|report| Some((NodeName::parse(&report.node).ok()?, report.clone()))).collect(), fault)
+        let known = NodeKnowledge {
+            reports: nodes.filter_map(|report| Some((NodeName::parse(&report.node).ok()?, report.clone()))).collect(),
+            host_networks: reports.host_networks.clone(),
+        };
+        (known, fault)
     }
 
     /// Reads what is new.
@@ -106,6 +124,14 @@ impl HistoryReader {
                 },
                 FileChange::Removed | FileChange::Refused(_) => drop(reports.nodes.remove(&path)),
             }
+        }
+        // It is larger than other files may be, and takes as long to read.
+        let differs = !mirror.changes(known, commit, &[snapshot::FILE.to_owned()])?.is_empty();
+        if differs
+            && let Some(text) = mirror.text(commit, snapshot::FILE, snapshot::LARGEST)?
+            && let Ok((facts, _)) = read_text(snapshot::FILE, &text)
+        {
+            reports.host_networks = facts.host_networks;
         }
         reports.commit = Some(commit);
         Ok(())

@@ -55,11 +55,14 @@ impl<K: NodeKernel> Node<K> {
         tokio::spawn(async move {
             if let Some(branch) = branch {
                 let read = tokio::task::spawn_blocking(move || {
-                    let (reports, fault) = history.reports(&branch);
-                    (reports, fault.map(|fault| chain(&fault)))
+                    let (others, fault) = history.nodes(&branch);
+                    (others, fault.map(|fault| chain(&fault)))
                 });
                 let (others, fault) = read.await.unwrap_or_default();
-                known.add_reports(others);
+                known.add_reports(others.reports);
+                for (node, network) in others.host_networks {
+                    known.host_networks.entry(node).or_insert(network);
+                }
                 let told = |fault| (Urgency::Doubtful, format!("what other nodes report cannot be read: {fault}"));
                 known.faults.extend(fault.map(told));
             }

@@ -2,10 +2,9 @@
 
 use maud::{Markup, html};
 
-use super::layout::{Pages, ago, badge, class, clock_time, commit};
+use super::layout::{Pages, ago, badge, class, clock_time, commit, filter};
 use super::query::Query;
 use super::site::Seen;
-use super::tables::filter;
 use crate::core::escape::shown;
 use crate::core::overview::Urgency;
 use crate::core::page::{Happening, Knowledge};

@@ -54,7 +54,7 @@ impl Frame<'_> {
     /// The whole page.
     pub(super) fn page(&self, body: &Markup) -> Markup {
         let name = TABS.iter().find(|(tab, _, _)| *tab == self.tab).map_or("Egret", |(_, _, name)| name);
-        let cluster = self.seen.map(|seen| seen.model.known.cluster.as_str());
+        let cluster = self.seen.map(|seen| shown(&seen.model.known.cluster));
         let sign = self.seen.map_or("", |seen| mark(seen.model.urgency()));
         let refresh = REFRESH.iter().find(|seconds| **seconds == self.query.get("refresh"));
         html! {
@@ -65,7 +65,7 @@ impl Frame<'_> {
                     meta name="viewport" content="width=device-width, initial-scale=1";
                     meta name="color-scheme" content="light dark";
                     @if let Some(seconds) = refresh { meta http-equiv="refresh" content=(seconds); }
-                    title { (sign) (name) @if let Some(cluster) = cluster { " · " (cluster) } " · Egret" }
+                    title { (sign) (name) @if let Some(cluster) = &cluster { " · " (cluster) } " · Egret" }
                     link rel="icon" href=(PreEscaped(ICON));
                     style { (PreEscaped(STYLE)) }
                 }
@@ -179,6 +179,28 @@ pub(super) fn commit(known: &Knowledge, commit: &str) -> Markup {
     match known.pages.as_ref().and_then(|pages| pages.commit(commit)) {
         Some(page) => html! { a href=(page) rel="noreferrer" { code { (short) } } },
         None => html! { code { (short) } },
+    }
+}
+
+/// A form that filters a list.
+pub(super) fn filter(query: &Query, what: &str, orders: &[(&str, &str)]) -> Markup {
+    html! {
+        form.filter method="get" role="search" {
+            label for="q" { "Filter" }
+            input #q type="search" name="q" value=(query.get("q")) aria-describedby="filter-hint";
+            @if !orders.is_empty() {
+                label for="sort" { "Order" }
+                select #sort name="sort" {
+                    @for (value, text) in orders { option value=(value) selected[*value == query.get("sort")] { (text) } }
+                }
+            }
+            @if !query.get("state").is_empty() {
+                input type="hidden" name="state" value=(query.get("state"));
+                span { "only " code { (query.get("state")) } " (" a href=(query.with("state", "")) { "all" } ")" }
+            }
+            button { "Show" }
+            span.hint #filter-hint { (what) }
+        }
     }
 }
 

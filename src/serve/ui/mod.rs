@@ -14,9 +14,6 @@ mod query;
 mod site;
 mod tables;
 
-#[cfg(test)]
-mod tests;
-
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};

@@ -27,7 +27,7 @@ pub(super) fn front(seen: &Seen, query: &Query) -> Markup {
     let (model, known) = (&seen.model, &seen.model.known);
     let overview = &model.overview;
     html! {
-        h1.hidden { "Overview of " (known.cluster) }
+        h1.hidden { "Overview of " (shown(&known.cluster)) }
         (waits(known, overview.waits.as_deref()))
         section aria-labelledby="ask" {
             h2 #ask { "Why is this pod denied?" }

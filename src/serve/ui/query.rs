@@ -2,6 +2,7 @@
 
 use axum::http::Uri;
 
+use crate::core::escape::shown;
 use crate::core::text::{form_value, url_part};
 
 /// Longer values are cut: the server shows them again.
@@ -20,7 +21,8 @@ impl Query {
     /// Of a URL.
     pub(super) fn of(uri: &Uri) -> Self {
         let pairs = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-        let value = |text: &str| form_value(text).chars().take(LONGEST).collect::<String>();
+        // What cannot be seen is shown as a number: a link may have been made by somebody else.
+        let value = |text: &str| shown(&form_value(text)).chars().take(LONGEST).collect::<String>();
         let values = pairs.map(|(name, text)| (value(name), value(text))).take(MOST).collect();
         Self { path: uri.path().to_owned(), values }
     }

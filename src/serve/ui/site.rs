@@ -16,6 +16,8 @@ use crate::core::page::{Counted, Knowledge, Model, Rates};
 
 /// Knowledge this fresh is shown again.
 const FRESH: Duration = Duration::from_secs(1);
+/// Of a large cluster, whose picture takes longer, it is drawn up so seldom that this part of a core is enough: one in four.
+const SHARE: u32 = 3;
 /// How many commits of the repository are shown.
 const COMMITS: usize = 40;
 /// How many answers are worked out at once: each takes a core.
@@ -75,6 +77,8 @@ pub(super) struct Seen {
     pub(super) model: Model,
     /// The loop did not answer in time: it is this old.
     pub(super) stale: Option<Duration>,
+    /// How long it is shown.
+    fresh: Duration,
 }
 
 /// What is kept between requests.
@@ -107,7 +111,7 @@ impl Site {
     /// What is known now: at most a second old, if the loop answers in time. Those who come meanwhile wait for the same answer.
     pub(super) async fn seen(&self) -> Result<Arc<Seen>, String> {
         let mut last = self.last.lock().await;
-        if let Some((_, seen)) = last.seen.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+        if let Some((_, seen)) = last.seen.as_ref().filter(|(at, seen)| at.elapsed() < seen.fresh) {
             return Ok(Arc::clone(seen));
         }
         match self.ask(None).await {
@@ -121,7 +125,8 @@ impl Site {
                 let (at, seen) = last.seen.as_ref().ok_or("the process does not answer: it is busy, or it hangs")?;
                 let (known, commits) = (Arc::clone(&seen.model.known), last.commits.1.clone());
                 let (stale, rates) = (Some(at.elapsed()), seen.model.rates.clone());
-                Ok(Arc::new(Seen { model: Model::new(known, &commits, rates), stale }))
+                let again = move || Arc::new(Seen { model: Model::new(known, &commits, rates), stale, fresh: FRESH });
+                self.drawing(again).await.ok_or_else(|| "what is known could not be drawn up".to_owned())
             }
         }
     }
@@ -159,8 +164,10 @@ impl Site {
                 revision if revision == commits.0 => commits,
                 revision => (revision.to_owned(), log.recent(revision, COMMITS)),
             };
+            let began = Instant::now();
             let model = Model::new(known, &commits.1, rates);
-            (Arc::new(Seen { model, stale: None }), commits)
+            let fresh = FRESH.max(began.elapsed() * SHARE);
+            (Arc::new(Seen { model, stale: None, fresh }), commits)
         });
         let (seen, commits) = drawn.await.map_err(|_| "what is known could not be drawn up".to_owned())?;
         last.commits = commits;

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::happenings;
-use super::layout::{Pages, ago, badge, clock_time, commit};
+use super::layout::{Pages, ago, badge, clock_time, commit, filter};
 use super::query::Query;
 use super::site::{PolicyLog, Seen};
 use crate::core::escape::shown;
@@ -64,28 +64,6 @@ pub(super) fn nodes(seen: &Seen, query: &Query) -> Markup {
         (filter(query, "name, address, state or cause", &[("", "the worst first"), ("heard", "by last heard"), ("name", "by name")]))
         (node_table(seen, rows[pages.range.clone()].iter().copied()))
         (pages.links(query))
-    }
-}
-
-/// A form that filters a list.
-pub(super) fn filter(query: &Query, what: &str, orders: &[(&str, &str)]) -> Markup {
-    html! {
-        form.filter method="get" role="search" {
-            label for="q" { "Filter" }
-            input #q type="search" name="q" value=(query.get("q")) aria-describedby="filter-hint";
-            @if !orders.is_empty() {
-                label for="sort" { "Order" }
-                select #sort name="sort" {
-                    @for (value, text) in orders { option value=(value) selected[*value == query.get("sort")] { (text) } }
-                }
-            }
-            @if !query.get("state").is_empty() {
-                input type="hidden" name="state" value=(query.get("state"));
-                span { "only " code { (query.get("state")) } " (" a href=(query.with("state", "")) { "all" } ")" }
-            }
-            button { "Show" }
-            span.hint #filter-hint { (what) }
-        }
     }
 }
 
