@@ -88,13 +88,12 @@ fn set(screen: &Screen) -> Result<Stage<'_>, Failure> {
     let lab = Lab::up(Options { tracks: false, ..Options::default() })?;
     screen.title("The stage: two nodes, two pods, and an outpost that lets in nobody but 10.0.3.42")?;
     screen.quote(STAGE, usize::MAX)?;
-    let options = ["-v", "--ui", keep::UI];
+    let ui = if keep::is_wanted() { &["--ui", keep::UI][..] } else { &[] };
+    let options = [&["-v"], ui].concat();
     let (worker, gateway) = (lab.egret(WORKER, &options)?, lab.egret(GATEWAY, &options)?);
     for node in [WORKER, GATEWAY] {
-        screen.command(
-            node,
-            &format!("egret run --repo policies.git --cluster manifests/ --node {node} --ui {} &", keep::UI),
-        )?;
+        let ui: String = ui.iter().map(|word| format!(" {word}")).collect();
+        screen.command(node, &format!("egret run --repo policies.git --cluster manifests/ --node {node}{ui} &"))?;
     }
     let stage = Stage { screen, worker, gateway, lab };
     for (node, process) in [(WORKER, &stage.worker), (GATEWAY, &stage.gateway)] {

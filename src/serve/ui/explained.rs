@@ -123,7 +123,7 @@ pub(super) fn unknown(query: &Query, unknown: &UnknownPod) -> Markup {
     html! {
         (form(query, None))
         section.note.bad aria-label="Answer" {
-            p { span.mark aria-hidden="true" { "✕ " } (shown(&unknown.to_string())) "; " (shown(&hint_of(unknown))) }
+            h1 { span.mark aria-hidden="true" { "✕ " } (shown(&unknown.to_string())) "; " (shown(&hint_of(unknown))) }
             @if let Some(near) = &unknown.near {
                 p { a href=(format!("/explain?pod={}&to={}", url_part(near), url_part(query.get("to")))) { "Explain " (shown(near)) } }
             }

@@ -106,6 +106,9 @@ impl Frame<'_> {
                 @for (urgency, fault) in &known.faults {
                     p { (badge(*urgency, word(*urgency))) " " (shown(fault)) }
                 }
+                @if model.overview.waits.is_some() {
+                    p { (badge(Urgency::Doubtful, "waits")) " " a href="/#waits" { "something waits" } " that would change what is active" }
+                }
                 @if let Some(age) = seen.stale {
                     p { (badge(Urgency::Bad, "old")) " the process does not answer; this was known " (age.as_secs()) " s ago" }
                 }

@@ -138,10 +138,14 @@ async fn explain(State(site): State<Arc<Site>>, uri: Uri) -> Response {
         Err(why) => return unknown_yet(&why),
     };
     let answer = match &asked {
-        explained::Asked::Nothing => (StatusCode::OK, explained::form(&query, None)),
+        explained::Asked::Nothing => {
+            let known = &seen.model.known;
+            (StatusCode::OK, html! { h1 { "Why is this pod denied?" } (explained::fields(&query, known)) })
+        }
         explained::Asked::Mistake(mistake) => {
             let mistake = html! { p.note.bad { span.mark { "✕ " } (mistake) } };
-            (StatusCode::BAD_REQUEST, html! { (explained::form(&query, None)) (mistake) })
+            let page = html! { h1 { "This cannot be asked" } (mistake) (explained::form(&query, None)) };
+            (StatusCode::BAD_REQUEST, page)
         }
         explained::Asked::Pod(question) => match site.about(&question.pod).await {
             Err(why) => return unknown_yet(&why),

@@ -31,7 +31,7 @@ pub(super) fn figure(model: &Model) -> Markup {
                             @if rates.dropped > 0.0 { strong.bad { (mark(Urgency::Bad)) (per_second(rates.dropped).replace("/s", " packets/s")) " of members are dropped here." } }
                         }
                         None if model.known.kernel.is_some() => { "Rates are there when the page is loaded again." }
-                        None => { "Rates are on the pages of nodes, and in the metrics of agents: a controller reads no kernel." }
+                        None => { "Rates are in the metrics of the nodes: no kernel is read here." }
                     }
                     @if picture.more > 0 { " " (counted(picture.more, "policy")) " more " a href="/policies" { "in the list" } "." }
                 }

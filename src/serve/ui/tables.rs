@@ -13,6 +13,8 @@ use crate::core::policy::published::kind_name;
 use crate::core::policy::{Policy, PolicyId};
 use crate::core::text::{short_commit, url_part};
 
+/// Columns of numbers.
+const COUNTED: [&str; 3] = ["Pods", "Connections", "Drift"];
 /// Rows of one part.
 const SIZE: usize = 100;
 /// At most so many destinations or addresses of a row are named.
@@ -74,7 +76,7 @@ pub(super) fn policy_table<'a>(seen: &Seen, rows: impl IntoIterator<Item = &'a P
     html! {
         div.scroll role="region" aria-label="Policies" tabindex="0" {
             table {
-                thead { tr { @for title in titles { th scope="col" { (title) } } } }
+                thead { tr { @for title in titles { th.number[COUNTED.contains(&title)] scope="col" { (title) } } } }
                 tbody {
                     @for row in rows {
                         tr {
@@ -105,7 +107,7 @@ pub(super) fn node_table<'a>(seen: &Seen, rows: impl IntoIterator<Item = &'a Nod
     html! {
         div.scroll role="region" aria-label="Nodes" tabindex="0" {
             table {
-                thead { tr { @for title in titles { th scope="col" { (title) } } } }
+                thead { tr { @for title in titles { th.number[COUNTED.contains(&title)] scope="col" { (title) } } } }
                 tbody {
                     @for row in rows {
                         tr {

@@ -28,16 +28,18 @@ impl Stage<'_> {
             let address = forward(&self.lab, node, port)?;
             self.screen.seen(&format!("the page of {node}: http://{address}/"))?;
         }
-        let name = self.lab.name();
-        self.screen.print(&format!(
-            "A client in batuu/tiefighter asks the outpost without pause, so that there are rates. Try, in another terminal:\n  \
-             ip netns exec {name}-{WORKER} ip rule del priority 501\n  \
-             ip netns exec {name}-{GATEWAY} ip address del 10.0.3.42/24 dev net1\n  \
-             ip netns exec {name}-{GATEWAY} ip address add 10.0.3.42/24 dev net1\n  \
-             git clone {} and push\n\
-             Enter goes on with the last scenes; Ctrl-C takes everything down.\n",
-            self.lab.repository().path().display()
-        ))?;
+        self.screen.print("A client in batuu/tiefighter asks the outpost without pause, so that there are rates.")?;
+        self.screen.print("Try in another terminal, and look at the pages:")?;
+        let (name, repository) = (self.lab.name(), self.lab.repository().path().display().to_string());
+        for command in [
+            format!("ip netns exec {name}-{WORKER} ip rule del priority 501"),
+            format!("ip netns exec {name}-{GATEWAY} ip address del 10.0.3.42/24 dev net1"),
+            format!("ip netns exec {name}-{GATEWAY} ip address add 10.0.3.42/24 dev net1"),
+            format!("git clone {repository}"),
+        ] {
+            self.screen.command("here", &command)?;
+        }
+        self.screen.print("Enter goes on with the last scenes; Ctrl-C takes everything down.")?;
         let _traffic = self.lab.hammer("tiefighter", OUTPOST)?;
         let read = io::stdin().lock().read_line(&mut String::new())?;
         if read == 0 {
