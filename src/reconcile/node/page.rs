@@ -81,12 +81,10 @@ impl<K: NodeKernel> Node<K> {
                 known.host_networks = [(reconciler.node.clone(), reading.host_network)].into();
                 known.placement = reading.placement;
                 known.kernel = Some(reading.kernel);
+                known.counters = Some(reading.counted);
             }
             Ok(None) => {}
             Err(error) => known.faults.push((Urgency::Bad, format!("the kernel cannot be read: {}", chain(&error)))),
-        }
-        if let Ok(counters) = reconciler.counters().await {
-            known.counters = Some(counters.clone());
         }
         known.reports = [(reconciler.node.clone(), reconciler.report.clone())].into();
         let read = self.repository.facts();

@@ -164,9 +164,10 @@ pub(super) fn badge(urgency: Urgency, state: &str) -> Markup {
 
 /// How long ago a time is, and the time itself for a pointer and for programs.
 pub(super) fn ago(time: Option<Timestamp>, now: Timestamp) -> Markup {
-    match time {
-        Some(time) => html! { time datetime=(time) title=(format!("{time:.0}")) { (age(time, now)) } },
-        None => html! { span.none { "–" } },
+    html! {
+        @if let Some(time) = time {
+            time datetime=(time) title=(format!("{time:.0}")) { (age(time, now)) }
+        } @else { span.none { "–" } }
     }
 }
 
@@ -179,9 +180,9 @@ pub(super) fn clock_time(time: Timestamp) -> Markup {
 /// A commit, with its page at the forge if that is known.
 pub(super) fn commit(known: &Knowledge, commit: &str) -> Markup {
     let short = short_commit(commit);
-    match known.pages.as_ref().and_then(|pages| pages.commit(commit)) {
-        Some(page) => html! { a href=(page) rel="noreferrer" { code { (short) } } },
-        None => html! { code { (short) } },
+    let page = known.pages.as_ref().and_then(|pages| pages.commit(commit));
+    html! {
+        @if let Some(page) = page { a href=(page) rel="noreferrer" { code { (short) } } } @else { code { (short) } }
     }
 }
 

@@ -24,6 +24,7 @@ use axum::extract::{Request, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
@@ -213,7 +214,8 @@ async fn known_host(State(hosts): State<Arc<Vec<String>>>, request: Request, nex
 
 fn is_known(headers: &HeaderMap, uri: &Uri, hosts: &[String]) -> bool {
     let of_header = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let Some(authority) = uri.authority().map(|authority| authority.as_str()).or(of_header) else { return false };
+    let of_uri = uri.authority().map(Authority::as_str);
+    let Some(authority) = of_uri.or(of_header) else { return false };
     let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
         None => authority.split(':').next().unwrap_or_default(),

@@ -18,6 +18,8 @@ use crate::core::page::{Counted, Knowledge, Model, Rates};
 const FRESH: Duration = Duration::from_secs(1);
 /// Of a large cluster, whose picture takes longer, it is drawn up so seldom that this part of a core is enough: one in four.
 const SHARE: u32 = 3;
+/// What is said while nothing else is known.
+const SILENT: &str = "the process does not answer: it is busy, or it hangs";
 /// How many commits of the repository are shown.
 const COMMITS: usize = 40;
 /// How many answers are worked out at once: each takes a core.
@@ -74,7 +76,7 @@ impl PageRequests {
 /// What is shown, and how old it is.
 #[derive(Debug)]
 pub(super) struct Seen {
-    pub(super) model: Model,
+    pub(super) model: Arc<Model>,
     /// The loop did not answer in time: it is this old.
     pub(super) stale: Option<Duration>,
     /// How long it is shown.
@@ -93,6 +95,8 @@ pub(super) struct Site {
 #[derive(Default)]
 struct Last {
     seen: Option<(Instant, Arc<Seen>)>,
+    /// When the loop last did not answer.
+    missed: Option<Instant>,
     /// The counters that the next rates are measured from.
     counted: Option<Counted>,
     /// The commits that were read last, and from which one.
@@ -114,19 +118,24 @@ impl Site {
         if let Some((_, seen)) = last.seen.as_ref().filter(|(at, seen)| at.elapsed() < seen.fresh) {
             return Ok(Arc::clone(seen));
         }
-        match self.ask(None).await {
+        // While it does not answer, nobody else waits for it.
+        let asks = last.missed.is_none_or(|at| at.elapsed() >= FRESH);
+        let answer = if asks { self.ask(None).await } else { None };
+        match answer {
             Some(Ok(known)) => {
                 let seen = self.drawn_up(known, &mut last).await?;
                 last.seen = Some((Instant::now(), Arc::clone(&seen)));
+                last.missed = None;
                 Ok(seen)
             }
             Some(Err(why)) => Err(why),
             None => {
-                let (at, seen) = last.seen.as_ref().ok_or("the process does not answer: it is busy, or it hangs")?;
-                let (known, commits) = (Arc::clone(&seen.model.known), last.commits.1.clone());
-                let (stale, rates) = (Some(at.elapsed()), seen.model.rates.clone());
-                let again = move || Arc::new(Seen { model: Model::new(known, &commits, rates), stale, fresh: FRESH });
-                self.drawing(again).await.ok_or_else(|| "what is known could not be drawn up".to_owned())
+                if asks {
+                    last.missed = Some(Instant::now());
+                }
+                let (at, seen) = last.seen.as_ref().ok_or(SILENT)?;
+                let (model, stale) = (Arc::clone(&seen.model), Some(at.elapsed()));
+                Ok(Arc::new(Seen { model, stale, fresh: FRESH }))
             }
         }
     }
@@ -135,7 +144,7 @@ impl Site {
     pub(super) async fn about(&self, pod: &PodName) -> Result<Arc<Knowledge>, String> {
         match self.ask(Some(pod.clone())).await {
             Some(known) => known,
-            None => Err("the process does not answer: it is busy, or it hangs".to_owned()),
+            None => Err(SILENT.to_owned()),
         }
     }
 
@@ -165,7 +174,7 @@ impl Site {
                 revision => (revision.to_owned(), log.recent(revision, COMMITS)),
             };
             let began = Instant::now();
-            let model = Model::new(known, &commits.1, rates);
+            let model = Arc::new(Model::new(known, &commits.1, rates));
             let fresh = FRESH.max(began.elapsed() * SHARE);
             (Arc::new(Seen { model, stale: None, fresh }), commits)
         });

@@ -191,17 +191,18 @@ fn page_of(policy: &PolicyId) -> String {
 /// Where a policy was written, as of the active commit.
 fn document(known: &Knowledge, policy: &Policy) -> Markup {
     let place = shown(&policy.origin.to_string());
-    let page = known.pages.as_ref();
-    match page.and_then(|pages| pages.line(&known.revision, &policy.origin.file, policy.origin.line)) {
-        Some(page) => html! { a href=(page) rel="noreferrer" { code { (place) } } },
-        None => html! { code { (place) } },
+    let (pages, origin) = (known.pages.as_ref(), &policy.origin);
+    let page = pages.and_then(|pages| pages.line(&known.revision, &origin.file, origin.line));
+    html! {
+        @if let Some(page) = page { a href=(page) rel="noreferrer" { code { (place) } } } @else { code { (place) } }
     }
 }
 
 fn connections(seen: &Seen, policy: &PolicyId) -> Markup {
-    match seen.model.connections(policy) {
-        Some(rate) => html! { (super::picture::per_second(rate)) },
-        None => html! { span.none { "–" } },
+    html! {
+        @if let Some(rate) = seen.model.connections(policy) {
+            (super::picture::per_second(rate))
+        } @else { span.none { "–" } }
     }
 }
 

@@ -120,7 +120,7 @@ impl PullPreviews {
         let open = Open::default();
         let (shared, listed) = (Arc::clone(&fault), Arc::clone(&open));
         thread::Builder::new().name("pulls".to_owned()).spawn(move || {
-            Thread { options, leads, commands: received, events, fault: shared, open: listed }.serve()
+            Thread { options, leads, commands: received, events, fault: shared, open: listed }.serve();
         })?;
         Ok(Self { running: Some((commands, event_receiver)), branch: None, fault, open })
     }

@@ -139,7 +139,7 @@ impl<'a> Poller<'a> {
     pub(super) fn forget(&mut self) {
         self.previews.forget();
         self.hopeless.clear();
-        self.listed(|open| open.clear());
+        self.listed(Vec::clear);
     }
 
     /// Changes the list of open pull requests.

@@ -3,6 +3,7 @@
 //! Not here: the same by a process of its own (`inquiry`).
 
 use super::{NodeKernel, Reconciler};
+use crate::core::compile::counters::Counters;
 use crate::core::host_network::HostNetwork;
 use crate::core::page::KernelKnowledge;
 use crate::core::placement::Placement;
@@ -16,6 +17,8 @@ pub struct RoundReading {
     pub host_network: HostNetwork,
     /// The placement as it applies on this node.
     pub placement: Option<Placement>,
+    /// What its rules have counted until now.
+    pub counted: Counters,
 }
 
 impl<K: NodeKernel> Reconciler<K> {
@@ -25,10 +28,12 @@ impl<K: NodeKernel> Reconciler<K> {
         let mut observed = self.kernel.observe().await?;
         observed.state.labels = self.observed_labels(&compiled.desired.labels);
         let counters = self.kernel.counters().await?;
+        let counted = self.totals.add(&self.counter_index, &counters).clone();
         let unanswered = self.kernel.unanswered().await?;
         let range = self.memory.kept().range().unwrap_or_default();
         let (node, state, at) = (self.node.clone(), observed.state, self.clock.now());
         let kernel = KernelKnowledge { node, state, compiled, range, counters, unanswered, at };
-        Ok(Some(RoundReading { kernel, host_network: observed.host_network, placement: self.placement.clone() }))
+        let placement = self.placement.clone();
+        Ok(Some(RoundReading { kernel, host_network: observed.host_network, placement, counted }))
     }
 }
