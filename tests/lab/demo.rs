@@ -92,7 +92,7 @@ fn set(screen: &Screen) -> Result<Stage<'_>, Failure> {
     let options = [&["-v"], ui].concat();
     let (worker, gateway) = (lab.egret(WORKER, &options)?, lab.egret(GATEWAY, &options)?);
     for node in [WORKER, GATEWAY] {
-        let ui: String = ui.iter().map(|word| format!(" {word}")).collect();
+        let ui = [&[""], ui].concat().join(" ");
         screen.command(node, &format!("egret run --repo policies.git --cluster manifests/ --node {node}{ui} &"))?;
     }
     let stage = Stage { screen, worker, gateway, lab };
