@@ -138,7 +138,7 @@ fn play(stage: Stage<'_>, screen: &Screen) -> Result<(), Failure> {
     screen.seen("processes, namespaces and files of the lab are gone")?;
     screen.seen(&format!("everything was seen, in {:.1} s", begun.elapsed().as_secs_f64()))?;
     if !keep::is_wanted() {
-        screen.print("To play with it, and to look at its page in a browser: sudo make demo KEEP=1\n")?;
+        screen.print("To play with it, and to look at its page in a browser: sudo make demo KEEP=1")?;
     }
     Ok(())
 }
