@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick bless worlds failover survival ports bgp soak sim test-cluster test-openapi cilium-schema chart monitoring lint bench advisories static dist docs image
+.PHONY: help demo test test-quick bless worlds failover survival ports bgp soak sim test-cluster test-openapi cilium-schema chart monitoring page lint bench advisories static dist docs image
 
 # Where nft, ip, sshd and cargo are where nobody set the path up.
 export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin:$(HOME)/.cargo/bin
@@ -41,10 +41,10 @@ endef
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## as root: the outpost scenario with real packets, from git push to clean kernel (2 s; the first build about 8 min)
+demo: ## as root: the outpost scenario with real packets, from git push to clean kernel (2 s; the first build about 8 min); KEEP=1 leaves it up, with its page
 	$(call need,$(build) $(lab))
 	@cargo build --locked --bins --example demo
-	@cargo run --quiet --locked --example demo
+	@EGRET_DEMO_KEEP=$(KEEP) cargo run --quiet --locked --example demo
 
 test: ## as root: all tests, most of them in network namespaces of their own (about 5 min; the first build about 8 min)
 	$(call need,$(build) $(lab) $(worlds) $(servers) $(signers) $(packers) python3:python3)
@@ -118,6 +118,10 @@ chart: ## the Helm chart, checked without a cluster (7 s; the first time 15 s mo
 monitoring: ## as root: alerts by promtool, and each panel of the dashboard against a real Prometheus that scrapes a lab (2 min; the first time 19 MB from Debian)
 	$(call need,$(build) $(lab) dpkg:dpkg)
 	@tests/monitoring/run
+
+page: ## as root: the page of a lab in a real Chromium, with axe; screenshots in target/page (1 min; the first time 120 MB from Debian and npm)
+	$(call need,$(build) $(lab) chromium:chromium npm:npm node:nodejs)
+	@tests/page/run
 
 lint: ## format, clippy, licences and origins of dependencies
 	$(call need,$(build) git:git)

@@ -20,6 +20,7 @@ use crate::core::signature::Require;
 use crate::git::signature::SignatureFlags;
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::gitops::webhook;
+use crate::serve::ui::UiOptions;
 use crate::telemetry;
 
 /// The heading of options for the form of results and logs.
@@ -176,6 +177,26 @@ pub(super) struct ServeArgs {
     /// Serve /metrics, /healthz and /readyz over HTTP at this address [default: nothing is served].
     #[arg(long, value_name = "ADDR:PORT", env = "EGRET_LISTEN")]
     pub(super) listen: Option<SocketAddr>,
+}
+
+/// The page for people.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Metrics, health and webhooks")]
+pub(super) struct UiArgs {
+    /// Serve a page for people over HTTP at this address: what egret status and egret explain say, drift and changes. It is read-only and has
+    /// no password [default: nothing is served].
+    #[arg(long, value_name = "ADDR:PORT", env = "EGRET_UI")]
+    ui: Option<SocketAddr>,
+    /// A name under which the page is reached, beside addresses and localhost; several are separated by commas.
+    #[arg(long, value_name = "NAME", env = "EGRET_UI_HOST", value_delimiter = ',', requires = "ui")]
+    ui_host: Vec<String>,
+}
+
+impl UiArgs {
+    /// The page's address and names; none where it is not served.
+    pub(super) fn options(&self) -> Option<UiOptions> {
+        self.ui.map(|listen| UiOptions { listen, hosts: self.ui_host.clone() })
+    }
 }
 
 /// Logs of a process that keeps running.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::args::{
-    BranchArgs, CLUSTER, FollowArgs, GitArgs, LogArgs, RepoArgs, ServeArgs, WebhookArgs, cluster_name, duration,
+    BranchArgs, CLUSTER, FollowArgs, GitArgs, LogArgs, RepoArgs, ServeArgs, UiArgs, WebhookArgs, cluster_name, duration,
 };
 use super::output::{self, Failure, Verbosity};
 use super::pull_requests::PullRequestArgs;
@@ -33,6 +33,8 @@ pub(super) struct ControllerArgs {
     pull_requests: PullRequestArgs,
     #[command(flatten)]
     serve: ServeArgs,
+    #[command(flatten)]
+    ui: UiArgs,
     #[command(flatten)]
     webhook: WebhookArgs,
     #[command(flatten)]
@@ -94,6 +96,7 @@ pub(super) fn run(args: ControllerArgs, verbosity: &Verbosity) -> Result<ExitCod
             identity: cluster.identity.unwrap_or_else(host),
             listen: args.serve.listen,
             webhook: args.webhook.options(),
+            ui: args.ui.options(),
             // In the ratio of Kubernetes' own controllers: 15, 10 and 2 seconds.
             timing: Timing { duration, deadline: duration * 2 / 3, retry: duration * 2 / 15 },
         };

@@ -26,13 +26,12 @@ use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
 use crate::core::policy::PolicySet;
 use crate::core::policy::catalogue::Catalogue;
-use crate::core::report::files::read_node_file;
 use crate::core::report::history::NodeReport;
 use crate::core::snapshot;
 use crate::core::text::wrapped;
 use crate::git::CommitId;
-use crate::git::files::FileChange;
 use crate::git::mirror::{History, Mirror};
+use crate::reconcile::gitops::history_reader::{document_change, node_reports};
 use crate::reconcile::gitops::repository;
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::node::dry_run::{DocumentSource, DryRunOptions};
@@ -229,7 +228,7 @@ impl Known {
     pub(super) fn with_situation<T>(&self, pod: Option<&PodName>, ask: impl FnOnce(&Situation<'_>) -> T) -> T {
         let reading = self.inquiry.as_ref().and_then(|inquiry| inquiry.kernel.as_ref());
         let kernel = reading.map(|reading| reading.reading());
-        let of_api = self.api.as_ref().map(|api| (&api.placement, api.waits()));
+        let of_api = self.api.as_ref().map(|api| (&api.state.placement, api.state.waits()));
         let pending = self.inquiry.as_ref().and_then(|inquiry| inquiry.pending.as_ref());
         let node = pod.and_then(|pod| self.facts.pods.get(pod)?.node.as_ref());
         let mut reports = self.reports.iter().filter(|(name, _)| node.is_none_or(|node| node == *name));
@@ -286,15 +285,16 @@ impl Known {
     /// Reads a cluster by its API server.
     pub(super) fn of_api(kubeconfig: &std::path::Path, runtime: &output::Runtime) -> Result<Self, Failure> {
         let api = ApiCluster::read(kubeconfig, true, runtime)?;
+        let state = &api.state;
         Ok(Self {
-            facts: api.facts().clone(),
-            set: api.set.clone(),
+            facts: state.facts().clone(),
+            set: state.set.clone(),
             inquiry: None,
-            host_networks: api.facts().host_networks.clone(),
-            reports: api.reports(),
-            rejected: api.rejected(),
+            host_networks: state.facts().host_networks.clone(),
+            reports: state.reports(),
+            rejected: state.rejected(),
             commit: None,
-            revision: api.revision().to_owned(),
+            revision: state.revision().to_owned(),
             api: Some(api),
             told: BTreeMap::new(),
         })
@@ -318,7 +318,7 @@ impl Known {
             Err(fault) => (None, Some(fault)),
         };
         let branch = inputs.reports_branch(mirror.as_mut());
-        let reports = mirror.as_mut().map(|mirror| reports(mirror, &branch)).unwrap_or_default();
+        let reports = mirror.as_mut().map(|mirror| node_reports(mirror, &branch)).unwrap_or_default();
         let facts = inputs.facts(mirror.as_mut(), &branch, fault.as_ref())?;
         let node = inputs.cluster.own_node(&facts);
         let mut inquiry = None;
@@ -408,15 +408,9 @@ impl Known {
     fn changed(&self, explanation: &Explanation, mirror: Option<&mut Mirror>) -> Option<DocumentChange> {
         let (policy, origin) = explanation.document()?;
         if let Some(api) = &self.api {
-            return api.changed(policy);
+            return api.state.changed(policy);
         }
-        let info = mirror?.last_change(&origin.file, self.commit?).ok()??;
-        Some(DocumentChange {
-            commit: info.id.to_string(),
-            summary: info.summary,
-            author: info.author,
-            time: info.time,
-        })
+        mirror?.last_change(&origin.file, self.commit?).ok()?.map(document_change)
     }
 }
 
@@ -426,17 +420,6 @@ fn open(inputs: &Inputs<'_>, scratch: &plan::Scratch) -> Result<Mirror, Failure>
     // The first access says whether it can be reached.
     mirror.resolve(inputs.rev.unwrap_or("HEAD"))?;
     Ok(mirror)
-}
-
-/// What nodes report.
-fn reports(mirror: &mut Mirror, branch: &str) -> BTreeMap<NodeName, NodeReport> {
-    let commit = mirror.resolve(branch);
-    let files = commit.and_then(|commit| mirror.files(commit, &["nodes".to_owned()])).unwrap_or_default();
-    let reports = files.into_values().filter_map(|file| match file {
-        FileChange::Text(text) => read_node_file(&text),
-        FileChange::Removed | FileChange::Refused(_) => None,
-    });
-    reports.filter_map(|report| Some((NodeName::parse(&report.node).ok()?, report))).collect()
 }
 
 impl Inputs<'_> {

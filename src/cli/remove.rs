@@ -44,6 +44,7 @@ pub(super) fn run(args: RemoveArgs, verbosity: &Verbosity) -> Result<ExitCode, F
         once: false,
         remove: true,
         listen: None,
+        ui: None,
         webhook: None,
     };
     Failure::ended(output::runtime()?.block_on(node::run(options)).map(|_| ()), RunError::hint)

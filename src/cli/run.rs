@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::args::{
-    BranchArgs, FollowArgs, GitArgs, LogArgs, NodeArgs, RecordArgs, RepoArgs, ServeArgs, WebhookArgs, duration,
+    BranchArgs, FollowArgs, GitArgs, LogArgs, NodeArgs, RecordArgs, RepoArgs, ServeArgs, UiArgs, WebhookArgs, duration,
 };
 use super::output::{self, Failure, Verbosity, no_standard_input};
 use crate::reconcile::node::{self, RunError, StandaloneOptions};
@@ -33,6 +33,8 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     serve: ServeArgs,
     #[command(flatten)]
+    ui: UiArgs,
+    #[command(flatten)]
     webhook: WebhookArgs,
     #[command(flatten)]
     log: LogArgs,
@@ -55,6 +57,7 @@ pub(super) fn run(args: RunArgs, verbosity: &Verbosity) -> Result<ExitCode, Fail
         listen: args.serve.listen,
         webhook: args.webhook.options(),
         nat_record: args.record.nat_record,
+        ui: args.ui.options(),
     };
     Failure::ended(output::runtime()?.block_on(node::run(options)).map(|_| ()), RunError::hint)
 }

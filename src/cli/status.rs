@@ -58,7 +58,7 @@ pub(super) fn run(args: &StatusArgs, verbosity: &Verbosity) -> Result<ExitCode, 
 impl StatusArgs {
     fn overview(&self, runtime: &output::Runtime, verbosity: &Verbosity) -> Result<Overview, Failure> {
         if let Some(kubeconfig) = &self.cluster.kubeconfig {
-            return Ok(ApiCluster::read(&PathBuf::from(kubeconfig), false, runtime)?.overview());
+            return Ok(ApiCluster::read(&PathBuf::from(kubeconfig), false, runtime)?.state.overview());
         }
         let (repository, scratch) = (self.repo.with(&self.git), plan::Scratch::new()?);
         let inputs = Inputs { repository, rev: None, cluster: &self.cluster, admission: &self.admission, pod: None };

@@ -128,7 +128,7 @@ impl SupportBundleArgs {
         );
         bundle.add("version.txt", "the program, the kernel, the time", &version);
         let overview = match &known.api {
-            Some(api) => api.overview(),
+            Some(api) => api.state.overview(),
             None => known.with_situation(None, |situation| {
                 Overview::of_situation(&self.cluster.cluster_name, &known.revision, situation)
             }),
@@ -341,9 +341,9 @@ impl Bundle {
 impl ApiCluster {
     /// The nodes, those with something wrong first, then gateways, then the others.
     fn worst_nodes(&self) -> Vec<NodeName> {
-        let exits = self.placement.policies.values().flat_map(|policy| &policy.exits);
+        let exits = self.state.placement.policies.values().flat_map(|policy| &policy.exits);
         let gateways: BTreeSet<&NodeName> = exits.map(|exit| &exit.gateway).collect();
-        let overview = self.overview();
+        let overview = self.state.overview();
         let mut rows: Vec<_> = overview.nodes.iter().collect();
         rows.sort_by_key(|row| (row.urgency, !gateways.contains(&row.node)));
         rows.into_iter().map(|row| row.node.clone()).collect()

@@ -211,8 +211,7 @@ impl PathMonitor {
     fn unknown_beside_another(&self) -> BTreeSet<PathKey> {
         let answers = |key: PathKey| self.paths.get(&key).is_some_and(|path| path.state.answers());
         let beside = |(key, path): &(&PathKey, &Path)| {
-            path.state == PathState::Unknown
-                && path.target.standbys.iter().any(|exit| answers((exit.clone(), key.1)))
+            path.state == PathState::Unknown && path.target.standbys.iter().any(|exit| answers((exit.clone(), key.1)))
         };
         self.paths.iter().filter(beside).map(|(key, _)| key.clone()).collect()
     }

@@ -37,6 +37,7 @@ pub mod name;
 pub mod nat_record;
 pub mod networks;
 pub mod overview;
+pub mod page;
 pub mod placement;
 pub mod plan;
 pub mod policy;

@@ -44,6 +44,12 @@ pub fn query_pairs(query: &str) -> impl Iterator<Item = (String, String)> {
         .map(move |(name, value)| (decoded(name), decoded(value)))
 }
 
+/// A value of a form as a browser sends it in a URL: a space is `+`, and other characters may be percent-encoded. Bytes that are not UTF-8
+/// are replaced.
+pub fn form_value(text: &str) -> String {
+    percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
+}
+
 /// A line with a newline at the end, broken between words where it is wider than `width` columns. Continuation lines
 /// are indented. A word that is too long stays whole, and so does the indentation of the line.
 pub fn wrapped(line: &str, indent: usize, width: Option<usize>) -> String {
@@ -83,6 +89,12 @@ mod tests {
     fn whatever_is_not_unreserved_is_escaped_in_a_url() {
         assert_eq!(url_part("mos eisley/ä?"), "mos%20eisley%2F%C3%A4%3F");
         assert_eq!(url_part("aZ0-._~"), "aZ0-._~");
+    }
+
+    #[test]
+    fn a_value_of_a_form_is_read_as_it_was_typed() {
+        assert_eq!(form_value("batuu%2Ftie+1%2B"), "batuu/tie 1+");
+        assert_eq!((form_value("%ff"), form_value("50%")), ("\u{fffd}".to_owned(), "50%".to_owned()));
     }
 
     #[test]

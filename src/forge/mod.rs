@@ -187,6 +187,11 @@ impl Forge {
         self.run(ForgeOperation::WriteComment, async |api| posting::post(self, api, pull, head_sha, post).await)
     }
 
+    /// The web page of a pull request.
+    pub fn page(&self, pull: u64) -> String {
+        self.dialect.address(pull)
+    }
+
     fn run<'f, T>(
         &'f self,
         act: ForgeOperation,

@@ -161,6 +161,18 @@ impl Mirror {
         Ok(None)
     }
 
+    /// The newest commits of a history, from this one back along first parents: of a merge what was merged, not what it was made of. Fewer
+    /// where the mirror ends. Error: [`Error::MissingCommit`].
+    pub fn recent(&self, commit: CommitId, most: usize) -> Result<Vec<CommitInfo>> {
+        let mut next = Some(self.find_commit(commit)?);
+        let mut found = Vec::new();
+        while let Some(commit) = next.filter(|_| found.len() < most) {
+            found.push(CommitInfo::of(&commit));
+            next = commit.parent(0).ok();
+        }
+        Ok(found)
+    }
+
     /// Whether the mirror has a commit.
     pub fn has(&self, commit: CommitId) -> bool {
         self.repository.find_commit(commit.oid()).is_ok()

@@ -11,3 +11,4 @@ pub mod leadership;
 pub mod node;
 pub mod persistence;
 pub mod process;
+pub mod published_state;

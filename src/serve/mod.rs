@@ -13,6 +13,7 @@ mod limits;
 mod metrics;
 mod page;
 mod scrape;
+pub mod ui;
 pub mod webhook;
 
 use std::io;

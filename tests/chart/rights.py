@@ -67,7 +67,7 @@ FLAGS = {
         "--require-signed", "--allowed-signers", "--openpgp-keys", "--signing-key",
         "--allowed-label-keys", "--git-ca-file", "--git-client-certificate", "--git-client-key", "--git-proxy", "--git-connect-timeout", "--git-idle-timeout",
         "--git-timeout", "--git-max-lag", "--git-max-size", "--webhook", "--webhook-secret-file",
-        "--namespace", "--lease", "--identity", "--listen", "--log-json", "--remove",
+        "--namespace", "--lease", "--identity", "--listen", "--ui", "--ui-host", "--log-json", "--remove",
         "--github-app-id", "--github-app-key-file", "--github-app-installation", "--github-api",
         "--keep-startup-taint", "--pod-networks-from-cni",
         "--previews", "--forge-url", "--project", "--forge-token-file", "--forge-author",

@@ -265,7 +265,7 @@ class Pods(unittest.TestCase):
                     ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
                     probes = [container[key] for key in container if key.endswith("Probe")]
                     self.assertTrue(all(probe["httpGet"]["port"] in ports for probe in probes), f"{case} {name}")
-                    listen = [word for word in container.get("args", []) if word.startswith(("--listen=", "--webhook="))]
+                    listen = [word for word in container.get("args", []) if word.startswith(("--listen=", "--webhook=", "--ui="))]
                     self.assertEqual({int(word.rsplit(":", 1)[1]) for word in listen}, set(ports.values()))
 
     def test_what_is_mounted_is_where_the_arguments_say(self):
@@ -289,6 +289,15 @@ class Pods(unittest.TestCase):
             rules = named(case, "NetworkPolicy", "egret-controller")["spec"]["egress"]
             found = rules[3]["ports"] if len(rules) > 3 else None
             self.assertEqual(found, port and [{"port": port, "protocol": "TCP"}], case)
+
+    def test_the_page_is_reached_only_by_those_who_are_named(self):
+        ingress = named("ui", "NetworkPolicy", "egret-controller")["spec"]["ingress"]
+        self.assertEqual([(rule["ports"][0]["port"], "from" in rule) for rule in ingress], [(9090, False), (9192, True)])
+        service = named("ui", "Service", "egret-ui")["spec"]
+        self.assertEqual((service["type"], service["ports"][0]["port"]), ("ClusterIP", 8080))
+        code, without, errors = helm("template", "--set", "controller.ui.enabled=true", "--show-only", "templates/networkpolicy.yaml", case="default")
+        self.assertEqual((code, errors), (0, ""))
+        self.assertNotIn("9092", without)
 
     def test_webhooks_come_to_the_controllers_port_through_a_service_of_their_own(self):
         service = named("webhook", "Service", "egret-webhook")["spec"]

@@ -13,6 +13,7 @@ mod faults;
 mod forwarding;
 mod labels;
 mod metrics;
+mod page;
 mod pods;
 mod pools;
 mod removal;

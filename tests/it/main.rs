@@ -35,6 +35,7 @@ mod limits;
 mod lints;
 mod manifests;
 mod outpost;
+mod page;
 mod pages;
 mod policy;
 mod previews;

@@ -26,6 +26,7 @@ mod metrics;
 mod mistakes;
 mod neighbours;
 mod oracle;
+mod page;
 mod plans;
 mod pods;
 mod pools;

@@ -68,6 +68,19 @@ fn on_gitlab_and_gitea_it_is_the_same() {
 }
 
 #[test]
+fn the_controllers_page_lists_open_pull_requests_with_what_their_previews_say() {
+    let mut stand = Stand::empty(ForgeKind::GitHub);
+    let listen = stand.controller_with_page("one");
+    let page = || get(listen, "/").map(|(_, page)| page).unwrap_or_default();
+    let head = stand.open(1, &[("policies/alliance.yaml", &policy("alliance", "alliance"))]);
+    stand.await_comment(1, &head[..12]);
+    let says = ["Open pull requests", "#1 ", &head[..12], "previewed<"];
+    stand.await_that("the pull request on the page", || says.iter().all(|part| page().contains(part)));
+    let bad = stand.open(1, &[("policies/alliance.yaml", "kind: EgressPolicy\nspec: [")]);
+    stand.await_that("its new head on the page", || page().contains(&bad[..12]) && page().contains("! </span>look<"));
+}
+
+#[test]
 fn previews_are_counted() {
     let mut stand = Stand::empty(ForgeKind::GitHub);
     let listen = stand.controller_with_metrics("one");

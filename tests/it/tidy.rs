@@ -17,7 +17,17 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("annotate_snippets", &["cli/diagnostics.rs"]),
     // In tests of the live cluster beside the server of our own.
     ("axum", &["cluster/live/fake.rs", "cluster/live/simulated.rs", "cluster/live/transport/secure.rs", "serve/"]),
-    ("base64", &["forge/app/jwt.rs", "git/http_relay.rs", "git/known_hosts.rs", "git/loopback.rs", "https/connect.rs"]),
+    (
+        "base64",
+        &[
+            "forge/app/jwt.rs",
+            "git/http_relay.rs",
+            "git/known_hosts.rs",
+            "git/loopback.rs",
+            "https/connect.rs",
+            "serve/ui/mod.rs",
+        ],
+    ),
     ("clap", &["cli/"]),
     ("clap_complete", &["cli/completion.rs"]),
     ("clap_mangen", &["cli/man.rs"]),
@@ -48,12 +58,14 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "forge/",
             "git/",
             "reconcile/",
+            "serve/ui/layout.rs",
         ],
     ),
     ("k8s_openapi", &["cluster/live/lease.rs"]),
     ("kube", &["cluster/live/"]),
     // Named for its version alone.
     ("libgit2_sys", &[]),
+    ("maud", &["serve/ui/"]),
     ("netlink_sys", &["kernel/"]),
     // Elsewhere than in kernel: open flags of files that may be a FIFO or a link; limits of the process for Git, and its end.
     ("nix", &["cluster/manifests.rs", "git/supervisor.rs", "git/worker.rs", "kernel/"]),
@@ -124,7 +136,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("sha1", &["git/known_hosts.rs"]),
-    ("sha2", &["forge/posting.rs", "git/known_hosts.rs", "serve/answers.rs", "serve/webhook.rs"]),
+    ("sha2", &["forge/posting.rs", "git/known_hosts.rs", "serve/answers.rs", "serve/ui/mod.rs", "serve/webhook.rs"]),
     ("similar", &["core/plan/text.rs"]),
     ("socket2", &["kernel/conntrack/events.rs"]),
     ("ssh_key", &["core/signature/", "git/signing.rs"]),
@@ -446,6 +458,8 @@ const SLEEPS: &[(&str, usize)] = &[
     // Metrics within a tenth of a second are the same.
     ("it/outpost/metrics.rs", 1),
     ("it/serve.rs", 2),
+    // What is known is shown again for a second.
+    ("it/page.rs", 1),
     // A real API server is asked again, as its clients do.
     ("it/cluster/api.rs", 2),
     ("it/cluster/host_network.rs", 1),

@@ -6,6 +6,8 @@
 
 #[path = "demo/drift.rs"]
 mod drift;
+#[path = "demo/keep.rs"]
+mod keep;
 #[path = "mod.rs"]
 mod lab;
 #[path = "demo/screen.rs"]
@@ -86,9 +88,12 @@ fn set(screen: &Screen) -> Result<Stage<'_>, Failure> {
     let lab = Lab::up(Options { tracks: false, ..Options::default() })?;
     screen.title("The stage: two nodes, two pods, and an outpost that lets in nobody but 10.0.3.42")?;
     screen.quote(STAGE, usize::MAX)?;
-    let (worker, gateway) = (lab.egret(WORKER, &["-v"])?, lab.egret(GATEWAY, &["-v"])?);
+    let ui = if keep::is_wanted() { &["--ui", keep::UI][..] } else { &[] };
+    let options = [&["-v"], ui].concat();
+    let (worker, gateway) = (lab.egret(WORKER, &options)?, lab.egret(GATEWAY, &options)?);
     for node in [WORKER, GATEWAY] {
-        screen.command(node, &format!("egret run --repo policies.git --cluster manifests/ --node {node} &"))?;
+        let ui = [&[""], ui].concat().join(" ");
+        screen.command(node, &format!("egret run --repo policies.git --cluster manifests/ --node {node}{ui} &"))?;
     }
     let stage = Stage { screen, worker, gateway, lab };
     for (node, process) in [(WORKER, &stage.worker), (GATEWAY, &stage.gateway)] {
@@ -132,6 +137,9 @@ fn play(stage: Stage<'_>, screen: &Screen) -> Result<(), Failure> {
     expect("no namespace of the lab is left", left.is_empty() && !folder.exists(), || left.join(" "))?;
     screen.seen("processes, namespaces and files of the lab are gone")?;
     screen.seen(&format!("everything was seen, in {:.1} s", begun.elapsed().as_secs_f64()))?;
+    if !keep::is_wanted() {
+        screen.print("To play with it, and to look at its page in a browser: sudo make demo KEEP=1")?;
+    }
     Ok(())
 }
 
@@ -159,6 +167,9 @@ impl Stage<'_> {
         self.applied()?;
         self.tampered()?;
         self.reported()?;
+        if keep::is_wanted() {
+            self.keep()?;
+        }
         self.mistaken()?;
         self.removed()
     }

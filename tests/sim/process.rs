@@ -102,6 +102,7 @@ fn controller_options(name: &str, disk: PathBuf) -> ControllerOptions {
         startup_taints: false,
         pod_networks: false,
         listen: None,
+        ui: None,
         webhook: None,
         previews: None,
     }

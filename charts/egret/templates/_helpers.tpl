@@ -168,7 +168,7 @@ capabilities:
 {{- fail (printf "%s.extraEnv has %s: Egret's own settings come from the chart's values; extraArgs has the others" $component .name) }}
 {{- end }}
 {{- end }}
-{{- $own := list "--repo" "--cluster-name" "--state-dir" "--namespace" "--lease" "--identity" "--listen" "--node" "--remove" }}
+{{- $own := list "--repo" "--cluster-name" "--state-dir" "--namespace" "--lease" "--identity" "--listen" "--ui" "--ui-host" "--node" "--remove" }}
 {{- range $given.extraArgs }}
 {{- if has (regexFind "^--[a-z0-9-]+" .) $own }}
 {{- fail (printf "%s.extraArgs has %s, which the chart gives" $component .) }}

@@ -16,7 +16,9 @@ use super::known::Versions;
 use super::reflector::{Page, Query};
 use super::wire::{Identity, Namespaces, Pods, Watched};
 use super::{ApiClient, PAGE};
-use crate::core::facts::Facts;
+use crate::core::facts::{Facts, Pod, PodName};
+use crate::core::labels::Labels;
+use crate::core::name::NodeName;
 
 /// The page size: the objects that the server prepares at once, and that the client parses at once.
 const OBJECTS: u32 = 500;
@@ -61,6 +63,28 @@ impl ApiClient {
     pub async fn list_facts(&self) -> Result<Facts, ApiError> {
         let namespaces = self.all::<Namespaces>().await?;
         Ok(Facts { namespaces, pods: self.all::<Pods>().await?, ..Facts::default() })
+    }
+
+    /// One pod, with the labels of its namespace; none if there is none. By lists of one, as the right to list is all that the controller has.
+    pub async fn pod(&self, name: &PodName) -> Result<Option<(Pod, Labels)>, ApiError> {
+        let doing = "looking for a pod";
+        // What is no name would be another path, or a list of others.
+        let parts = [&name.namespace, &name.name].map(|part| NodeName::parse(part).is_ok());
+        if parts != [true, true] {
+            return Ok(None);
+        }
+        let path = format!("/api/v1/namespaces/{}/pods", name.namespace);
+        let named = |name: &str| ListParams::default().fields(&format!("metadata.name={name}"));
+        let pods: Page<<Pods as Watched>::Wire> =
+            self.call(doing, Request::new(path).list(&named(&name.name)), PAGE).await?;
+        let mut pods = pods.items.unwrap_or_default().into_iter().filter_map(Pods::read);
+        let Some((_, pod)) = pods.find(|(found, _)| found == name) else { return Ok(None) };
+        let path = <Namespaces as Watched>::PATH;
+        let all: Page<<Namespaces as Watched>::Wire> =
+            self.call(doing, Request::new(path).list(&named(&name.namespace)), PAGE).await?;
+        let mut namespaces = all.items.unwrap_or_default().into_iter().filter_map(Namespaces::read);
+        let labels = namespaces.find(|(found, _)| *found == name.namespace).map(|(_, labels)| labels);
+        Ok(Some((pod, labels.unwrap_or_default())))
     }
 
     async fn all<W: Watched>(&self) -> Result<BTreeMap<W::Key, W::Value>, ApiError> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{NodeRow, Overview, PolicyRow, Urgency};
+use super::{NodeRow, Overview, PolicyRow, Urgency, Way};
 use crate::core::compile::detours::SILENT;
 use crate::core::facts::Node;
 use crate::core::name::NodeName;
@@ -76,6 +76,7 @@ impl ClusterState<'_> {
             state: "ok",
             since: ready.map(|ready| ready.last_transition_time),
             cause: None,
+            heard: self.heartbeats.and_then(|beats| beats.get(name).copied().flatten()),
         };
         match (status, ready) {
             (None, _) => row.doubt("no agent", "no agent has reported from it"),
@@ -167,9 +168,15 @@ fn of_status(published: &PublishedPolicy<'_>) -> PolicyRow {
         destinations: policy.destinations.clone(),
         gateways: nodes,
         addresses: gateways.iter().flat_map(|gateway| gateway.egress_ips.clone()).collect(),
+        ways: gateways.iter().map(way).collect(),
         state,
         since: ready.map(|ready| ready.last_transition_time),
         reason: ready.map_or("Pending", |ready| ready.reason.as_str()).to_owned(),
         cause: ready.filter(|ready| !ready.is_true()).map(|ready| ready.message.clone()),
     }
+}
+
+fn way(gateway: &GatewayStatus) -> Way {
+    let GatewayStatus { exit, node, egress_ips, .. } = gateway;
+    Way { exit: exit.clone(), gateway: node.clone(), addresses: egress_ips.clone() }
 }

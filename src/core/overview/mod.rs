@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 
 pub use self::cluster::{ClusterState, PublishedPolicy};
-pub use self::text::lines;
+pub use self::text::{headline, lines};
 use super::name::NodeName;
 use super::policy::PolicyId;
 
@@ -56,6 +56,8 @@ pub struct PolicyRow {
     pub gateways: Vec<String>,
     /// Its egress addresses.
     pub addresses: Vec<String>,
+    /// Its exits, each with its addresses.
+    pub ways: Vec<Way>,
     /// `ok`, `DROPS`, `passes`, `suspended` or `unknown`.
     pub state: &'static str,
     /// Since when, as far as it is known.
@@ -64,6 +66,17 @@ pub struct PolicyRow {
     pub reason: String,
     /// The cause, where it does not work.
     pub cause: Option<String>,
+}
+
+/// A way that members of a policy take: an exit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// The exit: `kind-worker2 dev net1`.
+    pub exit: String,
+    /// Its gateway.
+    pub gateway: String,
+    /// The addresses that packets leave with, as far as they are known.
+    pub addresses: Vec<String>,
 }
 
 /// A node.
@@ -85,6 +98,8 @@ pub struct NodeRow {
     pub since: Option<Timestamp>,
     /// The cause, where something is wrong.
     pub cause: Option<String>,
+    /// When it was last heard, as far as that is known.
+    pub heard: Option<Timestamp>,
 }
 
 impl Overview {

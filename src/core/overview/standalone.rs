@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{NodeRow, Overview, PolicyRow, Urgency};
+use super::{NodeRow, Overview, PolicyRow, Urgency, Way};
 use crate::core::explain::{Situation, Verdict, exit_verdict, side};
 use crate::core::facts::Node;
 use crate::core::name::NodeName;
@@ -52,6 +52,7 @@ fn policy_row(policy: &Policy, pods: u64, side: &RevisionState<'_>, situation: &
         destinations: policy.destinations.clone(),
         gateways: Vec::new(),
         addresses: Vec::new(),
+        ways: Vec::new(),
         state: "ok",
         since: None,
         reason: "Programmed".to_owned(),
@@ -83,8 +84,8 @@ fn policy_row(policy: &Policy, pods: u64, side: &RevisionState<'_>, situation: &
     for net in &policy.destinations {
         families.entry(AddressFamily::of(net.addr())).or_insert(net.addr());
     }
-    let mut addresses = BTreeSet::new();
     for exit in &placed.exits {
+        let mut addresses = BTreeSet::new();
         for destination in families.values() {
             match exit_verdict(exit, *destination, situation) {
                 Verdict::Leaves { address, instead_of: None, .. } => addresses.extend([address.to_string()]),
@@ -101,8 +102,11 @@ fn policy_row(policy: &Policy, pods: u64, side: &RevisionState<'_>, situation: &
                 verdict => row.mark(Urgency::Doubtful, "unknown", verdict.reason(), None, "it is not known"),
             }
         }
+        let (gateway, addresses) = (exit.gateway.to_string(), addresses.into_iter().collect());
+        row.ways.push(Way { exit: exit.identity(), gateway, addresses });
     }
-    row.addresses = addresses.into_iter().collect();
+    let all: BTreeSet<String> = row.ways.iter().flat_map(|way| way.addresses.clone()).collect();
+    row.addresses = all.into_iter().collect();
     row
 }
 
@@ -136,9 +140,11 @@ fn node_row(name: &NodeName, node: &Node, situation: &Situation<'_>) -> NodeRow 
         state: "ok",
         since: active.and_then(|active| active.since),
         cause: None,
+        heard: None,
     };
     if let Some(kernel) = situation.kernel.filter(|kernel| kernel.node == name) {
         let differs = between(&kernel.compiled.desired, kernel.state);
+        row.heard = kernel.running.then_some(kernel.at);
         row.exits = kernel.compiled.served_addresses();
         if let Some(first) = differs.first() {
             let process = if kernel.running { "egret runs there" } else { "no egret runs there" };

@@ -14,7 +14,7 @@ const NAMED: usize = 2;
 
 /// The lines, each with its urgency; titles have none.
 pub fn lines(overview: &Overview, now: Timestamp) -> Vec<(Option<Urgency>, String)> {
-    let mut lines = vec![(Some(overview.urgency()), head(overview))];
+    let mut lines = vec![(Some(overview.urgency()), headline(overview))];
     lines.extend(overview.waits.iter().map(|waits| (Some(Urgency::Doubtful), shown(&format!("waits: {waits}")))));
     let policies = overview.policies.iter().map(|row| (row.urgency, policy(row, now)));
     let titles = ["POLICY", "PODS", "TO", "GATEWAY", "ADDRESS", "STATE", "SINCE", "REASON"];
@@ -27,7 +27,7 @@ pub fn lines(overview: &Overview, now: Timestamp) -> Vec<(Option<Urgency>, Strin
 }
 
 /// `prod  d93c4a6  1 policy DROPS: outpost: kind-worker2: net1 has no global IPv4 address`
-fn head(overview: &Overview) -> String {
+pub fn headline(overview: &Overview) -> String {
     let revision = if overview.revision.is_empty() { "nothing is active" } else { short_commit(&overview.revision) };
     let begin = format!("{}  {revision}", overview.cluster);
     let bad: Vec<&PolicyRow> = overview.policies.iter().filter(|row| row.urgency == Urgency::Bad).collect();

@@ -117,7 +117,8 @@ pub fn resource_name(set: &PolicySet, id: &PolicyId) -> String {
     }
 }
 
-fn kind_name(kind: PolicyKind) -> &'static str {
+/// The kind of a policy's document.
+pub fn kind_name(kind: PolicyKind) -> &'static str {
     match kind {
         PolicyKind::Cilium => DocumentKind::CiliumEgressGatewayPolicy.name(),
         PolicyKind::Egret => DocumentKind::EgressPolicy.name(),

@@ -9,6 +9,7 @@ mod events;
 mod heartbeats;
 mod labels;
 mod options;
+mod page;
 mod pass;
 mod pod_list;
 mod removal;
@@ -29,6 +30,7 @@ use self::events::admission_news;
 use self::heartbeats::HeartbeatMonitor;
 use self::labels::LabelReconciler;
 pub use self::options::{ControllerError, ControllerOptions};
+use self::page::ControllerPage;
 use self::pass::{Pass, PassError};
 pub use self::removal::{Removal, RemovalError, remove};
 use self::sent::SentPolicies;
@@ -92,7 +94,8 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
         .map_err(StartError::of("the webhook"))?;
     let stop = Stop::listen()?;
     let edges = ControllerEdges { live, leading, repository, news, publisher, pulls, memory, stop, pushes, hook, seed };
-    Box::pin(serve_with(options, edges, health, metrics)).await
+    let page = ControllerPage::start(&options).map_err(StartError::of("the page's HTTP server"))?;
+    Box::pin(serve_with(options, edges, (health, metrics), page)).await
 }
 
 /// The edges of a controller: normally those of this machine; a simulation has its own.
@@ -123,14 +126,14 @@ pub struct ControllerEdges {
 
 /// Runs on these edges until it is stopped.
 pub async fn serve(options: ControllerOptions, edges: ControllerEdges) -> Result<(), ControllerError> {
-    Box::pin(serve_with(options, edges, Health::new(), Metrics::new())).await
+    Box::pin(serve_with(options, edges, (Health::new(), Metrics::new()), None)).await
 }
 
 async fn serve_with(
     options: ControllerOptions,
     edges: ControllerEdges,
-    health: Health,
-    metrics: Metrics,
+    (health, metrics): (Health, Metrics),
+    page: Option<ControllerPage>,
 ) -> Result<(), ControllerError> {
     let ControllerEdges { live, leading, repository, news, publisher, pulls, memory, stop, pushes, hook, seed } = edges;
     let namespace = Some(options.namespace.clone());
@@ -172,6 +175,7 @@ async fn serve_with(
         reading: false,
         followed: None,
         pushed: None,
+        page,
         live,
         options,
     };
@@ -235,6 +239,8 @@ struct Controller {
     sent: SentPolicies,
     /// Rejected documents for which an event was already recorded.
     recorded_rejected: BTreeSet<Rejected>,
+    /// The page for people, if it is served.
+    page: Option<ControllerPage>,
 }
 
 impl Controller {

@@ -11,6 +11,7 @@ use crate::cluster::live::{ApiError, Timing};
 use crate::reconcile::gitops::pulls::ForgeTarget;
 use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::gitops::webhook;
+use crate::serve::ui::UiOptions;
 
 /// The options of `egret controller`, validated.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub struct ControllerOptions {
     pub webhook: Option<webhook::WebhookOptions>,
     /// The forge whose pull requests are previewed, if any.
     pub previews: Option<ForgeTarget>,
+    /// The page for people, if it is served.
+    pub ui: Option<UiOptions>,
 }
 
 /// Why the controller exits with an error.

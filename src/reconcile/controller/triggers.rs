@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::pod_list::host_networks;
-use super::{Controller, ControllerError, ControllerOptions, GATHER, RESYNC};
+use super::{Controller, ControllerError, ControllerOptions, GATHER, RESYNC, page};
 use crate::cluster::live::Changed;
 use crate::core::facts::Facts;
 use crate::reconcile::gitops::publisher::BranchAllocation;
@@ -20,6 +20,7 @@ use crate::reconcile::gitops::repository::{DesiredRevision, RepositoryEvent};
 use crate::reconcile::gitops::webhook::{Webhook, WebhookEvent};
 use crate::reconcile::process::{StartError, Stop};
 use crate::serve::Metrics;
+use crate::serve::ui::PageRequest;
 use crate::telemetry::chain;
 
 /// The event that woke the loop.
@@ -34,6 +35,7 @@ enum Trigger {
     Role,
     /// The allocation of pools was read from the reports branch, or written.
     Allocated(Option<BranchAllocation>),
+    Page(PageRequest),
     Time,
     Stop,
 }
@@ -100,6 +102,7 @@ impl Controller {
             Ok(()) = from.allocations.changed() => Trigger::Allocated(from.allocations.borrow_and_update().clone()),
             changed = self.watching.changed() => Trigger::Cluster(changed),
             () = sleep_until(wake) => Trigger::Time,
+            request = page::next(&mut self.page) => Trigger::Page(request),
         }
     }
 
@@ -135,6 +138,10 @@ impl Controller {
             }
             Trigger::Role => self.leading.fence() != self.last_fence,
             Trigger::Time => self.on_timer(),
+            Trigger::Page(request) => {
+                self.show(request);
+                false
+            }
         })
     }
 

@@ -2,6 +2,7 @@
 //! publishing reports and previewing pull requests; and the webhook that triggers them.
 
 pub mod github_app;
+pub mod history_reader;
 pub mod pool_addresses;
 pub mod preview;
 pub mod publisher;

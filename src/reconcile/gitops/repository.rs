@@ -196,6 +196,11 @@ impl Repository {
         self.facts.set(facts.clone());
     }
 
+    /// The pods that it was told of.
+    pub fn facts(&self) -> Option<Arc<Facts>> {
+        self.facts.get()
+    }
+
     /// Starts polling from the active revision.
     pub fn begin(&self, known: ActiveRevision) {
         let _ = self.commands.send(Command::Begin(Box::new(known)));

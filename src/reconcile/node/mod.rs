@@ -11,6 +11,7 @@ pub mod inquiry;
 pub mod kernel;
 pub mod mark_mask;
 pub mod metrics_recorder;
+mod page;
 pub mod port_counter;
 pub mod prober;
 pub mod recorder;
@@ -29,6 +30,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::clock::Clock;
 use crate::cluster::{Cluster, ClusterError};
+use crate::core::admission::PendingCommit;
 use crate::core::gateway_interfaces::{self, GatewayInterface};
 use crate::core::name::NodeName;
 use crate::core::plan::Step;
@@ -45,6 +47,7 @@ use crate::reconcile::gitops::tracked_repository::TrackedRepository;
 use crate::reconcile::gitops::webhook::{self, Webhook};
 use crate::reconcile::node::kernel::{KernelEvents, NodeKernel};
 use crate::reconcile::node::metrics_recorder::MetricsRecorder;
+use crate::reconcile::node::page::NodePage;
 use crate::reconcile::node::round::{Reconciler, RoundError};
 use crate::reconcile::node::round_driver::{RoundDriver, Wakeup, log_steps};
 use crate::reconcile::node::schedule::EffectiveSchedule;
@@ -53,6 +56,7 @@ use crate::reconcile::persistence::lock::{Lock, LockError};
 use crate::reconcile::persistence::state_store::StateStore;
 use crate::reconcile::process::{StartError, Stop};
 use crate::serve::ScrapeRequest;
+use crate::serve::ui::{PageRequest, UiOptions};
 use crate::telemetry::chain;
 use crate::watch::Watcher;
 
@@ -79,6 +83,8 @@ pub struct StandaloneOptions {
     pub webhook: Option<webhook::WebhookOptions>,
     /// The most bytes that the NAT record may have; none: there is no record.
     pub nat_record: Option<u64>,
+    /// The page for people, if it is served.
+    pub ui: Option<UiOptions>,
 }
 
 /// Why the process exits with an error.
@@ -166,7 +172,9 @@ pub async fn run(options: StandaloneOptions) -> Result<Option<Vec<Step>>, RunErr
     let recorder =
         recorder::start(options.nat_record, &folder).map_err(StartError::of("the thread of the NAT record"))?;
     let driver = RoundDriver::new(reconciler, metrics, seed).watching(watchers).recording(recorder);
-    Box::pin(serve(driver, repository, publisher, triggers)).await.map(|()| None)
+    let page = options.ui.map(|ui| NodePage::start(ui, following, folder)).transpose();
+    let page = page.map_err(StartError::of("the page's HTTP server"))?;
+    Box::pin(serve_with(driver, repository, publisher, (triggers, page))).await.map(|()| None)
 }
 
 /// What wakes a standalone node's loop: normally this machine; a simulation has its own.
@@ -187,13 +195,22 @@ pub struct StandaloneTriggers<E> {
 
 /// Runs the loop until it is stopped.
 pub async fn serve<K: NodeKernel, E: KernelEvents>(
-    mut driver: RoundDriver<K>,
+    driver: RoundDriver<K>,
     repository: Repository,
     publisher: Publisher,
     triggers: StandaloneTriggers<E>,
 ) -> Result<(), RunError> {
+    serve_with(driver, repository, publisher, (triggers, None)).await
+}
+
+async fn serve_with<K: NodeKernel, E: KernelEvents>(
+    mut driver: RoundDriver<K>,
+    repository: Repository,
+    publisher: Publisher,
+    (triggers, page): (StandaloneTriggers<E>, Option<NodePage>),
+) -> Result<(), RunError> {
     begin(&mut driver.reconciler, &repository).await?;
-    let mut node = Node::new(driver, repository, ReportSender::new(publisher));
+    let mut node = Node { page, ..Node::new(driver, repository, ReportSender::new(publisher)) };
     let result = node.run(triggers).await;
     node.reports.finish();
     result
@@ -235,6 +252,8 @@ struct Node<K> {
     schedule: EffectiveSchedule,
     /// Why Git could not be read the last time, as it was logged.
     git_fault: Option<String>,
+    /// The newest commit, if it waits and none is active yet.
+    pending: Option<Box<PendingCommit>>,
     /// The addresses that policies have of pools.
     addresses: PoolAddresses,
     /// The first round waits for them.
@@ -243,6 +262,8 @@ struct Node<K> {
     interfaces: Vec<GatewayInterface>,
     /// The same as of the last snapshot.
     interfaces_sent: Vec<GatewayInterface>,
+    /// The page for people, if it is served.
+    page: Option<NodePage>,
 }
 
 /// How often the publisher is asked whether it failed.
@@ -303,6 +324,7 @@ enum Trigger {
     Allocated(Option<BranchAllocation>),
     Time,
     Scrape(ScrapeRequest),
+    Page(PageRequest),
     Stop,
 }
 
@@ -316,8 +338,10 @@ impl<K: NodeKernel> Node<K> {
             reports,
             schedule: EffectiveSchedule::default(),
             git_fault: None,
+            pending: None,
             interfaces: Vec::new(),
             interfaces_sent: Vec::new(),
+            page: None,
         }
     }
 
@@ -380,6 +404,7 @@ impl<K: NodeKernel> Node<K> {
                 Ok(()) = allocations.changed() => Trigger::Allocated(allocations.borrow_and_update().clone()),
                 () = sleep_until(wake) => Trigger::Time,
                 request = self.driver.metrics.next_scrape() => Trigger::Scrape(request),
+                request = page::next(&mut self.page) => Trigger::Page(request),
             };
             if matches!(trigger, Trigger::Stop) {
                 tracing::info!("egret ends; the datapath stays applied");
@@ -387,6 +412,8 @@ impl<K: NodeKernel> Node<K> {
             }
             if let Trigger::Scrape(request) = trigger {
                 self.driver.answer(request).await;
+            } else if let Trigger::Page(request) = trigger {
+                self.show(request).await;
             } else if self.react(trigger)? {
                 self.gather(&mut manifests, &mut kernel).await?;
                 self.round().await;
@@ -404,6 +431,7 @@ impl<K: NodeKernel> Node<K> {
         }
         match trigger {
             Trigger::News(Some(RepositoryEvent::Intent(intent))) => {
+                self.pending = None;
                 self.take(*intent);
                 return Ok(true);
             }
@@ -418,9 +446,9 @@ impl<K: NodeKernel> Node<K> {
                 self.git_fault = Some(fault);
                 return Ok(false);
             }
-            Trigger::News(Some(RepositoryEvent::Unchanged | RepositoryEvent::Pending(_)))
-            | Trigger::Scrape(_)
-            | Trigger::Stop => {}
+            Trigger::News(Some(RepositoryEvent::Pending(pending))) => self.pending = Some(pending),
+            Trigger::News(Some(RepositoryEvent::Unchanged)) | Trigger::Scrape(_) | Trigger::Page(_) | Trigger::Stop => {
+            }
             Trigger::News(None) => {
                 return Err(StartError::ended("the repository's thread").into());
             }

@@ -4,6 +4,7 @@
 //! Not here: when a round is due (`round_driver`), and the pure functions that it calls (`core`).
 
 mod apply;
+mod reading;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -28,6 +29,7 @@ use crate::core::host_network::{HostNetwork, KernelFeatures};
 use crate::core::labels::Labels;
 use crate::core::liveness::LivenessView;
 use crate::core::name::NodeName;
+use crate::core::placement::Placement;
 use crate::core::plan::conntrack::AddressHolders;
 use crate::core::plan::{Plan, PlanContext, Step, plan_with};
 use crate::core::policy::{PolicyId, PolicySet};
@@ -156,6 +158,8 @@ pub struct Reconciler<K = Kernel> {
     claims: Claims,
     /// The applied state as last read; none before the first round, and after one that failed.
     applied: Option<(NodeState, Compiled)>,
+    /// The placement that it follows from, handovers included.
+    placement: Option<Placement>,
     /// The pod of each address when everything was last applied; none before the first time.
     holders: Option<BTreeMap<IpAddr, PodName>>,
     /// What each kernel counter counts, as of the last complete round, and the totals.
@@ -189,6 +193,7 @@ impl<K: NodeKernel> Reconciler<K> {
             holding: HoldingView::default(),
             claims: Claims::default(),
             applied: None,
+            placement: None,
             holders: None,
             counter_index: CounterIndex::default(),
             totals: Totals::default(),
@@ -277,6 +282,7 @@ impl<K: NodeKernel> Reconciler<K> {
             let now = self.clock.now();
             let (evaluation, observed) = self.observe_and_compile(&intent.set, None, &done.refused, now).await?;
             self.claims = evaluation.claims;
+            self.placement = Some(evaluation.placement);
             let compiled = evaluation.compiled;
             for class in self.note_drift(&compiled, &observed, intent, events, seen) {
                 done.drifted += 1;

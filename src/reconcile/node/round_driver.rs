@@ -70,6 +70,8 @@ pub struct RoundDriver<K = Kernel> {
     silent: BTreeMap<String, String>,
     /// What was found in it, as far as it is logged.
     findings: BTreeSet<Finding>,
+    /// Why the last round failed.
+    fault: Option<String>,
 }
 
 /// When the loop wakes without an event. Each time has one owner, which sets and clears it: a time that one owner set
@@ -161,6 +163,7 @@ impl<K: NodeKernel> RoundDriver<K> {
             refused: RefusedParts::default(),
             silent: BTreeMap::new(),
             findings: BTreeSet::new(),
+            fault: None,
         }
     }
 
@@ -262,6 +265,11 @@ impl<K: NodeKernel> RoundDriver<K> {
         self.metrics.answer(request, &mut self.reconciler).await;
     }
 
+    /// Why the last round failed, if it did.
+    pub fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
     /// What is due now.
     pub fn wakeup(&self) -> Wakeup {
         self.due.wakeup(Instant::now(), self.reconciler.clock.now())
@@ -300,6 +308,7 @@ impl<K: NodeKernel> RoundDriver<K> {
         self.read_ports();
         let result = self.reconciler.round(&intent, &self.events, seen).await;
         self.metrics.round(&result, began.elapsed(), &self.reconciler, &intent);
+        self.fault = result.as_ref().err().map(|error| chain(error));
         match &result {
             Ok(done) => {
                 let retry = if done.refused.is_empty() {

@@ -16,10 +16,8 @@ const STANDBY: &str = "kind-worker3";
 const ADDRESS: &str = "198.51.100.7";
 const ADDRESS6: &str = "2001:db8:100::7";
 /// The gateways' own addresses on the router's network. A route of IPv6 may lead to the last, which the lab does not make.
-const OWN: [(&str, [&str; 3]); 2] = [
-    (GATEWAY, ["10.0.3.42", "fd00:10:3::42", "fe80::42"]),
-    (STANDBY, ["10.0.3.43", "fd00:10:3::43", "fe80::43"]),
-];
+const OWN: [(&str, [&str; 3]); 2] =
+    [(GATEWAY, ["10.0.3.42", "fd00:10:3::42", "fe80::42"]), (STANDBY, ["10.0.3.43", "fd00:10:3::43", "fe80::43"])];
 /// A first packet that is lost on the way is sent again after a second (RFC 6298, 2.1).
 const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -175,7 +173,8 @@ impl Network {
     /// Whether this node alone has the address.
     fn announces_alone(&self, node: &str, address: &str) -> bool {
         OWN.iter().all(|(name, _)| {
-            let listed = self.stand.lab.node(name).and_then(|node| node.exec(["ip", "-o", "address", "show", "to", address]));
+            let listed =
+                self.stand.lab.node(name).and_then(|node| node.exec(["ip", "-o", "address", "show", "to", address]));
             listed.is_ok_and(|listed| listed.trim().is_empty() != (*name == node))
         })
     }
@@ -261,7 +260,10 @@ fn holds(gateway: Daemon, router: Daemon) -> Outcome {
     network.stand.lab.node(STANDBY)?.ip_batch("link set eth0 down\n")?;
     let began = Instant::now();
     network.await_route(GATEWAY);
-    print_figures(&format!("{kind}: the route of a gateway that sources do not reach is the other's"), vec![began.elapsed()]);
+    print_figures(
+        &format!("{kind}: the route of a gateway that sources do not reach is the other's"),
+        vec![began.elapsed()],
+    );
     assert_alive(&mut alive);
     print_figures(&format!("{kind}: the slowest request meanwhile"), vec![none_lost(hammers)]);
     network.stand.lab.node(STANDBY)?.ip_batch(

@@ -91,6 +91,7 @@ impl Bench {
             once: true,
             remove: false,
             listen: None,
+            ui: None,
             webhook: None,
         };
         self.lab.node(node)?.enter(|| runtime().block_on(node::run(options)).expect("a run").unwrap_or_default())

@@ -113,6 +113,14 @@ impl Stand {
         listen
     }
 
+    /// A controller with a page, and where it is.
+    pub(super) fn controller_with_page(&mut self, identity: &str) -> SocketAddr {
+        let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let words = [self.by_token(), vec![format!("--ui={listen}")]].concat();
+        self.controller_with(identity, &words);
+        listen
+    }
+
     fn by_token(&self) -> Vec<String> {
         let (password, token) = (self.server.folder.join("password"), self.origin.path().join("token"));
         vec![

@@ -26,6 +26,7 @@ use crate::core::allocation::Allocation;
 use crate::core::facts::Facts;
 use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
+use crate::core::page::OpenPull;
 use crate::core::report::history::NodeReport;
 use crate::forge::app::GitHubApp;
 use crate::forge::{Forge, ForgeKind};
@@ -100,7 +101,11 @@ pub struct PullPreviews {
     running: Option<(Sender<PullPreviewCommand>, UnboundedReceiver<PullPreviewEvent>)>,
     branch: Option<String>,
     fault: Fault,
+    open: Open,
 }
+
+/// Open pull requests, as they were last polled.
+type Open = Arc<Mutex<Vec<OpenPull>>>;
 
 /// Why the last poll was incomplete.
 type Fault = Arc<Mutex<Option<String>>>;
@@ -112,11 +117,12 @@ impl PullPreviews {
         let (commands, received) = channel();
         let (events, event_receiver) = unbounded_channel();
         let fault = Fault::default();
-        let shared = Arc::clone(&fault);
-        thread::Builder::new()
-            .name("pulls".to_owned())
-            .spawn(move || Thread { options, leads, commands: received, events, fault: shared }.serve())?;
-        Ok(Self { running: Some((commands, event_receiver)), branch: None, fault })
+        let open = Open::default();
+        let (shared, listed) = (Arc::clone(&fault), Arc::clone(&open));
+        thread::Builder::new().name("pulls".to_owned()).spawn(move || {
+            Thread { options, leads, commands: received, events, fault: shared, open: listed }.serve();
+        })?;
+        Ok(Self { running: Some((commands, event_receiver)), branch: None, fault, open })
     }
 
     /// Announces that something may have changed: a pull request, or the leader.
@@ -151,6 +157,12 @@ impl PullPreviews {
         }
     }
 
+    /// Open pull requests, as the leader last polled them; none if previews are disabled.
+    pub fn open(&self) -> Option<Vec<OpenPull>> {
+        self.running.as_ref()?;
+        Some(self.open.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
     /// The state of previews: none if they are disabled, else why not all of them are posted.
     pub fn fault(&self) -> Option<Result<(), String>> {
         self.running.as_ref()?;
@@ -166,12 +178,13 @@ struct Thread {
     commands: Receiver<PullPreviewCommand>,
     events: UnboundedSender<PullPreviewEvent>,
     fault: Fault,
+    open: Open,
 }
 
 impl Thread {
     fn serve(self) {
         let mut backoff = Backoff::new(self.options.seed);
-        let mut poller = Poller::new(&self.options, &self.leads, &self.events);
+        let mut poller = Poller::new(&self.options, &self.leads, &self.events, &self.open);
         let mut branch = None;
         let mut schedule = PollSchedule::new(Instant::now());
         loop {

@@ -5,6 +5,7 @@
 //! poll is due (`poll_schedule`).
 
 use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -12,7 +13,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use super::posted::{PostedPreviews, PreviewSubject};
-use super::{IsLeader, PreviewCluster, PullPreviewEvent, PullPreviewOptions};
+use super::{IsLeader, Open, PreviewCluster, PullPreviewEvent, PullPreviewOptions};
+use crate::core::overview::Urgency;
+use crate::core::page::OpenPull;
 use crate::core::preview::{CostLimits, DisplayLimits, refusal};
 use crate::core::text::short_commit;
 use crate::forge::app::TokenPurpose;
@@ -94,6 +97,7 @@ pub(super) struct Poller<'a> {
     options: &'a PullPreviewOptions,
     leads: &'a IsLeader,
     events: &'a UnboundedSender<PullPreviewEvent>,
+    open: &'a Open,
     mirror: Option<Mirror>,
     previews: PostedPreviews,
     /// Heads that are not fetched again, and why.
@@ -115,11 +119,13 @@ impl<'a> Poller<'a> {
         options: &'a PullPreviewOptions,
         leads: &'a IsLeader,
         events: &'a UnboundedSender<PullPreviewEvent>,
+        open: &'a Open,
     ) -> Self {
         Self {
             options,
             leads,
             events,
+            open,
             mirror: None,
             previews: PostedPreviews::default(),
             hopeless: BTreeMap::new(),
@@ -133,6 +139,43 @@ impl<'a> Poller<'a> {
     pub(super) fn forget(&mut self) {
         self.previews.forget();
         self.hopeless.clear();
+        self.listed(Vec::clear);
+    }
+
+    /// Changes the list of open pull requests.
+    fn listed(&self, change: impl FnOnce(&mut Vec<OpenPull>)) {
+        change(&mut self.open.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Lists the pull requests that are open now; what is known of their previews stays.
+    fn list(&self, pulls: &[Pull]) {
+        self.listed(|open| {
+            let known = std::mem::take(open);
+            open.extend(pulls.iter().map(|pull| {
+                let before = known.iter().find(|one| one.number == pull.number && one.head == pull.head_sha);
+                OpenPull {
+                    number: pull.number,
+                    title: pull.title.clone(),
+                    page: self.options.target.forge.page(pull.number),
+                    head: pull.head_sha.clone(),
+                    draft: pull.draft,
+                    summary: before.and_then(|one| one.summary.clone()),
+                    urgency: before.map_or(Urgency::Fine, |one| one.urgency),
+                    updated: pull.updated,
+                }
+            }));
+        });
+    }
+
+    /// Notes what a preview says.
+    fn note(&self, number: u64, summary: &str, verdict: CheckConclusion) {
+        let failed = verdict == CheckConclusion::Failed;
+        self.listed(|open| {
+            for one in open.iter_mut().filter(|one| one.number == number) {
+                one.summary = Some(summary.to_owned());
+                one.urgency = if failed { Urgency::Doubtful } else { Urgency::Fine };
+            }
+        });
     }
 
     /// Polls the pull requests against a branch.
@@ -157,6 +200,7 @@ impl<'a> Poller<'a> {
         self.left_out = left_out;
         pulls.truncate(MOST_PULLS);
         self.previews.keep(|number| pulls.iter().any(|pull| pull.number == number));
+        self.list(&pulls);
         Ok(pulls)
     }
 
@@ -292,6 +336,7 @@ impl<'a> Poller<'a> {
             },
             PreviewSubject::Refused { why, .. } => self.refused(&pull, why),
         };
+        self.note(number, &post.summary, post.verdict);
         if self.previews.is_posted(number, &subject, &post.body, began) || !(self.leads)() {
             return Ok(true);
         }
@@ -337,6 +382,7 @@ impl<'a> Poller<'a> {
         (why, hint): (String, Option<String>),
         now: Instant,
     ) {
+        self.note(number, &format!("not previewed: {why}"), CheckConclusion::Failed);
         self.options.metrics.preview(Some(PreviewResult::Failed));
         tracing::warn!(error = why, hint, number, "a pull request is not previewed");
         self.previews.record(number, subject, text, Some(why), now);
