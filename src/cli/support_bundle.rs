@@ -15,7 +15,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-use super::args::{AdmissionArgs, GitArgs, RepoArgs};
+use super::args::{AdmissionArgs, GitArgs, OUTPUT, RepoArgs};
 use super::cluster::{ApiCluster, ask};
 use super::explain::{ClusterArgs, Inputs, Known, pod_name};
 use super::output::{self, Failure, Verbosity};
@@ -55,9 +55,6 @@ enum Redact {
     after_help = "Secrets are never in it. Look into it before you send it: the file MANIFEST says what is in and what was left out."
 )]
 pub(super) struct SupportBundleArgs {
-    /// The archive to write; an existing file is left as it is [default: egret-support-TIME.tar.gz in this folder].
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
     /// What is left out beside secrets: names of others, or nothing.
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = Redact::Others)]
     redact: Redact,
@@ -73,6 +70,9 @@ pub(super) struct SupportBundleArgs {
     cluster: ClusterArgs,
     #[command(flatten)]
     admission: AdmissionArgs,
+    /// The archive to write; an existing file is left as it is [default: egret-support-TIME.tar.gz in this folder].
+    #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
+    out: Option<PathBuf>,
     #[command(flatten)]
     git: GitArgs,
 }

@@ -32,9 +32,11 @@ pub fn decide(placement: &Placement, own: &NodeName, view: &LivenessView, before
             let answers = |to: &&ExitKey| view.of(to, family).answers();
             let to = match view.of(exit, family) {
                 PathState::Answering => None,
-                // Where a standby answers for the address, it is there, and the exit will not answer.
+                // Where a standby answers for the address, it is there, and the exit will not answer. That this node has the address, too,
+                // says nothing of the other.
                 PathState::Unknown => kept.or_else(|| {
-                    let same = |to: &&&ExitKey| exit.egress.is_named() && to.egress == exit.egress;
+                    let named = exit.egress.is_named();
+                    let same = |to: &&&ExitKey| named && to.egress == exit.egress && to.gateway != *own;
                     let answers = |to: &&ExitKey| view.of(to, family) == PathState::Answering;
                     standbys.iter().filter(same).copied().find(answers)
                 }),

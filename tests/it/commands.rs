@@ -255,7 +255,7 @@ kind-worker · 20 steps
     assert_eq!(summary, expected);
     let (diff, verdict) = diff.rsplit_once("\n\n").unwrap();
     let expected = format!(
-        "kind-worker: {} would take 20 steps: add 1 link, 146 nft, 2 addr, 5 route, 2 rule; change 1 link; set 3 sysctl, 1 neigh; flush 2 conn (exit \
+        "kind-worker: {} would take 20 steps: add 1 link, 147 nft, 2 addr, 5 route, 2 rule; change 1 link; set 3 sysctl, 1 neigh; flush 2 conn (exit \
          code 2)\n",
         &commit[..12]
     );

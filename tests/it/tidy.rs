@@ -454,6 +454,7 @@ const SLEEPS: &[(&str, usize)] = &[
     ("it/https/stand.rs", 1),
     // Egret is away that long, and nobody may notice.
     ("it/outpost/assign.rs", 3),
+    ("it/outpost/bgp.rs", 1),
     ("it/outpost/failover.rs", 1),
     // Metrics within a tenth of a second are the same.
     ("it/outpost/metrics.rs", 1),

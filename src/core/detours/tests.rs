@@ -100,18 +100,20 @@ fn a_policy_that_names_one_node_alone_never_leaves_by_another() {
 #[test]
 fn an_address_that_answers_on_a_standby_is_not_awaited_at_the_placed_gateway() {
     use PathState::{Answering, Recovering, Unknown};
-    let decided = |egress: &Egress, state: PathState, standby: PathState| {
+    let at = |node: NodeName, egress: &Egress, state: PathState, standby: PathState| {
         let named = |node: &str| ExitKey { egress: egress.clone(), ..exit(node) };
         let mut placement = placement(&[("p", "a", &["b"])]);
         let placed = placement.policies.values_mut().next().unwrap();
         (placed.exits, placed.standbys) = (vec![named("a")], BTreeMap::from([(named("a"), vec![named("b")])]));
         let view = [((named("a"), V4), state), ((named("b"), V4), standby)].into_iter().collect();
-        let detours = decide(&placement, &own(), &view, &Detours::new());
+        let detours = decide(&placement, &node, &view, &Detours::new());
         detours.get(&(named("a"), V4)).map(|to| to.gateway.to_string())
     };
+    let decided = |egress: &Egress, state, standby| at(own(), egress, state, standby);
     let address = Egress::Address("10.0.3.100".parse().unwrap());
     assert_eq!(decided(&address, Unknown, Answering), Some("b".into()));
     assert_eq!(decided(&address, Unknown, Recovering), None, "it may be moving away");
     assert_eq!(decided(&address, Answering, Answering), None);
     assert_eq!(decided(&Egress::DefaultRoute, Unknown, Answering), None, "another address");
+    assert_eq!(at(NodeName::parse("b").unwrap(), &address, Unknown, Answering), None, "two nodes have it");
 }
