@@ -131,7 +131,11 @@ impl Trial {
             Judgement::NotDropped => "NOT DROPPED",
             Judgement::NothingPromised => "not compared",
         };
-        format!("{word}  {policy}: {} → {to} {seen}; promised: {}", question.pod, verdict_line(verdict, Clock::system().now()))
+        format!(
+            "{word}  {policy}: {} → {to} {seen}; promised: {}",
+            question.pod,
+            verdict_line(verdict, Clock::system().now())
+        )
     }
 }
 
@@ -181,7 +185,13 @@ impl TestArgs {
     fn chosen(&self, known: &Known, node: &NodeName) -> Result<Chosen, Failure> {
         let pods: Vec<&PodName> = match &self.pod {
             Some(pod) => vec![pod],
-            None => known.facts.pods.iter().filter(|(_, pod)| pod.node.as_ref() == Some(node)).map(|(name, _)| name).collect(),
+            None => known
+                .facts
+                .pods
+                .iter()
+                .filter(|(_, pod)| pod.node.as_ref() == Some(node))
+                .map(|(name, _)| name)
+                .collect(),
         };
         let mut trials: BTreeMap<(Option<PolicyId>, SocketAddr), (SocketAddr, Explanation)> = BTreeMap::new();
         for pod in pods {
@@ -204,11 +214,15 @@ impl TestArgs {
         let with_members = known.with_situation(None, |situation| members_on(node, situation));
         let untested: BTreeSet<PolicyId> = with_members.difference(&tested).cloned().collect();
         if trials.is_empty() {
-            let hint = "choose a server among the destinations of a policy with members on this node, or name a pod by --pod";
+            let hint =
+                "choose a server among the destinations of a policy with members on this node, or name a pod by --pod";
             let what = format!("no policy with members on {node} has {} as a destination", self.echo.authority);
             return Err(Failure::new(what, Some(hint.to_owned())));
         }
-        Ok(Chosen { trials: trials.into_values().collect(), untested: if self.pod.is_some() { BTreeSet::new() } else { untested } })
+        Ok(Chosen {
+            trials: trials.into_values().collect(),
+            untested: if self.pod.is_some() { BTreeSet::new() } else { untested },
+        })
     }
 
     /// Asks from the pod's own network namespace.

@@ -71,8 +71,8 @@ async fn ask(to: SocketAddr, (host, path): (&str, &str)) -> Result<IpAddr, EchoE
 
 /// The first address in a text: alone, in a sentence, or in JSON.
 fn address_in(text: &str) -> Option<IpAddr> {
-    let words = text.split(|letter: char| !(letter.is_ascii_hexdigit() || matches!(letter, '.' | ':')));
-    words.filter_map(|word| word.trim_matches(['.', ':']).parse().ok().or_else(|| word.parse().ok())).next()
+    let mut words = text.split(|letter: char| !(letter.is_ascii_hexdigit() || matches!(letter, '.' | ':')));
+    words.find_map(|word| word.trim_matches(['.', ':']).parse().ok().or_else(|| word.parse().ok()))
 }
 
 #[cfg(test)]

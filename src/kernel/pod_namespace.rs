@@ -92,7 +92,9 @@ fn all() -> BTreeMap<(u64, u64), PathBuf> {
     };
     let listed = |folder: &str| read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let is_process = |path: &PathBuf| {
-        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        path.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
     };
     let of_processes = listed("/proc").filter(is_process).map(|path| path.join("ns/net"));
     let mut all: BTreeMap<(u64, u64), PathBuf> = of_processes.chain(listed(NAMED)).filter_map(numbered).collect();

@@ -11,7 +11,7 @@ use crate::commands::Said;
 use crate::documents::{LABELS, POLICY};
 use crate::lab::{Lab, Options};
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "run",
     "controller",
     "agent",
@@ -27,6 +27,7 @@ const COMMANDS: [&str; 19] = [
     "remove",
     "doctor",
     "support-bundle",
+    "test",
     "who",
     "completion",
     "man",

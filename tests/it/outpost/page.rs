@@ -140,6 +140,7 @@ fn in_a_real_browser_a_lab_is_shown_fine_and_broken() -> Outcome {
 
 impl Stand {
     /// Lets a browser look at pages of a node, from within its namespace.
+    #[expect(clippy::print_stdout, reason = "what the browser has to say; the test harness takes what is printed so")]
     fn look(&self, node: &str, name: &str, paths: &[&str]) -> Outcome {
         let folder = std::env::var("EGRET_PAGE_SCREENSHOTS").expect("make page sets it");
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/page/look.mjs");

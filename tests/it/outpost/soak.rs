@@ -218,14 +218,16 @@ fn mend(stand: &Stand, (node, link): (&str, &str)) -> Outcome {
     Ok(())
 }
 
-#[test]
-fn whatever_happens_no_packet_has_a_wrong_address_and_who_is_no_member_notices_nothing() -> Outcome {
-    let seed = std::env::var("EGRET_SOAK_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    let (mut dice, mut broken, mut done) = (Dice(seed), Broken::default(), Vec::new());
+fn assigned() -> [IpAddr; 2] {
+    ASSIGNED.map(|address| address.parse().expect("an address"))
+}
+
+/// A lab with both policies in force, of which nothing is remembered yet.
+fn applied() -> Outcome<Stand> {
     let rover = Pod::new(ROVER, SOURCE, 90, &[("org", "rovers")]);
-    let mut stand = Stand::up(Options { gateways: 3, ..with_pods(&[rover]) })?;
+    let stand = Stand::up(Options { gateways: 3, ..with_pods(&[rover]) })?;
     let (labels, policy) = (labels("kind-worker2, kind-worker3"), Document::default().text());
-    let assigned = ASSIGNED.map(|address| address.parse::<IpAddr>().expect("an address"));
+    let assigned = assigned();
     let fixed: Vec<IpAddr> = stand.lab.nodes().iter().filter_map(Node::egress).flatten().collect();
     stand.lab.outpost().allow(fixed.into_iter().chain(assigned));
     stand.push_saying(
@@ -242,6 +244,40 @@ fn whatever_happens_no_packet_has_a_wrong_address_and_who_is_no_member_notices_n
     }
     stand.await_settled()?;
     stand.lab.forget()?;
+    Ok(stand)
+}
+
+/// Each assigned address is on one gateway in the end.
+fn one_holder(stand: &Stand, told: &str) {
+    for address in ASSIGNED {
+        let holders = || {
+            let has = |node: &&&str| {
+                let listed =
+                    stand.lab.node(node).and_then(|node| node.exec(["ip", "-o", "addr", "show", "to", address]));
+                listed.is_ok_and(|listed| !listed.trim().is_empty())
+            };
+            GATEWAYS.iter().filter(has).copied().collect::<Vec<_>>()
+        };
+        assert!(wait_until(CALM, || holders().len() == 1), "{address} is on {:?}; {}", holders(), told);
+    }
+}
+
+/// Whoever answered a rover saw the assigned address.
+fn promised(rovers: &[Hammer], told: &str) {
+    for (rover, address) in rovers.iter().zip(assigned()) {
+        let requests = rover.requests();
+        let other = requests
+            .iter()
+            .find(|one| !matches!(one.answer, Answer::NoAnswer) && one.answer != Answer::Granted(address));
+        assert!(other.is_none(), "{other:?}; {told}");
+    }
+}
+
+#[test]
+fn whatever_happens_no_packet_has_a_wrong_address_and_who_is_no_member_notices_nothing() -> Outcome {
+    let seed = std::env::var("EGRET_SOAK_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let (mut dice, mut broken, mut done) = (Dice(seed), Broken::default(), Vec::new());
+    let mut stand = applied()?;
     let members: Vec<Hammer> =
         [OUTPOST, OUTPOST6].iter().map(|to| stand.lab.hammer("tiefighter", *to)).collect::<Result<_, _>>()?;
     let rovers: Vec<Hammer> =
@@ -249,6 +285,7 @@ fn whatever_happens_no_packet_has_a_wrong_address_and_who_is_no_member_notices_n
     let bystanders: Vec<Hammer> =
         [OUTPOST, OUTPOST6].iter().map(|to| stand.lab.hammer("xwing", *to)).collect::<Result<_, _>>()?;
     let bystander = stand.lab.pod_addresses("xwing")?;
+    let assigned = assigned();
     let own: Vec<IpAddr> = bystander.iter().copied().chain(assigned).collect();
     let until = Instant::now() + minutes();
     let told = |done: &[String]| {
@@ -282,21 +319,8 @@ fn whatever_happens_no_packet_has_a_wrong_address_and_who_is_no_member_notices_n
         stand.logs()
     );
     stand.await_settled()?;
-    for address in ASSIGNED {
-        let holders = || {
-            let has = |node: &&&str| {
-                let listed = stand.lab.node(node).and_then(|node| node.exec(["ip", "-o", "addr", "show", "to", address]));
-                listed.is_ok_and(|listed| !listed.trim().is_empty())
-            };
-            GATEWAYS.iter().filter(has).copied().collect::<Vec<_>>()
-        };
-        assert!(wait_until(CALM, || holders().len() == 1), "{address} is on {:?}; {}", holders(), told(&done));
-    }
-    for (rover, address) in rovers.iter().zip(assigned) {
-        let requests = rover.requests();
-        let other = requests.iter().find(|one| !matches!(one.answer, Answer::NoAnswer) && one.answer != Answer::Granted(address));
-        assert!(other.is_none(), "{other:?}; {}", told(&done));
-    }
+    one_holder(&stand, &told(&done));
+    promised(&rovers, &told(&done));
     report(&done, members.into_iter().chain(rovers).collect(), bystanders, &bystander, &told(&done));
     stand.assert_no_leak_but(&own)
 }
