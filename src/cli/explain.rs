@@ -3,7 +3,7 @@
 //! On a node its kernel and its own memory are read; elsewhere the repository, the cluster's manifests or snapshot, and what nodes report.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use super::diagnostics::Colour;
 use super::exit::CHANGES;
 use super::explain_json::{AddressJson, ExplanationJson};
 use super::output::{self, Failure, Manifests, Paint, TextOrJson, Verbosity, paint};
-use super::{json, plan};
+use super::{json, live, plan};
 use crate::clock::Clock;
 use crate::cluster::read_text;
 use crate::core::explain::{
-    DocumentChange, ExplainedLines, Explanation, OpenConnection, Question, Situation, Told, UnknownPod, Verdict,
-    address_lines, connections_told, explain, leaving_as, lines, seen_as, to_ask,
+    DocumentChange, ExplainedLines, Explanation, LiveConnection, OpenConnection, Question, Situation, Told, UnknownPod,
+    Verdict, address_lines, connections_told, counted_between, explain, leaving_as, lines, seen_as, to_ask,
 };
 use crate::core::facts::{Facts, PodName};
 use crate::core::host_network::HostNetwork;
@@ -62,6 +62,13 @@ pub(super) struct ExplainArgs {
     /// --kubeconfig.
     #[arg(long, requires = "to")]
     connections: bool,
+    /// Open a TCP connection to this port from the pod itself, and show what came of it and what the kernels on the way counted meanwhile. On
+    /// the pod's node only, as root.
+    #[arg(long, value_name = "PORT", requires = "to")]
+    live: Option<u16>,
+    /// The pod's network namespace [default: the one that has the pod's address].
+    #[arg(long, value_name = "FILE", requires = "live")]
+    netns: Option<PathBuf>,
     #[command(flatten)]
     repo: RepoArgs,
     /// The revision that counts where no node is read: a branch, a tag, a commit [default: what the pod's node reports as active, else the
@@ -151,10 +158,8 @@ pub(super) fn run(args: &ExplainArgs, verbosity: &Verbosity) -> Result<ExitCode,
         Inputs { repository, rev: args.rev.as_deref(), cluster: &args.cluster, admission: &args.admission, pod };
     let runtime = output::runtime()?;
     let scratch = plan::Scratch::new()?;
-    let (mut known, mut mirror) = match &args.cluster.kubeconfig {
-        Some(kubeconfig) => (Known::of_api(kubeconfig, &runtime)?, None),
-        None => Known::read(&inputs, &runtime, &scratch, verbosity)?,
-    };
+    let read = || args.know(&inputs, question.as_ref(), &runtime, &scratch, verbosity);
+    let (mut known, mut mirror) = read()?;
     let now = Clock::system().now();
     let Some(question) = &question else {
         let address = args.address.ok_or_else(Failure::no_question)?;
@@ -166,8 +171,13 @@ pub(super) fn run(args: &ExplainArgs, verbosity: &Verbosity) -> Result<ExitCode,
         output::print(&text)?;
         return Ok(ExitCode::SUCCESS);
     };
-    if !args.cluster.offline {
-        known.ask_kernels(question, args.connections, &args.cluster.namespace, &runtime);
+    let live = match args.live {
+        Some(port) => Some(args.try_live(port, question, &known)?),
+        None => None,
+    };
+    if live.is_some() {
+        // What was counted meanwhile is in the kernels now.
+        (known, mirror) = read()?;
     }
     let explained = known.with_situation(pod, |situation| {
         let seen = args.seen_as.map(|address| (address, seen_as(address, question, situation)));
@@ -175,6 +185,10 @@ pub(super) fn run(args: &ExplainArgs, verbosity: &Verbosity) -> Result<ExitCode,
     });
     let (mut explanation, seen) = explained.map_err(|error| Failure::unknown_pod(error, &known.facts))?;
     explanation.changed = known.changed(&explanation, mirror.as_mut());
+    explanation.live = live.map(|(before, live)| {
+        let counted = counted_between(&before, &explanation);
+        LiveConnection { counted, ..live }
+    });
     if known.api.is_some() {
         explanation.connections = known.connections_told(&explanation);
     } else if args.connections {
@@ -197,6 +211,45 @@ pub(super) fn run(args: &ExplainArgs, verbosity: &Verbosity) -> Result<ExitCode,
 }
 
 impl ExplainArgs {
+    /// Everything that is known now, with the kernels on the packets' way.
+    fn know(
+        &self,
+        inputs: &Inputs<'_>,
+        question: Option<&Question>,
+        runtime: &output::Runtime,
+        scratch: &plan::Scratch,
+        verbosity: &Verbosity,
+    ) -> Result<(Known, Option<Mirror>), Failure> {
+        let (mut known, mirror) = match &self.cluster.kubeconfig {
+            Some(kubeconfig) => (Known::of_api(kubeconfig, runtime)?, None),
+            None => Known::read(inputs, runtime, scratch, verbosity)?,
+        };
+        if let Some(question) = question.filter(|_| !self.cluster.offline) {
+            known.ask_kernels(question, self.connections, &self.cluster.namespace, runtime);
+        }
+        Ok((known, mirror))
+    }
+
+    /// Opens a connection from the pod; returns what was known before, and what came of it.
+    fn try_live(
+        &self,
+        port: u16,
+        question: &Question,
+        known: &Known,
+    ) -> Result<(Explanation, LiveConnection), Failure> {
+        let explained = known.with_situation(Some(&question.pod), |situation| explain(question, situation));
+        let before = explained.map_err(|error| Failure::unknown_pod(error, &known.facts))?;
+        let address = before.address.ok_or_else(|| {
+            Failure::new(format!("{} has no address of the destination's family", question.pod), None)
+        })?;
+        let to = SocketAddr::new(question.destination, port);
+        let (outcome, took) = live::connect(address, self.netns.as_deref(), to).map_err(|error| {
+            let at = before.node.as_ref().map_or("its node", NodeName::as_str);
+            Failure::new(error, Some(format!("run it as root on {at}, outside of containers; or name it by --netns")))
+        })?;
+        Ok((before, LiveConnection { port, outcome, took, counted: Vec::new() }))
+    }
+
     /// The question about a pod; none: who leaves with an address.
     fn question(&self) -> Result<Option<Question>, Failure> {
         match (self.of.as_ref().or(self.pod.as_ref()), self.to, self.address) {

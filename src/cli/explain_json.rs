@@ -1,10 +1,13 @@
 //! An explanation for programs: docs/commands.md describes the fields.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::Serialize;
 
-use crate::core::explain::{AddressUse, Explanation, KernelView, OpenConnection, Source, Verdict};
+use crate::core::explain::{
+    AddressUse, Explanation, KernelView, LiveConnection, LiveOutcome, OpenConnection, Source, Verdict,
+};
 use crate::core::name::NodeName;
 
 /// What becomes of a pod's packets to an address.
@@ -31,7 +34,34 @@ pub(super) struct ExplanationJson<'a> {
     seen: Option<SeenJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     connections: Option<Vec<ConnectionJson<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<LiveJson<'a>>,
     advice: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LiveJson<'a> {
+    port: u16,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    milliseconds: u64,
+    /// Packets by node; none: its kernel counts none of the exit.
+    counted: BTreeMap<&'a str, Option<u64>>,
+}
+
+impl<'a> From<&'a LiveConnection> for LiveJson<'a> {
+    fn from(live: &'a LiveConnection) -> Self {
+        let (outcome, error) = match &live.outcome {
+            LiveOutcome::Connected => ("connected", None),
+            LiveOutcome::Refused => ("refused", None),
+            LiveOutcome::Failed(why) => ("failed", Some(why.as_str())),
+        };
+        let counted = live.counted.iter().map(|(node, packets)| (node.as_str(), *packets)).collect();
+        let milliseconds = u64::try_from(live.took.as_millis()).unwrap_or(u64::MAX);
+        Self { port: live.port, outcome, error, milliseconds, counted }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -205,6 +235,7 @@ impl<'a> ExplanationJson<'a> {
             rejected: &found.rejected,
             seen: seen.map(|(address, source)| SeenJson::new(*address, source)),
             connections: found.connections.as_ref().map(|all| all.iter().map(ConnectionJson::from).collect()),
+            live: found.live.as_ref().map(LiveJson::from),
             advice: found.advice.as_deref(),
         }
     }

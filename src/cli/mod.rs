@@ -16,6 +16,7 @@ mod git_worker;
 mod init;
 mod json;
 mod kubectl;
+mod live;
 mod man;
 mod migrate;
 mod output;

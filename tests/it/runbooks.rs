@@ -32,16 +32,7 @@ const WELL: [Reason; 8] = [
 const HEADINGS: [&str; 5] = ["What it means", "What is dropped", "Look", "Mend", "It is over when"];
 
 /// Families that no alert needs and that say nothing to look at in a graph.
-const NOT_SHOWN: [&str; 7] = [
-    "egret_build_info",
-    // The dashboard does not have these yet.
-    "egret_policy_ready",
-    "egret_egress_address_held",
-    "egret_probe_latency_seconds",
-    "egret_policy_dropped_packets_total",
-    "egret_ports_used",
-    "egret_ports_limit",
-];
+const NOT_SHOWN: [&str; 1] = ["egret_build_info"];
 
 #[derive(Deserialize)]
 struct File {

@@ -9,6 +9,7 @@ mod claims;
 mod connections;
 mod exits;
 mod kernel;
+mod live;
 mod reverse;
 mod text;
 mod verdict;
@@ -25,6 +26,7 @@ pub use self::answer::{
 pub use self::claims::{Claim, LostBecause, LostClaim, Missing, NearMiss, Part};
 pub use self::connections::connections_told;
 pub use self::kernel::{KernelView, to_ask};
+pub use self::live::{LiveConnection, LiveOutcome, counted_between};
 pub use self::reverse::{AddressUse, Carried, Source, leaving_as, seen_as};
 pub use self::text::{ExplainedLines, address_lines, age, lines, since, verdict_line};
 pub use self::verdict::{Verdict, exit_verdict};
@@ -138,6 +140,8 @@ pub struct Explanation {
     pub changed: Option<DocumentChange>,
     /// The pod's connections to the destination, as far as the caller has looked.
     pub connections: Option<Vec<OpenConnection>>,
+    /// A connection that the caller has tried.
+    pub live: Option<LiveConnection>,
 }
 
 /// A commit that waits.
@@ -238,6 +242,7 @@ pub fn explain(question: &Question, situation: &Situation<'_>) -> Result<Explana
         advice,
         changed: None,
         connections: None,
+        live: None,
     })
 }
 

@@ -62,6 +62,7 @@ pub fn lines(explanation: &Explanation, seen: Option<&(IpAddr, Source)>, now: Ti
     for view in &explanation.kernels {
         lines.push(("kernel", kernel(view)));
     }
+    lines.extend(explanation.live.iter().map(|live| ("live", live.line())));
     if let Some((address, source)) = seen {
         lines.push(("seen", format!("{address} is {source}")));
     }

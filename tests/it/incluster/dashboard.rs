@@ -140,6 +140,11 @@ fn expected(pages: &Pages, now: f64) -> Vec<(&'static str, Vec<(String, f64)>)> 
         let limits = by("egret_conntrack_entries_limit", &[], "node", Last, Max);
         entries.into_iter().zip(limits).map(|((node, entries), (_, limit))| (node, entries / limit)).collect()
     };
+    let used = {
+        let limit = only(by("egret_ports_limit", &[], "", Last, Max));
+        let used = by("egret_ports_used", &[], "address", Last, Max);
+        used.into_iter().map(|(address, used)| (address, used / limit)).collect()
+    };
     let revisions = by("egret_revision_info", &[], "revision", Last, Sum);
     let round = "egret_reconcile_duration_seconds";
     vec![
@@ -215,6 +220,14 @@ fn expected(pages: &Pages, now: f64) -> Vec<(&'static str, Vec<(String, f64)>)> 
         ),
         ("Which revision is where", revisions),
         ("Suspended until", by("egret_suspended_until_timestamp_seconds", &[], "what", Last, Max)),
+        ("Nodes where a policy works", by("egret_policy_ready", &[], "policy", Last, Sum)),
+        (
+            "Members' packets that are dropped, by policy",
+            by("egret_policy_dropped_packets_total", &[], "policy", Rate, Sum),
+        ),
+        ("Gateways with an egress address", by("egret_egress_address_held", &[], "address", Last, Sum)),
+        ("Latency of probes", by("egret_probe_latency_seconds", &[], "exit", Last, Max)),
+        ("Ports in use", used),
     ]
 }
 

@@ -149,6 +149,26 @@ fn a_next_hop_that_is_gone_is_named_at_the_gateway() -> Outcome {
     Ok(())
 }
 
+#[test]
+fn an_interface_on_which_somebody_switched_forwarding_off_is_named_with_its_setting() -> Outcome {
+    let stand = Stand::applied(Options::default())?;
+    stand.lab.node("kind-worker2")?.sysctl("net.ipv4.conf.net1.forwarding", "0")?;
+    stand.await_explained(AT_THE_GATEWAY, 2, &["DROPPED on kind-worker2: ", "net.ipv4.conf.net1.forwarding is 0"])?;
+    stand.lab.node("kind-worker2")?.sysctl("net.ipv4.conf.net1.forwarding", "1")?;
+    stand.await_explained(AT_THE_GATEWAY, 0, &["leaves as 10.0.3.42"]).map(|_| ())
+}
+
+#[test]
+fn a_firewall_between_the_nodes_that_takes_the_tunnels_packets_is_seen_on_the_pods_node() -> Outcome {
+    let stand = Stand::applied(Options::default())?;
+    let blocks = "table inet fw { chain in { type filter hook input priority -5; udp dport 4790 drop; }; }";
+    stand.lab.node("kind-worker2")?.nft(blocks)?;
+    let says = ["DROPPED on kind-worker since ", "its gateway does not answer this node's probes"];
+    stand.await_explained(MEMBER, 2, &says)?;
+    stand.lab.node("kind-worker2")?.exec(["nft", "delete", "table", "inet", "fw"])?;
+    stand.await_explained(MEMBER, 0, &["leaves as 10.0.3.42"]).map(|_| ())
+}
+
 /// Open in the first minute of a year alone.
 const CLOSED: &str = "apiVersion: egret.dev/v1alpha1
 kind: Config

@@ -23,7 +23,7 @@ impl Stand {
 
 #[test]
 fn what_a_server_sees_is_compared_with_what_is_promised() -> Outcome {
-    let stand = Stand::applied(Options { ipv6: false, ..Options::default() })?;
+    let stand = Stand::applied(Options::default())?;
     let (code, text) = stand.test("kind-worker", "tiefighter", &[])?;
     assert!(text.starts_with("ok  outpost: batuu/tiefighter → 10.0.4.2:80 is seen as 10.0.3.42 after "), "{text}");
     assert!(text.ends_with("ms; promised: leaves as 10.0.3.42 through kind-worker2\n"), "{text}");
@@ -54,8 +54,31 @@ fn what_a_server_sees_is_compared_with_what_is_promised() -> Outcome {
 }
 
 #[test]
+fn a_live_connection_is_explained_with_what_came_of_it_and_what_was_counted() -> Outcome {
+    let stand = Stand::applied(Options::default())?;
+    let namespace = stand.lab.pod("tiefighter")?.path().display().to_string();
+    let live = |port: &str, more: &[&str]| -> Result<String, LabError> {
+        let words = ["explain", "batuu/tiefighter", "--to", "10.0.4.2", "--live", port, "--netns", &namespace];
+        let all: Vec<&str> = words.into_iter().chain(more.iter().copied()).collect();
+        let Output { stdout, stderr, .. } = stand.command("kind-worker", &all)?;
+        Ok([stdout, stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat())
+    };
+    let text = live("80", &[])?;
+    let line = text.lines().find(|line| line.trim_start().starts_with("live")).unwrap_or_default();
+    assert!(line.contains("TCP port 80 accepted after ") && line.contains("; kind-worker counted "), "{text}");
+    assert!(!line.contains(" counted 0 packets"), "{text}");
+    assert!(live("81", &[])?.contains("TCP port 81 refused after "));
+    let json = live("80", &["-o", "json"])?;
+    assert!(json.contains("\"outcome\": \"connected\"") && json.contains("\"kind-worker\": "), "{json}");
+    // A firewall that answers nothing.
+    stand.lab.outpost_namespace().nft("table ip more { chain come { type filter hook input priority 0; drop; }; }")?;
+    assert!(live("80", &[])?.contains("TCP port 80 no answer: nothing came within 3 s; kind-worker counted "));
+    Ok(())
+}
+
+#[test]
 fn without_a_pod_one_member_of_each_policy_is_tried_and_other_policies_are_named() -> Outcome {
-    let stand = Stand::applied(Options { ipv6: false, ..Options::default() })?;
+    let stand = Stand::applied(Options::default())?;
     let Output { status, stderr, .. } = stand.command("kind-worker", &["test", "--echo", "http://10.0.9.9/"])?;
     let text = String::from_utf8_lossy(&stderr);
     assert!(text.starts_with("error: no policy with members on kind-worker has 10.0.9.9 as a destination\n"), "{text}");
