@@ -77,13 +77,19 @@ impl Pages {
         let mut found = Vec::new();
         for (process, pages) in &self.processes {
             let values: Vec<BTreeMap<Labels, f64>> = pages.iter().map(|page| samples(page, name)).collect();
-            let Some(last) = values.last() else { continue };
-            for (labels, value) in last {
-                let first = values[values.len() - WINDOW].get(labels).copied().unwrap_or_default();
+            // Samples with times of their own have no end: Prometheus shows the last one for five minutes.
+            let known: BTreeMap<&Labels, f64> =
+                values.iter().flat_map(|page| page.iter().map(|(labels, value)| (labels, *value))).collect();
+            let window = &values[values.len() - WINDOW..];
+            for (labels, last) in known {
+                let first = window[0].get(labels).copied().unwrap_or_default();
+                // One sample gains nothing.
+                let gains = window.iter().filter(|page| page.contains_key(labels)).count() > 1;
                 let value = match of {
-                    Of::Last => *value,
-                    Of::Rate => (value - first) / 120.0,
-                    Of::Increase => value - first,
+                    Of::Last => last,
+                    Of::Rate | Of::Increase if !gains => continue,
+                    Of::Rate => (last - first) / 120.0,
+                    Of::Increase => last - first,
                 };
                 let mut labels = labels.clone();
                 if process != "controller" {
