@@ -119,8 +119,9 @@ fn moves(kind: &str, die: impl FnOnce(&mut Stand) -> Outcome) -> Outcome<Stand> 
         stand.lab.hasty_hammer("tiefighter", OUTPOST, patience)?,
         stand.lab.hasty_hammer("tiefighter", OUTPOST6, patience)?,
     ];
-    let dead = Instant::now();
     die(&mut stand)?;
+    // Until then the holder may have answered.
+    let dead = Instant::now();
     await_holder(&stand, STANDBY);
     let answered = || hammers.iter().all(|hammer| first_good(hammer, dead).is_some());
     assert!(wait_until(DEADLINE, answered), "{kind}\n{}\n{}", stand.log("kind-worker"), stand.log(STANDBY));
