@@ -41,7 +41,10 @@ fn what_a_server_sees_is_compared_with_what_is_promised() -> Outcome {
         "table ip more { chain leave { type nat hook postrouting priority srcnat; oifname v-outpost masquerade; }; }";
     stand.lab.router().nft(translates)?;
     let (code, text) = stand.test("kind-worker", "tiefighter", &[])?;
-    assert!(text.starts_with("WRONG ADDRESS  outpost: batuu/tiefighter → 10.0.4.2:8000 is seen as 10.0.4.1 "), "{text}");
+    assert!(
+        text.starts_with("WRONG ADDRESS  outpost: batuu/tiefighter → 10.0.4.2:8000 is seen as 10.0.4.1 "),
+        "{text}"
+    );
     assert_eq!(code, Some(2), "{text}");
     stand.lab.router().exec(["nft", "delete", "table", "ip", "more"])?;
     // A firewall that answers nothing.
