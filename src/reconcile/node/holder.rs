@@ -214,7 +214,8 @@ impl HolderThread {
         }
     }
 
-    /// Counts the sources that want each address here. A counter that cannot be read is no sign that nobody does: the last number stays.
+    /// Counts the sources that want each address here. A counter that cannot be read, or not often enough, is no sign that nobody does: the
+    /// last number stays.
     fn count(&mut self) {
         let now = self.began.elapsed();
         let pause = self.plan.timing.interval / 2;
@@ -225,8 +226,9 @@ impl HolderThread {
             let counters = chains.iter().map(|chain| self.runtime.block_on(nft.first_counters(chain)));
             match counters.sum::<Result<u64, _>>() {
                 Ok(packets) => {
-                    let sources = self.demand.add(*address, now, packets, self.plan.timing);
-                    self.monitor.wanted(*address, sources);
+                    if let Some(sources) = self.demand.add(*address, now, packets, self.plan.timing) {
+                        self.monitor.wanted(*address, Some(sources));
+                    }
                 }
                 Err(unread) => error = Some(unread),
             }
