@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | question | ARP probe: request with sender address 0.0.0.0, to all | solicitation from the link-local address, to the address's solicited-node group |
 //! | announcement | ARP announcement: request with sender and target address alike | advertisement with the override flag, to all nodes |
-//! | claim, and its answer | ARP probe to one host; the target's hardware address, which nobody reads, has the claim | solicitation with an option of type 253 (RFC 4727) |
+//! | claim | ARP probe to the holder; the target's hardware address, which nobody reads, has the claim | solicitation, to the address's group, with an option of type 253 (RFC 4727) |
+//! | answer to a claim | the same, to the host that claimed | the same, to all nodes: who claims an address is not in its group |
 //!
 //! The holder's kernel answers questions and claims alike, whether or not Egret runs there; only an agent gives way. Whoever may send such
 //! packets on a link can take any address there anyway. Not here: when to ask and what follows (`core::assignment::holding`).
@@ -12,10 +13,12 @@
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, recvfrom,
     recvmsg, sendto, setsockopt, socket, sockopt,
@@ -91,36 +94,40 @@ impl LinkSockets {
 
     /// What has come since the last call: the interface, the address and the message.
     pub fn received(&self) -> Vec<(String, IpAddr, Heard)> {
-        let names: BTreeMap<usize, &String> = self.links.iter().map(|(name, link)| (link.ifindex(), name)).collect();
         let mut all = Vec::new();
         let mut frame = [0; 128];
         while let Ok((length, from)) = recvfrom::<LinkAddr>(self.arp.as_raw_fd(), &mut frame) {
-            let name = from.and_then(|from| names.get(&from.ifindex()));
-            if let (Some(name), Some((address, heard))) = (name, frame.get(..length).and_then(of_arp)) {
-                all.push(((*name).clone(), IpAddr::V4(address), heard));
+            if let (Some(from), Some(read)) = (from, frame.get(..length).and_then(of_arp)) {
+                all.extend(self.to_this_node(from.ifindex(), read));
             }
         }
         let Some(socket) = &self.icmp6 else { return all };
-        while let Ok((index, address, heard)) = neighbour_message(socket) {
-            if let (Some(name), Some(address), Some(heard)) = (names.get(&index), address, heard) {
-                all.push(((*name).clone(), IpAddr::V6(address), heard));
-            }
+        while let Ok((index, read)) = neighbour_message(socket) {
+            all.extend(read.and_then(|read| self.to_this_node(index, read)));
         }
         all
     }
 
-    /// Waits until something has come, at most for this long.
-    pub fn wait(&self, timeout: std::time::Duration) {
-        use std::os::fd::AsFd;
-
-        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-        let sockets = [Some(&self.arp), self.icmp6.as_ref()];
-        let mut descriptors: Vec<PollFd<'_>> =
-            sockets.into_iter().flatten().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
-        let timeout = u16::try_from(timeout.as_millis()).unwrap_or(u16::MAX).max(1);
-        // An interruption is as good as a timeout.
-        let _ = poll(&mut descriptors, PollTimeout::from(timeout));
+    /// The message with its interface, if it is for this node.
+    fn to_this_node<A: Into<IpAddr>>(&self, index: usize, read: Read<A>) -> Option<(String, IpAddr, Heard)> {
+        let (name, link) = self.links.iter().find(|(_, link)| link.ifindex() == index)?;
+        let ours = read.to.is_none_or(|to| link.addr() == Some(to.0));
+        ours.then(|| (name.clone(), read.address.into(), read.heard))
     }
+
+    /// Waits until something has come, or until there is something to read from `other`; at most for this long.
+    pub fn wait(&self, other: BorrowedFd<'_>, timeout: Duration) {
+        let sockets = [Some(self.arp.as_fd()), self.icmp6.as_ref().map(AsFd::as_fd), Some(other)];
+        wait_for(sockets.into_iter().flatten(), timeout);
+    }
+}
+
+/// Waits until there is something to read from one of these, at most for this long.
+pub fn wait_for<'d>(descriptors: impl Iterator<Item = BorrowedFd<'d>>, timeout: Duration) {
+    let mut all: Vec<PollFd<'_>> = descriptors.map(|one| PollFd::new(one, PollFlags::POLLIN)).collect();
+    let timeout = u16::try_from(timeout.as_millis()).unwrap_or(u16::MAX).max(1);
+    // An interruption is as good as a timeout.
+    let _ = poll(&mut all, PollTimeout::from(timeout));
 }
 
 fn icmp6() -> Result<OwnedFd, Errno> {
@@ -156,12 +163,27 @@ fn read_signed(bytes: &[u8]) -> Option<Says> {
     }
 }
 
+/// The host that a message is for; none: all.
+fn to(message: &Message) -> Option<Mac> {
+    match message {
+        Message::Ask | Message::Announce => None,
+        Message::Claim { to, .. } | Message::Give { to } | Message::Keep { to } => Some(*to),
+    }
+}
+
+/// A message as it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Read<A> {
+    /// The address that it is about.
+    address: A,
+    /// The host that it is for; none: all.
+    to: Option<Mac>,
+    heard: Heard,
+}
+
 /// An Ethernet frame with an ARP packet.
 fn arp(own: [u8; 6], address: Ipv4Addr, message: &Message) -> Vec<u8> {
-    let to = match message {
-        Message::Ask | Message::Announce => [0xff; 6],
-        Message::Claim { to, .. } | Message::Give { to } | Message::Keep { to } => to.0,
-    };
+    let to = to(message).map_or([0xff; 6], |to| to.0);
     let sender = if *message == Message::Announce { address } else { Ipv4Addr::UNSPECIFIED };
     let mut frame = Vec::with_capacity(60);
     frame.extend(to);
@@ -178,7 +200,8 @@ fn arp(own: [u8; 6], address: Ipv4Addr, message: &Message) -> Vec<u8> {
 }
 
 /// The address that an ARP packet is about, if it is one of those above.
-fn of_arp(frame: &[u8]) -> Option<(Ipv4Addr, Heard)> {
+fn of_arp(frame: &[u8]) -> Option<Read<Ipv4Addr>> {
+    let to = Mac(frame.get(..6)?.try_into().ok()?);
     let packet = frame.get(14..42)?;
     if packet.get(..6)? != [0, 1, 0x08, 0, 6, 4] {
         return None;
@@ -188,10 +211,10 @@ fn of_arp(frame: &[u8]) -> Option<(Ipv4Addr, Heard)> {
     let (sender, target) = (address(14)?, address(24)?);
     if !sender.is_unspecified() {
         // Whoever sends with an address has it (RFC 5227, 2.4).
-        return Some((sender, Heard { from, says: Says::Has }));
+        return Some(Read { address: sender, to: None, heard: Heard { from, says: Says::Has } });
     }
     let says = read_signed(packet.get(18..24)?)?;
-    Some((target, Heard { from, says }))
+    Some(Read { address: target, to: Some(to), heard: Heard { from, says } })
 }
 
 /// An ICMPv6 message, and the group it goes to. The kernel fills the checksum in.
@@ -203,19 +226,20 @@ fn neighbour(own: [u8; 6], address: Ipv6Addr, message: &Message) -> (Ipv6Addr, V
     packet.extend(address.octets());
     packet.extend([option, 1]);
     packet.extend(own);
-    if let Some(signed) = signed(message) {
-        packet.extend([EXPERIMENT, 1]);
+    if let (Some(signed), Some(to)) = (signed(message), to(message)) {
+        packet.extend([EXPERIMENT, 2]);
         packet.extend(signed);
+        packet.extend(to.0);
+        packet.extend([0, 0]);
     }
     let [.., high, middle, low] = address.octets();
     let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(high), u16::from_be_bytes([middle, low]));
-    (if announces { ALL_NODES } else { group }, packet)
+    let to_all = matches!(message, Message::Announce | Message::Give { .. } | Message::Keep { .. });
+    (if to_all { ALL_NODES } else { group }, packet)
 }
 
-type NeighbourMessage = (usize, Option<Ipv6Addr>, Option<Heard>);
-
-/// The next message, with the index of its interface.
-fn neighbour_message(socket: &OwnedFd) -> Result<NeighbourMessage, Errno> {
+/// The next packet: the index of its interface, and the message, if it is one.
+fn neighbour_message(socket: &OwnedFd) -> Result<(usize, Option<Read<Ipv6Addr>>), Errno> {
     let mut bytes = [0; 512];
     let mut buffers = [IoSliceMut::new(&mut bytes)];
     let mut space = nix::cmsg_space!([u8; 64]);
@@ -231,18 +255,18 @@ fn neighbour_message(socket: &OwnedFd) -> Result<NeighbourMessage, Errno> {
         }
         received.bytes
     };
-    let read = bytes.get(..length).filter(|_| hops == FROM_THE_LINK).and_then(of_neighbour);
-    Ok((index, read.map(|(address, _)| address), read.map(|(_, heard)| heard)))
+    Ok((index, bytes.get(..length).filter(|_| hops == FROM_THE_LINK).and_then(of_neighbour)))
 }
 
 /// The address that a message of neighbour discovery is about, if it is one of those above.
-fn of_neighbour(packet: &[u8]) -> Option<(Ipv6Addr, Heard)> {
+fn of_neighbour(packet: &[u8]) -> Option<Read<Ipv6Addr>> {
     let (kind, code) = (*packet.first()?, *packet.get(1)?);
     if code != 0 || !matches!(kind, SOLICITATION | ADVERTISEMENT) {
         return None;
     }
-    let target = Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(8..24)?).ok()?);
-    let (mut from, mut says) = (None, (kind == ADVERTISEMENT).then_some(Says::Has));
+    let address = Ipv6Addr::from(<[u8; 16]>::try_from(packet.get(8..24)?).ok()?);
+    let mac = |bytes: Option<&[u8]>| Some(Mac(bytes?.try_into().ok()?));
+    let (mut from, mut to, mut says) = (None, None, (kind == ADVERTISEMENT).then_some(Says::Has));
     let mut options = packet.get(24..)?;
     while let [of, length, ..] = options
         && *length > 0
@@ -250,14 +274,17 @@ fn of_neighbour(packet: &[u8]) -> Option<(Ipv6Addr, Heard)> {
         let (option, rest) = options.split_at_checked(usize::from(*length) * 8)?;
         match (kind, *of) {
             (SOLICITATION, SOURCE_LINK) | (ADVERTISEMENT, TARGET_LINK) => {
-                from = option.get(2..8).and_then(|mac| Some(Mac(mac.try_into().ok()?)));
+                from = mac(option.get(2..8));
             }
-            (SOLICITATION, EXPERIMENT) => says = option.get(2..8).and_then(read_signed),
+            (SOLICITATION, EXPERIMENT) => {
+                says = option.get(2..8).and_then(read_signed);
+                to = Some(mac(option.get(8..14))?);
+            }
             _ => {}
         }
         options = rest;
     }
-    Some((target, Heard { from: from?, says: says? }))
+    Some(Read { address, to, heard: Heard { from: from?, says: says? } })
 }
 
 #[cfg(test)]
@@ -272,27 +299,30 @@ mod tests {
     }
 
     #[test]
-    fn a_question_tells_nobody_anything_and_the_others_say_who_and_what() {
+    fn a_question_tells_nobody_anything_and_the_others_say_who_and_what_to_whom() {
         let address = Ipv4Addr::new(10, 0, 3, 100);
-        assert_eq!(of_arp(&arp(OWN, address, &Message::Ask)), None);
         let has = Heard { from: Mac(OWN), says: Says::Has };
-        assert_eq!(of_arp(&arp(OWN, address, &Message::Announce)), Some((address, has)));
-        let claims = Heard { from: Mac(OWN), says: Says::Claims { wanted: 0x01_0203, preferred: true } };
-        let frame = arp(OWN, address, &claim());
-        assert_eq!((&frame[..6], frame.len()), (&HOLDER.0[..], 60));
-        assert_eq!(of_arp(&frame), Some((address, claims)));
-        let address: Ipv6Addr = "2001:db8::12:3456".parse().unwrap();
-        let (group, packet) = neighbour(OWN, address, &Message::Ask);
-        assert_eq!((group.to_string().as_str(), of_neighbour(&packet)), ("ff02::1:ff12:3456", None));
-        let (group, packet) = neighbour(OWN, address, &Message::Announce);
-        assert_eq!((group, of_neighbour(&packet)), (ALL_NODES, Some((address, has))));
-        let (_, packet) = neighbour(OWN, address, &claim());
-        assert_eq!(of_neighbour(&packet), Some((address, claims)));
-        for (message, says) in
-            [(Message::Give { to: HOLDER }, Says::Gives), (Message::Keep { to: HOLDER }, Says::Keeps)]
-        {
-            let (_, packet) = neighbour(OWN, address, &message);
-            assert_eq!(of_neighbour(&packet), Some((address, Heard { from: Mac(OWN), says })));
+        assert_eq!(of_arp(&arp(OWN, address, &Message::Ask)), None);
+        assert_eq!(of_arp(&arp(OWN, address, &Message::Announce)), Some(Read { address, to: None, heard: has }));
+        assert_eq!(arp(OWN, address, &claim())[..6], HOLDER.0);
+        let address6: Ipv6Addr = "2001:db8::12:3456".parse().unwrap();
+        let group: Ipv6Addr = "ff02::1:ff12:3456".parse().unwrap();
+        let (to, packet) = neighbour(OWN, address6, &Message::Ask);
+        assert_eq!((to, of_neighbour(&packet)), (group, None));
+        let (to, packet) = neighbour(OWN, address6, &Message::Announce);
+        let announced = Read { address: address6, to: None, heard: has };
+        assert_eq!((to, of_neighbour(&packet)), (ALL_NODES, Some(announced)));
+        // Only the holder is in the group of the address.
+        for (message, says, group) in [
+            (claim(), Says::Claims { wanted: 0x01_0203, preferred: true }, group),
+            (Message::Give { to: HOLDER }, Says::Gives, ALL_NODES),
+            (Message::Keep { to: HOLDER }, Says::Keeps, ALL_NODES),
+        ] {
+            let (heard, to) = (Heard { from: Mac(OWN), says }, Some(HOLDER));
+            let frame = arp(OWN, address, &message);
+            assert_eq!((of_arp(&frame), frame.len()), (Some(Read { address, to, heard }), 60));
+            let (sent_to, packet) = neighbour(OWN, address6, &message);
+            assert_eq!((of_neighbour(&packet), sent_to), (Some(Read { address: address6, to, heard }), group));
         }
     }
 
@@ -303,7 +333,8 @@ mod tests {
         reply[21] = 2;
         reply[32..38].copy_from_slice(&OWN);
         reply[38..42].fill(0);
-        assert_eq!(of_arp(&reply), Some((Ipv4Addr::new(10, 0, 3, 100), Heard { from: HOLDER, says: Says::Has })));
+        let heard = Heard { from: HOLDER, says: Says::Has };
+        assert_eq!(of_arp(&reply), Some(Read { address: Ipv4Addr::new(10, 0, 3, 100), to: None, heard }));
     }
 
     #[test]

@@ -200,6 +200,8 @@ struct Address {
     able_since: Option<Duration>,
     /// When the link came back, if it was away.
     link_back: Option<Duration>,
+    /// This node has no part in it any more; it still has to say that it gave the address away.
+    leaves: bool,
 }
 
 impl Address {
@@ -229,6 +231,7 @@ impl Address {
             unwanted_since: None,
             able_since: None,
             link_back: None,
+            leaves: false,
         }
     }
 
@@ -245,7 +248,17 @@ impl Address {
         }
         let able = claim.works && claim.rank.is_some();
         self.able_since = if able { self.able_since.or(Some(now)) } else { None };
-        self.claim = claim;
+        (self.claim, self.leaves) = (claim, false);
+    }
+
+    /// This node has no part in the address any more, and so it is not on its interface. Returns whether another one has to be told.
+    fn leave(&mut self) -> bool {
+        (self.claim.rank, self.claim.present, self.leaves) = (None, false, true);
+        !self.ours && self.claim.works && self.is_untold()
+    }
+
+    fn is_untold(&self) -> bool {
+        matches!(self.given, Some((_, _, true)))
     }
 
     fn demand(&self) -> u32 {
@@ -461,7 +474,7 @@ impl HoldingMonitor {
     /// Sets the claims. What is known of those that stay is kept.
     pub fn set(&mut self, claims: &Claims, own: BTreeMap<String, Mac>, timing: ProbeTiming, now: Duration) {
         (self.timing, self.own) = (timing, own);
-        self.addresses.retain(|address, _| claims.contains_key(address));
+        self.addresses.retain(|address, one| claims.contains_key(address) || one.leave());
         for (address, claim) in claims {
             let one = self.addresses.entry(*address).or_insert_with(|| Address::new(claim.clone(), now));
             one.set(claim.clone(), now);
@@ -480,8 +493,12 @@ impl HoldingMonitor {
 
     /// Sets how many sources want an address here; none: it is not known, and nothing changes because of it.
     pub fn wanted(&mut self, address: IpAddr, sources: Option<u32>) {
-        if let Some(one) = self.addresses.get_mut(&address) {
-            one.wanted = sources;
+        let Some(one) = self.addresses.get_mut(&address) else { return };
+        let before = one.demand();
+        one.wanted = sources;
+        // Sources have lost the holder just now: it is asked at once to give way.
+        if before == 0 && one.demand() > 0 && !one.ours {
+            one.due = Duration::ZERO;
         }
     }
 
@@ -508,8 +525,16 @@ impl HoldingMonitor {
     /// What is to be said now.
     pub fn due(&mut self, now: Duration) -> Vec<(IpAddr, Message)> {
         let timing = self.timing;
-        let all = self.addresses.iter_mut();
-        all.flat_map(|(address, one)| one.due(now, timing).into_iter().map(|message| (*address, message))).collect()
+        let mut due = Vec::new();
+        for (address, one) in &mut self.addresses {
+            due.extend(one.due(now, timing).into_iter().map(|message| (*address, message)));
+        }
+        due
+    }
+
+    /// Everything that was due is said: forgets the addresses that this node has no part in any more.
+    pub fn said(&mut self) {
+        self.addresses.retain(|_, one| !one.leaves || one.is_untold());
     }
 
     /// What this node may hold.

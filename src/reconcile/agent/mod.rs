@@ -483,6 +483,7 @@ impl<K: NodeKernel> Agent<K> {
                 () = sleep_until(until) => return Ok(()),
                 changed = self.driver.reconciler.cluster.changed() => { self.on_cluster_change(changed); }
                 event = kernel.next() => { self.driver.on_kernel_event(event?); }
+                seen = watchers::changed(&mut self.driver.watchers) => self.driver.see(seen),
             }
         }
     }

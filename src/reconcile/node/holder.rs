@@ -6,14 +6,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::watch;
 
-use crate::core::assignment::holding::{Claims, HoldingMonitor, HoldingView, Message};
+use crate::core::assignment::holding::{Claims, HoldingMonitor, HoldingView, Message, Says};
 use crate::core::policy::config::ProbeTiming;
-use crate::kernel::conflict::LinkSockets;
+use crate::kernel::conflict::{LinkSockets, wait_for};
 use crate::kernel::nft::Nft;
 
 /// How often the interfaces are read again without a new plan.
@@ -39,6 +42,8 @@ pub struct HolderPlan {
 #[derive(Debug)]
 pub struct Holder {
     plans: Sender<HolderPlan>,
+    /// Wakes the thread, which waits for packets.
+    wake: Arc<EventFd>,
     plan: HolderPlan,
     seen: watch::Receiver<HoldingView>,
 }
@@ -49,17 +54,20 @@ impl Holder {
         let (plans, received) = channel();
         let (tell, seen) = watch::channel(HoldingView::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let run = move || HolderThread::new(received, tell, runtime).run();
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
+        let woken = Arc::clone(&wake);
+        let run = move || HolderThread::new(received, woken, tell, runtime).run();
         std::thread::Builder::new().name("egret-holder".to_owned()).spawn(run)?;
-        Ok(Self { plans, plan: HolderPlan::default(), seen })
+        Ok(Self { plans, wake, plan: HolderPlan::default(), seen })
     }
 
     /// Sets what to hold.
     pub fn set(&mut self, plan: HolderPlan) {
         if self.plan != plan {
             self.plan = plan.clone();
-            // The thread ends only with this handle.
+            // The thread ends only with this handle, and a counter that is full wakes it, too.
             let _ = self.plans.send(plan);
+            let _ = self.wake.write(1);
         }
     }
 
@@ -106,6 +114,7 @@ impl Demand {
 /// The thread's state.
 struct HolderThread {
     plans: Receiver<HolderPlan>,
+    woken: Arc<EventFd>,
     tell: watch::Sender<HoldingView>,
     runtime: tokio::runtime::Runtime,
     began: Instant,
@@ -124,9 +133,15 @@ struct HolderThread {
 }
 
 impl HolderThread {
-    fn new(plans: Receiver<HolderPlan>, tell: watch::Sender<HoldingView>, runtime: tokio::runtime::Runtime) -> Self {
+    fn new(
+        plans: Receiver<HolderPlan>,
+        woken: Arc<EventFd>,
+        tell: watch::Sender<HoldingView>,
+        runtime: tokio::runtime::Runtime,
+    ) -> Self {
         Self {
             plans,
+            woken,
             tell,
             runtime,
             began: Instant::now(),
@@ -154,6 +169,7 @@ impl HolderThread {
                 self.monitor.judge(self.began.elapsed());
                 let due = self.monitor.due(self.began.elapsed());
                 self.send(due);
+                self.monitor.said();
             }
             let view = self.monitor.view(self.began.elapsed());
             self.tell.send_if_modified(|before| {
@@ -208,6 +224,9 @@ impl HolderThread {
         let heard = self.sockets.as_ref().map(LinkSockets::received).unwrap_or_default();
         for (link, address, heard) in heard {
             if self.monitor.link(address) == Some(link.as_str()) {
+                if heard.says != Says::Has {
+                    tracing::debug!(%address, link, from = %heard.from, says = ?heard.says, "heard");
+                }
                 let answers = self.monitor.heard(address, heard, self.began.elapsed());
                 self.send(answers);
             }
@@ -248,7 +267,8 @@ impl HolderThread {
             let Some(link) = self.monitor.link(address).map(str::to_owned) else { continue };
             match sockets.send(&link, address, &message) {
                 Ok(()) if message == Message::Announce => tracing::info!(%address, link, "announced"),
-                Ok(()) => {}
+                Ok(()) if message == Message::Ask => {}
+                Ok(()) => tracing::debug!(%address, link, ?message, "said"),
                 Err(error) => {
                     self.monitor.not_asked(address);
                     let before = std::mem::replace(&mut self.fault, error.raw_os_error());
@@ -263,9 +283,11 @@ impl HolderThread {
     fn wait(&self) {
         match &self.sockets {
             _ if self.monitor.is_empty() => {}
-            Some(sockets) => sockets.wait(self.monitor.interval()),
-            None => std::thread::sleep(self.monitor.interval()),
+            Some(sockets) => sockets.wait(self.woken.as_fd(), self.monitor.interval()),
+            None => wait_for([self.woken.as_fd()].into_iter(), self.monitor.interval()),
         }
+        // It counts how often it was woken; the plan itself comes by the channel.
+        let _ = self.woken.read();
     }
 }
 

@@ -525,6 +525,7 @@ impl<K: NodeKernel> Node<K> {
                 () = sleep_until(until) => return Ok(()),
                 Some(()) = manifests.recv() => { self.refresh(); }
                 event = kernel.next() => { self.driver.on_kernel_event(event?); }
+                seen = watchers::changed(&mut self.driver.watchers) => self.driver.see(seen),
             }
         }
     }

@@ -62,6 +62,8 @@ fn with_assigned(gateways: u8, assign: &str) -> Outcome<Stand> {
         }
     }
     stand.await_settled()?;
+    // A new holder keeps an address for a second, whoever asks for it.
+    std::thread::sleep(Duration::from_millis(1500));
     stand.lab.forget()?;
     Ok(stand)
 }
