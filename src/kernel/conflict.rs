@@ -13,12 +13,14 @@
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, recvfrom,
     recvmsg, sendto, setsockopt, socket, sockopt,
@@ -114,20 +116,36 @@ impl LinkSockets {
         let ours = read.to.is_none_or(|to| link.addr() == Some(to.0));
         ours.then(|| (name.clone(), read.address.into(), read.heard))
     }
-
-    /// Waits until something has come, or until there is something to read from `other`; at most for this long.
-    pub fn wait(&self, other: BorrowedFd<'_>, timeout: Duration) {
-        let sockets = [Some(self.arp.as_fd()), self.icmp6.as_ref().map(AsFd::as_fd), Some(other)];
-        wait_for(sockets.into_iter().flatten(), timeout);
-    }
 }
 
-/// Waits until there is something to read from one of these, at most for this long.
-pub fn wait_for<'d>(descriptors: impl Iterator<Item = BorrowedFd<'d>>, timeout: Duration) {
-    let mut all: Vec<PollFd<'_>> = descriptors.map(|one| PollFd::new(one, PollFlags::POLLIN)).collect();
-    let timeout = u16::try_from(timeout.as_millis()).unwrap_or(u16::MAX).max(1);
-    // An interruption is as good as a timeout.
-    let _ = poll(&mut all, PollTimeout::from(timeout));
+/// Wakes a thread that waits for packets.
+#[derive(Debug, Clone)]
+pub struct Waker(Arc<EventFd>);
+
+impl Waker {
+    /// Nobody has been woken yet.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self(Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?)))
+    }
+
+    /// Ends the wait that goes on, or the next one.
+    pub fn wake(&self) {
+        // It cannot be written to where it is full, and then it wakes all the same.
+        let _ = self.0.write(1);
+    }
+
+    /// Waits until something has come or somebody wakes this thread, at most for this long.
+    pub fn wait(&self, sockets: Option<&LinkSockets>, timeout: Duration) {
+        let packets = sockets.map(|sockets| (sockets.arp.as_fd(), sockets.icmp6.as_ref().map(AsFd::as_fd)));
+        let (arp, icmp6) = packets.unzip();
+        let all = [Some(self.0.as_fd()), arp, icmp6.flatten()].into_iter().flatten();
+        let mut all: Vec<PollFd<'_>> = all.map(|one| PollFd::new(one, PollFlags::POLLIN)).collect();
+        let timeout = u16::try_from(timeout.as_millis()).unwrap_or(u16::MAX).max(1);
+        // An interruption is as good as a timeout.
+        let _ = poll(&mut all, PollTimeout::from(timeout));
+        // Nothing to read: nobody woke it.
+        let _ = self.0.read();
+    }
 }
 
 fn icmp6() -> Result<OwnedFd, Errno> {

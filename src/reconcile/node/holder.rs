@@ -6,17 +6,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
-use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::watch;
 
 use crate::core::assignment::holding::{Claims, HoldingMonitor, HoldingView, Message, Says};
 use crate::core::policy::config::ProbeTiming;
-use crate::kernel::conflict::{LinkSockets, wait_for};
+use crate::kernel::conflict::{LinkSockets, Waker};
 use crate::kernel::nft::Nft;
 
 /// How often the interfaces are read again without a new plan.
@@ -42,8 +39,7 @@ pub struct HolderPlan {
 #[derive(Debug)]
 pub struct Holder {
     plans: Sender<HolderPlan>,
-    /// Wakes the thread, which waits for packets.
-    wake: Arc<EventFd>,
+    wake: Waker,
     plan: HolderPlan,
     seen: watch::Receiver<HoldingView>,
 }
@@ -54,8 +50,8 @@ impl Holder {
         let (plans, received) = channel();
         let (tell, seen) = watch::channel(HoldingView::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
-        let woken = Arc::clone(&wake);
+        let wake = Waker::new()?;
+        let woken = wake.clone();
         let run = move || HolderThread::new(received, woken, tell, runtime).run();
         std::thread::Builder::new().name("egret-holder".to_owned()).spawn(run)?;
         Ok(Self { plans, wake, plan: HolderPlan::default(), seen })
@@ -65,9 +61,9 @@ impl Holder {
     pub fn set(&mut self, plan: HolderPlan) {
         if self.plan != plan {
             self.plan = plan.clone();
-            // The thread ends only with this handle, and a counter that is full wakes it, too.
+            // The thread ends only with this handle.
             let _ = self.plans.send(plan);
-            let _ = self.wake.write(1);
+            self.wake.wake();
         }
     }
 
@@ -114,7 +110,7 @@ impl Demand {
 /// The thread's state.
 struct HolderThread {
     plans: Receiver<HolderPlan>,
-    woken: Arc<EventFd>,
+    woken: Waker,
     tell: watch::Sender<HoldingView>,
     runtime: tokio::runtime::Runtime,
     began: Instant,
@@ -135,7 +131,7 @@ struct HolderThread {
 impl HolderThread {
     fn new(
         plans: Receiver<HolderPlan>,
-        woken: Arc<EventFd>,
+        woken: Waker,
         tell: watch::Sender<HoldingView>,
         runtime: tokio::runtime::Runtime,
     ) -> Self {
@@ -281,13 +277,9 @@ impl HolderThread {
     }
 
     fn wait(&self) {
-        match &self.sockets {
-            _ if self.monitor.is_empty() => {}
-            Some(sockets) => sockets.wait(self.woken.as_fd(), self.monitor.interval()),
-            None => wait_for([self.woken.as_fd()].into_iter(), self.monitor.interval()),
+        if !self.monitor.is_empty() {
+            self.woken.wait(self.sockets.as_ref(), self.monitor.interval());
         }
-        // It counts how often it was woken; the plan itself comes by the channel.
-        let _ = self.woken.read();
     }
 }
 
