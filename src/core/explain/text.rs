@@ -2,6 +2,7 @@
 //!
 //! Names, messages of commits and the like are untrusted: every line is one that a terminal can show. Not here: JSON and colours (`cli`).
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -212,12 +213,17 @@ fn open(connections: &[OpenConnection], lines: &mut Vec<(&'static str, String)>)
     let older = connections.iter().filter(|one| one.older).count();
     let older = if older == 0 { String::new() } else { format!(", {older} on an older way") };
     lines.push(("open", format!("{}{older}", counted(connections.len(), "connection"))));
-    for one in connections.iter().take(LISTED) {
+    // A client that tries again and again has hundreds of the same kind.
+    let mut alike: BTreeMap<(bool, String), usize> = BTreeMap::new();
+    for one in connections {
         let exit = one.exit.as_ref().map_or("not steered".to_owned(), |exit| format!("by {exit}"));
         let answered = if one.answered { "" } else { ", no answer yet" };
         let older = if one.older { "; a new one takes another way" } else { "" };
-        lines.push(("", format!("replies go to {}, {exit}{answered}{older}", one.replies_to)));
+        let told = format!("replies go to {}, {exit}{answered}{older}", one.replies_to);
+        *alike.entry((!one.older, told)).or_default() += 1;
     }
+    let count = |of: usize| if alike.len() == 1 { String::new() } else { format!("{of}: ") };
+    lines.extend(alike.iter().take(LISTED).map(|((_, told), of)| ("", format!("{}{told}", count(*of)))));
 }
 
 fn waits(explanation: &Explanation) -> String {
@@ -229,5 +235,36 @@ fn waits(explanation: &Explanation) -> String {
             let then = if pending.verdict.is_some() { "" } else { "; it changes nothing here" };
             format!("{}{then}", pending.commit.message())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::name::NodeName;
+
+    #[test]
+    fn connections_that_are_alike_are_one_line_and_those_on_an_older_way_come_first() {
+        let of = |exit: Option<&str>| OpenConnection {
+            node: NodeName::parse("alpha").expect("a name"),
+            replies_to: IpAddr::from([10, 1, 1, 77]),
+            answered: true,
+            exit: exit.map(str::to_owned),
+            older: exit.is_none(),
+        };
+        let told = |connections: &[OpenConnection]| {
+            let mut lines = Vec::new();
+            open(connections, &mut lines);
+            lines.into_iter().map(|(label, text)| format!("{label}|{text}")).collect::<Vec<_>>()
+        };
+        let mut all = vec![of(Some("beta dev net1"))];
+        assert_eq!(told(&all), ["open|1 connection", "|replies go to 10.1.1.77, by beta dev net1"]);
+        all.extend(std::iter::repeat_n(of(None), 26));
+        let expected = [
+            "open|27 connections, 26 on an older way",
+            "|26: replies go to 10.1.1.77, not steered; a new one takes another way",
+            "|1: replies go to 10.1.1.77, by beta dev net1",
+        ];
+        assert_eq!(told(&all), expected);
     }
 }
