@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::{CLUSTER, GitArgs, OUTPUT, Repository};
 use super::diagnostics::{self, Colour};
-use super::explain::RELEASE;
+use super::known::RELEASE;
 use super::output::{self, Failure, Form, Manifests, Paint, is_standard_input, paint, standard_input};
 use super::{cluster_doctor, json, plan};
 use crate::core::name::NodeName;

@@ -15,6 +15,7 @@ mod explain_json;
 mod git_worker;
 mod init;
 mod json;
+mod known;
 mod kubectl;
 mod live;
 mod man;

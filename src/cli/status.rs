@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::args::{AdmissionArgs, GitArgs, OUTPUT, RepoArgs, duration};
+use super::args::{OUTPUT, duration};
 use super::cluster::ApiCluster;
 use super::exit::CHANGES;
-use super::explain::{ClusterArgs, Inputs, Known};
+use super::known::{Known, SourceArgs};
 use super::output::{self, Failure, Paint, TextOrJson, Verbosity, paint};
 use super::{json, plan};
 use crate::clock::Clock;
@@ -19,12 +19,6 @@ use crate::core::text::wrapped;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 nothing is dropped, 2 something is, or a kernel differs, 1 failure.")]
 pub(super) struct StatusArgs {
-    #[command(flatten)]
-    repo: RepoArgs,
-    #[command(flatten)]
-    cluster: ClusterArgs,
-    #[command(flatten)]
-    admission: AdmissionArgs,
     /// The form of the result.
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = TextOrJson::Text, help_heading = OUTPUT)]
     output: TextOrJson,
@@ -32,7 +26,7 @@ pub(super) struct StatusArgs {
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "2s", value_parser = duration, help_heading = OUTPUT)]
     watch: Option<Duration>,
     #[command(flatten)]
-    git: GitArgs,
+    sources: SourceArgs,
 }
 
 pub(super) fn run(args: &StatusArgs, verbosity: &Verbosity) -> Result<ExitCode, Failure> {
@@ -57,13 +51,12 @@ pub(super) fn run(args: &StatusArgs, verbosity: &Verbosity) -> Result<ExitCode, 
 
 impl StatusArgs {
     fn overview(&self, runtime: &output::Runtime, verbosity: &Verbosity) -> Result<Overview, Failure> {
-        if let Some(kubeconfig) = &self.cluster.kubeconfig {
+        if let Some(kubeconfig) = &self.sources.cluster.kubeconfig {
             return Ok(ApiCluster::read(&PathBuf::from(kubeconfig), false, runtime)?.state.overview());
         }
-        let (repository, scratch) = (self.repo.with(&self.git), plan::Scratch::new()?);
-        let inputs = Inputs { repository, rev: None, cluster: &self.cluster, admission: &self.admission, pod: None };
-        let (known, _) = Known::read(&inputs, runtime, &scratch, verbosity)?;
-        let (cluster, revision) = (self.cluster.cluster_name.as_str(), known.revision.as_str());
+        let scratch = plan::Scratch::new()?;
+        let (known, _) = Known::read(&self.sources.inputs(None, None), runtime, &scratch, verbosity)?;
+        let (cluster, revision) = (self.sources.cluster.cluster_name.as_str(), known.revision.as_str());
         Ok(known.with_situation(None, |situation| Overview::of_situation(cluster, revision, situation)))
     }
 }

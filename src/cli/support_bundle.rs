@@ -15,9 +15,9 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-use super::args::{AdmissionArgs, GitArgs, OUTPUT, RepoArgs};
+use super::args::OUTPUT;
 use super::cluster::{ApiCluster, ask};
-use super::explain::{ClusterArgs, Inputs, Known, pod_name};
+use super::known::{ClusterArgs, Known, SourceArgs, pod_name};
 use super::output::{self, Failure, Verbosity};
 use super::plan;
 use crate::clock::Clock;
@@ -64,33 +64,18 @@ pub(super) struct SupportBundleArgs {
     /// The destination that the case is about: what becomes of packets of these pods to it is explained.
     #[arg(long, value_name = "ADDRESS", requires = "pod")]
     to: Option<IpAddr>,
-    #[command(flatten)]
-    repo: RepoArgs,
-    #[command(flatten)]
-    cluster: ClusterArgs,
-    #[command(flatten)]
-    admission: AdmissionArgs,
     /// The archive to write; an existing file is left as it is [default: egret-support-TIME.tar.gz in this folder].
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     out: Option<PathBuf>,
     #[command(flatten)]
-    git: GitArgs,
+    sources: SourceArgs,
 }
 
 pub(super) fn run(args: &SupportBundleArgs, verbosity: &Verbosity) -> Result<ExitCode, Failure> {
     let now = Clock::system().now();
     let (runtime, scratch) = (output::runtime()?, plan::Scratch::new()?);
-    let inputs = Inputs {
-        repository: args.repo.with(&args.git),
-        rev: None,
-        cluster: &args.cluster,
-        admission: &args.admission,
-        pod: args.pod.first(),
-    };
-    let mut known = match &args.cluster.kubeconfig {
-        Some(kubeconfig) => Known::of_api(kubeconfig, &runtime)?,
-        None => Known::read(&inputs, &runtime, &scratch, verbosity)?.0,
-    };
+    let inputs = args.sources.inputs(None, args.pod.first());
+    let (mut known, _) = Known::of(&inputs, &runtime, &scratch, verbosity)?;
     let named: BTreeSet<PodName> = args.pod.iter().cloned().collect();
     let reduced = match args.redact {
         Redact::Others => Reduced::of(&known.facts, &known.set, &named),
@@ -130,7 +115,7 @@ impl SupportBundleArgs {
         let overview = match &known.api {
             Some(api) => api.state.overview(),
             None => known.with_situation(None, |situation| {
-                Overview::of_situation(&self.cluster.cluster_name, &known.revision, situation)
+                Overview::of_situation(&self.sources.cluster.cluster_name, &known.revision, situation)
             }),
         };
         let table: String = lines(&overview, now).into_iter().map(|(_, line)| line + "\n").collect();
@@ -158,11 +143,12 @@ impl SupportBundleArgs {
 
     /// The options of this command; those with secrets are files' names at most.
     fn options(&self) -> String {
-        let ClusterArgs { cluster, cluster_name, node, state_dir, offline, kubeconfig, namespace } = &self.cluster;
+        let ClusterArgs { cluster, cluster_name, node, state_dir, offline, kubeconfig, namespace } =
+            &self.sources.cluster;
         let path = |path: &Option<PathBuf>| path.as_ref().map_or("-".to_owned(), |path| path.display().to_string());
         format!(
             "repo {}\ncluster {}\ncluster-name {cluster_name}\nnode {}\nstate-dir {}\noffline {offline}\nkubeconfig {}\nnamespace {namespace}\n",
-            self.repo.repo,
+            self.sources.repo.repo,
             path(cluster),
             node.as_deref().unwrap_or("-"),
             state_dir.display(),
@@ -175,8 +161,8 @@ impl SupportBundleArgs {
         let Some(destination) = self.to else { return };
         for pod in &self.pod {
             let question = Question { pod: pod.clone(), destination };
-            if !self.cluster.offline {
-                known.ask_kernels(&question, false, &self.cluster.namespace, runtime);
+            if !self.sources.cluster.offline {
+                known.ask_kernels(&question, false, &self.sources.cluster.namespace, runtime);
             }
             let text = known.with_situation(Some(pod), |situation| match explain(&question, situation) {
                 Ok(explanation) => {
@@ -192,7 +178,7 @@ impl SupportBundleArgs {
 
     /// What agents answer: those of the worst nodes first, then those of gateways.
     fn of_agents(&self, api: &ApiCluster, bundle: &mut Bundle, runtime: &output::Runtime) {
-        if self.cluster.offline {
+        if self.sources.cluster.offline {
             return;
         }
         let mut nodes = api.worst_nodes();
@@ -207,7 +193,8 @@ impl SupportBundleArgs {
             ("/metrics", "metrics.txt", "metrics"),
         ] {
             let questions = nodes.iter().map(|node| (node.clone(), path.to_owned())).collect();
-            let answers = runtime.block_on(ask(api.client(), &self.cluster.namespace, questions, ANSWER, PATIENCE));
+            let answers =
+                runtime.block_on(ask(api.client(), &self.sources.cluster.namespace, questions, ANSWER, PATIENCE));
             for (node, answer) in answers {
                 match answer {
                     Ok(bytes) => bundle.add(&format!("nodes/{node}/{file}"), what, &readable(&bytes)),

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::args::{AdmissionArgs, GitArgs, OUTPUT, RepoArgs, duration};
+use super::args::{OUTPUT, duration};
 use super::exit::CHANGES;
-use super::explain::{ClusterArgs, Inputs, Known, pod_name};
+use super::known::{Known, SourceArgs, pod_name};
 use super::output::{self, Failure, Paint, TextOrJson, Verbosity, paint};
 use super::{json, plan};
 use crate::clock::Clock;
@@ -41,17 +41,11 @@ pub(super) struct TestArgs {
     /// How long an answer may take.
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = duration)]
     patience: Duration,
-    #[command(flatten)]
-    repo: RepoArgs,
-    #[command(flatten)]
-    cluster: ClusterArgs,
-    #[command(flatten)]
-    admission: AdmissionArgs,
     /// The form of the result.
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = TextOrJson::Text, help_heading = OUTPUT)]
     output: TextOrJson,
     #[command(flatten)]
-    git: GitArgs,
+    sources: SourceArgs,
 }
 
 /// The server to ask.
@@ -140,19 +134,13 @@ impl Trial {
 }
 
 pub(super) fn run(args: &TestArgs, verbosity: &Verbosity) -> Result<ExitCode, Failure> {
-    if args.cluster.kubeconfig.is_some() || args.cluster.offline {
+    if args.sources.cluster.kubeconfig.is_some() || args.sources.cluster.offline {
         let hint = "it sends from pods of the machine that it runs on: run it on their node, as root";
         return Err(Failure::new("nothing can be sent from here", Some(hint.to_owned())));
     }
     let runtime = output::runtime()?;
     let scratch = plan::Scratch::new()?;
-    let inputs = Inputs {
-        repository: args.repo.with(&args.git),
-        rev: None,
-        cluster: &args.cluster,
-        admission: &args.admission,
-        pod: args.pod.as_ref(),
-    };
+    let inputs = args.sources.inputs(None, args.pod.as_ref());
     let (known, _) = Known::read(&inputs, &runtime, &scratch, verbosity)?;
     let node = known.inquiry.as_ref().and_then(|inquiry| inquiry.kernel.as_ref()).map(|reading| reading.node.clone());
     let node = node.ok_or_else(|| {
