@@ -106,7 +106,7 @@ pub(super) fn run(args: &ExplainArgs, verbosity: &Verbosity) -> Result<ExitCode,
         explanation.connections = known.connections_told(&explanation);
     } else if args.connections {
         let reading = known.inquiry.as_ref().and_then(|inquiry| inquiry.kernel.as_ref());
-        let here = reading.filter(|reading| explanation.node.as_ref() == Some(&reading.node));
+        let here = reading.filter(|reading| explanation.node.as_ref() == Some(&reading.kernel.node));
         let reading = here.zip(explanation.address).ok_or_else(|| {
             let hint = "run it on the pod's node, and give --node its name there";
             Failure::new("list the connections: the kernel of the pod's node is not read here", Some(hint.to_owned()))

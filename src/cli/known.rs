@@ -133,7 +133,6 @@ impl Known {
     /// Asks with everything that is known. `pod`: the one whose node tells what waits.
     pub(super) fn with_situation<T>(&self, pod: Option<&PodName>, ask: impl FnOnce(&Situation<'_>) -> T) -> T {
         let reading = self.inquiry.as_ref().and_then(|inquiry| inquiry.kernel.as_ref());
-        let kernel = reading.map(|reading| reading.reading());
         let of_api = self.api.as_ref().map(|api| (&api.state.placement, api.state.waits()));
         let pending = self.inquiry.as_ref().and_then(|inquiry| inquiry.pending.as_ref());
         let node = pod.and_then(|pod| self.facts.pods.get(pod)?.node.as_ref());
@@ -148,7 +147,7 @@ impl Known {
             host_networks: &self.host_networks,
             placement: reading.map(|reading| &reading.placement).or(of_api.as_ref().map(|(placement, _)| *placement)),
             reports: &self.reports,
-            kernel: kernel.as_ref(),
+            kernel: reading.map(|reading| &reading.kernel),
             told: &self.told,
             pending,
             waits: of_api.as_ref().and_then(|(_, waits)| waits.as_deref()),
@@ -272,7 +271,8 @@ impl Known {
                 known.set = inquiry.active.as_deref().cloned().unwrap_or_default();
                 known.rejected.clone_from(&inquiry.rejected);
                 known.revision.clone_from(&inquiry.revision);
-                let own = inquiry.kernel.as_ref().map(|reading| (reading.node.clone(), reading.host_network.clone()));
+                let own =
+                    inquiry.kernel.as_ref().map(|reading| (reading.kernel.node.clone(), reading.host_network.clone()));
                 host_networks.extend(own);
                 known.commit = inputs.remembered(&inquiry);
                 known.inquiry = Some(inquiry);
@@ -400,7 +400,7 @@ impl Inputs<'_> {
 
     /// The commit that is active on the node that was read.
     fn remembered(&self, inquiry: &Inquiry) -> Option<CommitId> {
-        let node = &inquiry.kernel.as_ref()?.node;
+        let node = &inquiry.kernel.as_ref()?.kernel.node;
         CommitId::parse(remembered(&self.cluster.state_dir, node)?.commit.as_deref()?)
     }
 }

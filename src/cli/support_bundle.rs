@@ -212,14 +212,22 @@ fn of_this_node(known: &Known, bundle: &mut Bundle, runtime: &output::Runtime) {
         bundle.left_out.push("kernels: this machine is no node of the cluster, or nothing is active on it".to_owned());
         return;
     };
-    let node = &reading.node;
-    bundle.add(&format!("nodes/{node}/state.txt"), "Egret's objects in the kernel", &support::listing(&reading.state));
-    let desired = support::listing(&reading.compiled.desired);
+    let node = &reading.kernel.node;
+    bundle.add(
+        &format!("nodes/{node}/state.txt"),
+        "Egret's objects in the kernel",
+        &support::listing(&reading.kernel.state),
+    );
+    let desired = support::listing(&reading.kernel.compiled.desired);
     bundle.add(&format!("nodes/{node}/desired.txt"), "the same as they have to be", &desired);
-    bundle.add(&format!("nodes/{node}/counters.txt"), "what rules have counted", &support::counters(&reading.counters));
-    let findings = in_lines(reading.compiled.findings.iter().map(ToString::to_string));
+    bundle.add(
+        &format!("nodes/{node}/counters.txt"),
+        "what rules have counted",
+        &support::counters(&reading.kernel.counters),
+    );
+    let findings = in_lines(reading.kernel.compiled.findings.iter().map(ToString::to_string));
     bundle.add(&format!("nodes/{node}/findings.txt"), "what was found", &findings);
-    let input = DoctorInput { range: reading.range, mask_is_given: true, ..DoctorInput::default() };
+    let input = DoctorInput { range: reading.kernel.range, mask_is_given: true, ..DoctorInput::default() };
     let checks = runtime.block_on(doctor::examine(&input));
     let checks = in_lines(checks.iter().map(|check| format!("{:<5}  {check}", check.severity)));
     bundle.add(&format!("nodes/{node}/doctor.txt"), "the doctor's checks", &checks);

@@ -142,7 +142,8 @@ pub(super) fn run(args: &TestArgs, verbosity: &Verbosity) -> Result<ExitCode, Fa
     let scratch = plan::Scratch::new()?;
     let inputs = args.sources.inputs(None, args.pod.as_ref());
     let (known, _) = Known::read(&inputs, &runtime, &scratch, verbosity)?;
-    let node = known.inquiry.as_ref().and_then(|inquiry| inquiry.kernel.as_ref()).map(|reading| reading.node.clone());
+    let node =
+        known.inquiry.as_ref().and_then(|inquiry| inquiry.kernel.as_ref()).map(|reading| reading.kernel.node.clone());
     let node = node.ok_or_else(|| {
         let hint = "run it as root on a node where Egret runs, and give --node its name";
         Failure::new("this machine's kernel is not read, so nothing is promised", Some(hint.to_owned()))

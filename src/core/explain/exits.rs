@@ -26,7 +26,7 @@ pub(super) struct ExitReading {
 impl Situation<'_> {
     /// What a node's kernel says of an exit; none: the kernel is not known.
     pub(super) fn exit_reading(&self, node: &NodeName, exit: &ExitKey, destination: IpAddr) -> Option<ExitReading> {
-        if let Some(kernel) = self.kernel.filter(|kernel| kernel.node == node) {
+        if let Some(kernel) = self.kernel.filter(|kernel| kernel.node == *node) {
             return Some(kernel.exit_reading(exit, destination));
         }
         let answer = self.told.get(node)?.as_ref().ok()?;
@@ -46,7 +46,7 @@ impl Situation<'_> {
     }
 }
 
-impl KernelReading<'_> {
+impl KernelReading {
     pub(super) fn exit_reading(&self, exit: &ExitKey, destination: IpAddr) -> ExitReading {
         let family = AddressFamily::of(destination);
         let compiled = self.compiled.exits.get(exit);
@@ -54,7 +54,7 @@ impl KernelReading<'_> {
             fault: self.fault_of(exit, family),
             carrier: compiled.and_then(|compiled| compiled.detours.get(&family)).cloned(),
             way_out: compiled
-                .filter(|_| exit.gateway == *self.node)
+                .filter(|_| exit.gateway == self.node)
                 .and_then(|compiled| self.way_out(compiled, destination)),
         }
     }

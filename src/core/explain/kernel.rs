@@ -75,7 +75,7 @@ pub(super) fn views(decided: &Decided, question: &Question, pod: &Pod, situation
         }
     }
     let view = |(node, exit): (&NodeName, Option<&ExitKey>)| {
-        let read = situation.kernel.filter(|kernel| kernel.node == node);
+        let read = situation.kernel.filter(|kernel| kernel.node == *node);
         let report = situation.reports.get(node);
         let commit = report.and_then(|report| report.active.as_ref()).map(|active| active.commit.clone());
         let node = node.clone();
@@ -174,10 +174,10 @@ pub(super) fn astray(verdict: Verdict, advice: Option<String>, views: &[KernelVi
     (Verdict::Differs { node: node.clone(), cause, decided: Box::new(verdict) }, Some(advice))
 }
 
-impl KernelReading<'_> {
+impl KernelReading {
     fn view(&self, exit: Option<&ExitKey>, question: &Question, pod: &Pod) -> KernelView {
         let source = pod.addresses.iter().copied().find(|one| one.is_ipv4() == question.destination.is_ipv4());
-        let here = pod.node.as_ref() == Some(self.node);
+        let here = pod.node.as_ref() == Some(&self.node);
         let (way, counted, differs) = self.on_the_way(exit, source.filter(|_| here), question.destination);
         KernelView::Read { node: self.node.clone(), at: self.at, way, counted, differs, running: self.running }
     }
@@ -191,10 +191,10 @@ impl KernelReading<'_> {
     ) -> (KernelWay, Counted, Vec<Difference>) {
         let id = exit.and_then(|exit| self.compiled.exits.get(exit)).map(|exit| exit.id);
         let walk = |state: &NodeState| way(state, self.range, from, destination, id);
-        let (observed, desired) = (walk(self.state), walk(&self.compiled.desired));
+        let (observed, desired) = (walk(&self.state), walk(&self.compiled.desired));
         let same = observed == desired;
         let concerned = Concerned { range: self.range, id, group: desired.group.clone(), same };
-        let mut differs = between(&self.compiled.desired, self.state);
+        let mut differs = between(&self.compiled.desired, &self.state);
         differs.retain(|drift| concerned.by(drift));
         // What is decisive comes first.
         differs.sort_by_key(|drift| match drift.place {

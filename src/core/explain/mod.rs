@@ -69,7 +69,7 @@ pub struct Situation<'a> {
     /// What nodes report of themselves.
     pub reports: &'a BTreeMap<NodeName, NodeReport>,
     /// The kernel that was read.
-    pub kernel: Option<&'a KernelReading<'a>>,
+    pub kernel: Option<&'a KernelReading>,
     /// What agents answered of theirs.
     pub told: &'a BTreeMap<NodeName, Told>,
     /// The newest commit, if it waits, and the policies as they will be.
@@ -83,20 +83,20 @@ pub struct Situation<'a> {
 }
 
 /// A node's kernel, as it was read.
-#[derive(Debug, Clone, Copy)]
-pub struct KernelReading<'a> {
+#[derive(Debug, Clone)]
+pub struct KernelReading {
     /// The node.
-    pub node: &'a NodeName,
+    pub node: NodeName,
     /// What it holds of Egret's objects.
-    pub state: &'a NodeState,
+    pub state: NodeState,
     /// What it has to hold.
-    pub compiled: &'a Compiled,
+    pub compiled: Compiled,
     /// Marks, tables and priorities.
     pub range: DatapathConfig,
     /// What its rules have counted.
-    pub counters: &'a RuleCounters,
+    pub counters: RuleCounters,
     /// Next hops that neighbour resolution found nobody for.
-    pub unanswered: &'a BTreeSet<IpAddr>,
+    pub unanswered: BTreeSet<IpAddr>,
     /// Whether a process of Egret's runs there.
     pub running: bool,
     /// When it was read.

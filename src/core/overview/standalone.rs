@@ -142,8 +142,8 @@ fn node_row(name: &NodeName, node: &Node, situation: &Situation<'_>) -> NodeRow 
         cause: None,
         heard: None,
     };
-    if let Some(kernel) = situation.kernel.filter(|kernel| kernel.node == name) {
-        let differs = between(&kernel.compiled.desired, kernel.state);
+    if let Some(kernel) = situation.kernel.filter(|kernel| kernel.node == *name) {
+        let differs = between(&kernel.compiled.desired, &kernel.state);
         row.heard = kernel.running.then_some(kernel.at);
         row.exits = kernel.compiled.served_addresses();
         if let Some(first) = differs.first() {

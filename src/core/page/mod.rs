@@ -11,8 +11,7 @@ mod timeline;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -22,7 +21,6 @@ pub use self::picture::{ExitBox, GatewayBox, Picture, SourceBox};
 pub use self::rates::{Counted, Rate, Rates};
 pub use self::timeline::{Happening, HappeningKind};
 use super::admission::PendingCommit;
-use super::compile::Compiled;
 use super::compile::counters::Counters;
 use super::explain::{DocumentChange, Explanation, KernelReading, Question, Situation, UnknownPod, explain};
 use super::facts::Facts;
@@ -32,9 +30,6 @@ use super::overview::{Overview, Urgency, headline};
 use super::placement::Placement;
 use super::policy::{PolicyId, PolicySet};
 use super::report::history::{NodeReport, Rejected};
-use super::state::NodeState;
-use super::state::nft::RuleCounters;
-use super::state::ownership::DatapathConfig;
 
 /// What a process knows at one time, without references: it is handed from the loop to whoever draws.
 #[derive(Debug, Clone)]
@@ -56,7 +51,7 @@ pub struct Knowledge {
     /// What nodes report of themselves.
     pub reports: BTreeMap<NodeName, NodeReport>,
     /// The kernel of the node whose process this is.
-    pub kernel: Option<KernelKnowledge>,
+    pub kernel: Option<KernelReading>,
     /// The newest commit, if it waits.
     pub pending: Option<PendingCommit>,
     /// Why something is not active, where the commit itself is not known.
@@ -75,25 +70,6 @@ pub struct Knowledge {
     pub pages: Option<RepositoryPages>,
     /// The time.
     pub now: Timestamp,
-}
-
-/// A node's kernel, as it was read.
-#[derive(Debug, Clone)]
-pub struct KernelKnowledge {
-    /// The node.
-    pub node: NodeName,
-    /// What it holds of Egret's objects.
-    pub state: NodeState,
-    /// What it has to hold.
-    pub compiled: Compiled,
-    /// Marks, tables and priorities.
-    pub range: DatapathConfig,
-    /// What its rules count just now.
-    pub counters: RuleCounters,
-    /// Next hops that neighbour resolution found nobody for.
-    pub unanswered: BTreeSet<IpAddr>,
-    /// When it was read.
-    pub at: Timestamp,
 }
 
 /// An open pull request, as it was last previewed.
@@ -152,7 +128,6 @@ impl Knowledge {
 
     /// Asks with everything that is known.
     pub fn with_situation<T>(&self, ask: impl FnOnce(&Situation<'_>) -> T) -> T {
-        let kernel = self.kernel.as_ref().map(KernelKnowledge::reading);
         // A page is drawn of what its process knows: no other node is asked.
         let told = BTreeMap::new();
         ask(&Situation {
@@ -161,7 +136,7 @@ impl Knowledge {
             host_networks: &self.host_networks,
             placement: self.placement.as_ref(),
             reports: &self.reports,
-            kernel: kernel.as_ref(),
+            kernel: self.kernel.as_ref(),
             told: &told,
             pending: self.pending.as_ref().map(|pending| (pending, None)),
             waits: self.waits.as_deref(),
@@ -180,22 +155,6 @@ impl Knowledge {
         let of_situation =
             || self.with_situation(|situation| Overview::of_situation(&self.cluster, &self.revision, situation));
         self.overview.clone().unwrap_or_else(of_situation)
-    }
-}
-
-impl KernelKnowledge {
-    /// The same for an explanation. Whoever has it is the process that runs there.
-    fn reading(&self) -> KernelReading<'_> {
-        KernelReading {
-            node: &self.node,
-            state: &self.state,
-            compiled: &self.compiled,
-            range: self.range,
-            counters: &self.counters,
-            unanswered: &self.unanswered,
-            running: true,
-            at: self.at,
-        }
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::Agent;
 use crate::cluster::live::{ApiClient, Reviewed};
-use crate::core::explain::{KernelAnswer, KernelQuestion, KernelReading};
+use crate::core::explain::{KernelAnswer, KernelQuestion};
 use crate::core::name::NodeName;
 use crate::core::state::ownership::DatapathConfig;
 use crate::core::support;
@@ -91,28 +91,10 @@ impl<K: NodeKernel> Agent<K> {
     }
 
     async fn kernel_answer(&mut self, asked: &KernelQuestion) -> Result<KernelAnswer, String> {
-        let (range, revision) = (self.range(), self.revision());
-        let reconciler = &mut self.driver.reconciler;
-        if reconciler.applied().is_none() {
-            return Err(self.nothing());
-        }
-        let failed = |error| format!("its kernel cannot be read: {}", chain(&error));
-        let observed = reconciler.kernel.observe().await.map_err(failed)?;
-        let counters = reconciler.kernel.counters().await.map_err(failed)?;
-        let unanswered = reconciler.kernel.unanswered().await.map_err(failed)?;
-        let at = reconciler.clock.now();
-        let Some(compiled) = reconciler.applied() else { return Err(self.nothing()) };
-        let reading = KernelReading {
-            node: &reconciler.node,
-            state: &observed.state,
-            compiled,
-            range,
-            counters: &counters,
-            unanswered: &unanswered,
-            running: true,
-            at,
-        };
-        let answer = reading.answer(asked, &revision);
+        let read = self.driver.reconciler.reading().await;
+        let reading = read.map_err(|error| format!("its kernel cannot be read: {}", chain(&error)))?;
+        let Some(reading) = reading else { return Err(self.nothing()) };
+        let answer = reading.kernel.answer(asked, &self.revision());
         answer.map(KernelAnswer::bounded).ok_or_else(|| "the question has no destination".to_owned())
     }
 

@@ -3,15 +3,12 @@
 //! Documents come from the mirror that the node's own process keeps, as it has them: no network is needed, and what is explained is what
 //! the node follows. Not here: the explanation (`core::explain`), and the first half of a round, which is that of a dry run.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use crate::core::admission::PendingCommit;
-use crate::core::compile::Compiled;
+use crate::core::evaluation::Evaluation;
 use crate::core::explain::{KernelReading, OpenConnection, Verdict, connections_told};
 use crate::core::gate::ActiveRevision;
 use crate::core::host_network::HostNetwork;
@@ -19,9 +16,6 @@ use crate::core::name::NodeName;
 use crate::core::placement::Placement;
 use crate::core::policy::PolicySet;
 use crate::core::report::history::Rejected;
-use crate::core::state::NodeState;
-use crate::core::state::nft::RuleCounters;
-use crate::core::state::ownership::DatapathConfig;
 use crate::git::source::{Insecure, Source};
 use crate::kernel::conntrack::{self, ConntrackError};
 use crate::reconcile::node::dry_run::{DocumentSource, DryRunError, DryRunOptions, prepare};
@@ -46,26 +40,12 @@ pub struct Inquiry {
 /// A node's kernel as it was read, and what it has to hold.
 #[derive(Debug)]
 pub struct NodeReading {
-    /// The node.
-    pub node: NodeName,
-    /// Egret's objects.
-    pub state: NodeState,
-    /// The rest that matters.
+    /// The kernel.
+    pub kernel: KernelReading,
+    /// The rest of it that matters.
     pub host_network: HostNetwork,
-    /// What it has to hold.
-    pub compiled: Compiled,
     /// The placement as it applies on this node.
     pub placement: Placement,
-    /// Marks, tables and priorities.
-    pub range: DatapathConfig,
-    /// What its rules have counted.
-    pub counters: RuleCounters,
-    /// Next hops that neighbour resolution found nobody for.
-    pub unanswered: BTreeSet<IpAddr>,
-    /// Whether a process of Egret's runs here.
-    pub running: bool,
-    /// When it was read.
-    pub at: Timestamp,
 }
 
 /// The active revision as a node remembers it; none: Egret never ran under this name here.
@@ -90,18 +70,18 @@ pub fn inquire(mut options: DryRunOptions, runtime: &tokio::runtime::Runtime) ->
             Some(set) => {
                 let plan = reconciler.plan(set).await?;
                 let unanswered = reconciler.kernel.unanswered().await?;
-                Some(NodeReading {
+                let Evaluation { compiled, placement, .. } = plan.evaluation;
+                let kernel = KernelReading {
                     node,
                     state: plan.observed,
-                    host_network: plan.host_network,
-                    compiled: plan.evaluation.compiled,
-                    placement: plan.evaluation.placement,
+                    compiled,
                     range: plan.range,
                     counters: reconciler.kernel.counters().await?,
                     unanswered,
                     running: Lock::is_held(),
                     at: reconciler.clock.now(),
-                })
+                };
+                Some(NodeReading { kernel, host_network: plan.host_network, placement })
             }
             None => None,
         };
@@ -120,20 +100,6 @@ fn own_mirror(state_folder: &Path, node: &NodeName) -> Option<(Source, String)> 
 }
 
 impl NodeReading {
-    /// The same for an explanation.
-    pub fn reading(&self) -> KernelReading<'_> {
-        KernelReading {
-            node: &self.node,
-            state: &self.state,
-            compiled: &self.compiled,
-            range: self.range,
-            counters: &self.counters,
-            unanswered: &self.unanswered,
-            running: self.running,
-            at: self.at,
-        }
-    }
-
     /// The connections of an address of a pod to a destination, with the exits that they are on. `verdict`: what becomes of new ones.
     pub fn connections(
         &self,
@@ -142,7 +108,7 @@ impl NodeReading {
         runtime: &tokio::runtime::Runtime,
     ) -> Result<Vec<OpenConnection>, ConntrackError> {
         let all = runtime.block_on(conntrack::of_source(source))?;
-        let tracked = self.compiled.exit_numbers(self.range).connections(&all, destination);
-        Ok(connections_told(&self.node, &tracked, verdict))
+        let tracked = self.kernel.compiled.exit_numbers(self.kernel.range).connections(&all, destination);
+        Ok(connections_told(&self.kernel.node, &tracked, verdict))
     }
 }

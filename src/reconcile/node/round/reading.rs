@@ -4,15 +4,15 @@
 
 use super::{NodeKernel, Reconciler};
 use crate::core::compile::counters::Counters;
+use crate::core::explain::KernelReading;
 use crate::core::host_network::HostNetwork;
-use crate::core::page::KernelKnowledge;
 use crate::core::placement::Placement;
 use crate::kernel::KernelError;
 
 /// What was read, and what it follows from.
 pub struct RoundReading {
     /// The kernel.
-    pub kernel: KernelKnowledge,
+    pub kernel: KernelReading,
     /// The rest of it that matters.
     pub host_network: HostNetwork,
     /// The placement as it applies on this node.
@@ -32,7 +32,7 @@ impl<K: NodeKernel> Reconciler<K> {
         let unanswered = self.kernel.unanswered().await?;
         let range = self.memory.kept().range().unwrap_or_default();
         let (node, state, at) = (self.node.clone(), observed.state, self.clock.now());
-        let kernel = KernelKnowledge { node, state, compiled, range, counters, unanswered, at };
+        let kernel = KernelReading { node, state, compiled, range, counters, unanswered, running: true, at };
         let placement = self.placement.clone();
         Ok(Some(RoundReading { kernel, host_network: observed.host_network, placement, counted }))
     }
