@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::output::{self, Failure};
 use crate::clock::Clock;
-use crate::cluster::live::{ApiClient, ApiError, PATIENCE, Unanswered};
+use crate::cluster::live::{ApiClient, ApiError, PATIENCE, PodsRead, Unanswered};
 use crate::core::explain::{ANSWER_FORMAT, KernelAnswer, KernelQuestion, Told};
 use crate::core::name::NodeName;
 use crate::core::text::shortened;
@@ -27,8 +27,8 @@ pub(super) struct ApiCluster {
 }
 
 impl ApiCluster {
-    /// Reads it. `pods`: with pods and namespaces.
-    pub(super) fn read(kubeconfig: &Path, pods: bool, runtime: &output::Runtime) -> Result<Self, Failure> {
+    /// Reads it.
+    pub(super) fn read(kubeconfig: &Path, pods: PodsRead<'_>, runtime: &output::Runtime) -> Result<Self, Failure> {
         let client = connect(kubeconfig, runtime)?;
         let (view, leases) = runtime.block_on(client.read_once(pods)).map_err(refused)?;
         let state = PublishedState::new(view, leases, Clock::system().now()).map_err(|error| {

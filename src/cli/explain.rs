@@ -14,6 +14,7 @@ use super::known::{Inputs, Known, SourceArgs, pod_name};
 use super::output::{self, Failure, Paint, TextOrJson, Verbosity, paint};
 use super::{json, live, plan};
 use crate::clock::Clock;
+use crate::cluster::live::PodsRead;
 use crate::core::explain::{
     ExplainedLines, Explanation, LiveConnection, Question, Verdict, address_lines, counted_between, explain,
     leaving_as, lines, seen_as,
@@ -133,7 +134,14 @@ impl ExplainArgs {
         scratch: &plan::Scratch,
         verbosity: &Verbosity,
     ) -> Result<(Known, Option<Mirror>), Failure> {
-        let (mut known, mirror) = Known::of(inputs, runtime, scratch, verbosity)?;
+        // Who else leaves with an address, all pods tell.
+        let pods = match question {
+            Some(Question { pod, destination }) if self.seen_as.is_none() => {
+                PodsRead::Of { pod, destination: *destination }
+            }
+            _ => PodsRead::All,
+        };
+        let (mut known, mirror) = Known::of(inputs, pods, runtime, scratch, verbosity)?;
         if let Some(question) = question.filter(|_| !inputs.cluster.offline) {
             known.ask_kernels(question, self.connections, &inputs.cluster.namespace, runtime);
         }

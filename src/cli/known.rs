@@ -12,6 +12,7 @@ use super::cluster::ApiCluster;
 use super::output::{self, Failure, Manifests, Verbosity};
 use super::plan;
 use crate::clock::Clock;
+use crate::cluster::live::PodsRead;
 use crate::cluster::read_text;
 use crate::core::explain::{
     DocumentChange, Explanation, OpenConnection, Question, Situation, Told, UnknownPod, connections_told, explain,
@@ -187,22 +188,23 @@ impl Known {
         (!found.is_empty()).then(|| found.concat())
     }
 
-    /// Reads the cluster by its API server, if a kubeconfig says so; else as [`Known::read`] does.
+    /// Reads the cluster by its API server, if a kubeconfig says so, and these pods of it; else as [`Known::read`] does.
     pub(super) fn of(
         inputs: &Inputs<'_>,
+        pods: PodsRead<'_>,
         runtime: &output::Runtime,
         scratch: &plan::Scratch,
         verbosity: &Verbosity,
     ) -> Result<(Self, Option<Mirror>), Failure> {
         match &inputs.cluster.kubeconfig {
-            Some(kubeconfig) => Ok((Self::of_api(kubeconfig, runtime)?, None)),
+            Some(kubeconfig) => Ok((Self::of_api(kubeconfig, pods, runtime)?, None)),
             None => Self::read(inputs, runtime, scratch, verbosity),
         }
     }
 
     /// Reads a cluster by its API server.
-    fn of_api(kubeconfig: &std::path::Path, runtime: &output::Runtime) -> Result<Self, Failure> {
-        let api = ApiCluster::read(kubeconfig, true, runtime)?;
+    fn of_api(kubeconfig: &std::path::Path, pods: PodsRead<'_>, runtime: &output::Runtime) -> Result<Self, Failure> {
+        let api = ApiCluster::read(kubeconfig, pods, runtime)?;
         let state = &api.state;
         Ok(Self {
             facts: state.facts().clone(),

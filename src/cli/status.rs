@@ -13,6 +13,7 @@ use super::known::{Known, SourceArgs};
 use super::output::{self, Failure, Paint, TextOrJson, Verbosity, paint};
 use super::{json, plan};
 use crate::clock::Clock;
+use crate::cluster::live::PodsRead;
 use crate::core::overview::{NodeRow, Overview, PolicyRow, Urgency, lines};
 use crate::core::text::wrapped;
 
@@ -52,7 +53,7 @@ pub(super) fn run(args: &StatusArgs, verbosity: &Verbosity) -> Result<ExitCode, 
 impl StatusArgs {
     fn overview(&self, runtime: &output::Runtime, verbosity: &Verbosity) -> Result<Overview, Failure> {
         if let Some(kubeconfig) = &self.sources.cluster.kubeconfig {
-            return Ok(ApiCluster::read(&PathBuf::from(kubeconfig), false, runtime)?.state.overview());
+            return Ok(ApiCluster::read(&PathBuf::from(kubeconfig), PodsRead::None, runtime)?.state.overview());
         }
         let scratch = plan::Scratch::new()?;
         let (known, _) = Known::read(&self.sources.inputs(None, None), runtime, &scratch, verbosity)?;

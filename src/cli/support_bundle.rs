@@ -21,6 +21,7 @@ use super::known::{ClusterArgs, Known, SourceArgs, pod_name};
 use super::output::{self, Failure, Verbosity};
 use super::plan;
 use crate::clock::Clock;
+use crate::cluster::live::PodsRead;
 use crate::core::escape::shown;
 use crate::core::explain::{Question, explain, lines as explained};
 use crate::core::facts::PodName;
@@ -75,7 +76,7 @@ pub(super) fn run(args: &SupportBundleArgs, verbosity: &Verbosity) -> Result<Exi
     let now = Clock::system().now();
     let (runtime, scratch) = (output::runtime()?, plan::Scratch::new()?);
     let inputs = args.sources.inputs(None, args.pod.first());
-    let (mut known, _) = Known::of(&inputs, &runtime, &scratch, verbosity)?;
+    let (mut known, _) = Known::of(&inputs, PodsRead::All, &runtime, &scratch, verbosity)?;
     let named: BTreeSet<PodName> = args.pod.iter().cloned().collect();
     let reduced = match args.redact {
         Redact::Others => Reduced::of(&known.facts, &known.set, &named),

@@ -5,6 +5,7 @@
 //! Not here: retries (the caller's) and watches (see `watch`).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use kube::core::Request;
 use kube::core::params::ListParams;
@@ -85,6 +86,14 @@ impl ApiClient {
         let mut namespaces = all.items.unwrap_or_default().into_iter().filter_map(Namespaces::read);
         let labels = namespaces.find(|(found, _)| *found == name.namespace).map(|(_, labels)| labels);
         Ok(Some((pod, labels.unwrap_or_default())))
+    }
+
+    /// The pods whose first address this is.
+    pub(super) async fn pods_with(&self, address: IpAddr) -> Result<Vec<(PodName, Pod)>, ApiError> {
+        let parameters = ListParams::default().fields(&format!("status.podIP={address}"));
+        let request = Request::new(<Pods as Watched>::PATH).list(&parameters);
+        let found: Page<<Pods as Watched>::Wire> = self.call("looking for pods with an address", request, PAGE).await?;
+        Ok(found.items.unwrap_or_default().into_iter().filter_map(Pods::read).collect())
     }
 
     async fn all<W: Watched>(&self) -> Result<BTreeMap<W::Key, W::Value>, ApiError> {

@@ -55,6 +55,7 @@ pub use heartbeats::{RENEWAL, SILENCE};
 pub use labels::{FieldConflict, LabelOutcome};
 pub use lease::{Lease, LeaseRole, Timing};
 pub use objects::Written;
+pub use once::PodsRead;
 pub use removal::{LeaseHolder, NodeTraces};
 pub use taints::TaintOutcome;
 pub use view::{

@@ -2,6 +2,7 @@
 //!
 //! Not here: the loops' view, which follows (see `watch`).
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use kube::Config;
@@ -12,10 +13,27 @@ use super::error::{ApiError, ApiErrorCause};
 use super::heartbeats::Heartbeats;
 use super::view::View;
 use super::wire::{Configs, EgressNodes, Namespaces, Nodes, Pods, Policies, Slim, Watched, Whole};
+use crate::core::facts::{Facts, PodName};
 use crate::core::gateway_interfaces::host_network;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::status::held;
+
+/// Which pods are read: a cluster may have a hundred thousand.
+#[derive(Debug, Clone, Copy)]
+pub enum PodsRead<'a> {
+    /// None, and no namespace.
+    None,
+    /// One with its namespace, and those that have its addresses or this one, without their namespaces. All of them if there is no such pod.
+    Of {
+        /// That pod.
+        pod: &'a PodName,
+        /// Where it sends.
+        destination: IpAddr,
+    },
+    /// All, with all namespaces.
+    All,
+}
 
 /// Objects of one kind.
 type Listed<W> = Vec<(<W as Watched>::Key, <W as Watched>::Value)>;
@@ -30,9 +48,8 @@ impl ApiClient {
         Self::open(config.map_err(|error| failed(error.to_string()))?)
     }
 
-    /// The cluster as it is now. Without `pods` neither pods nor namespaces are listed: there may be a hundred thousand. Leases that this
-    /// user may not list are left out, and none is then in the view.
-    pub async fn read_once(&self, pods: bool) -> Result<(View, bool), ApiError> {
+    /// The cluster as it is now. Leases that this user may not list are left out, and none is then in the view.
+    pub async fn read_once(&self, pods: PodsRead<'_>) -> Result<(View, bool), ApiError> {
         let mut view = View::default();
         let (nodes, policies, configs, egress_nodes, beats) = tokio::join!(
             self.kind::<Nodes<Slim>>(),
@@ -56,11 +73,7 @@ impl ApiClient {
             Err(error) if error.code() == Some(403) => false,
             Err(error) => return Err(error),
         };
-        if pods {
-            let (namespaces, pods) = tokio::join!(self.kind::<Namespaces>(), self.kind::<Pods>());
-            view.facts.namespaces = namespaces?.into_iter().collect();
-            view.facts.pods = pods?.into_iter().collect();
-        }
+        self.read_pods(pods, &mut view.facts).await?;
         let statuses = || view.egress_nodes.iter().map(|(name, node)| (name, &node.status));
         view.facts.held = held(statuses());
         let networks = statuses().filter_map(|(name, status)| Some((name.clone(), host_network(&status.interfaces)?)));
@@ -68,6 +81,29 @@ impl ApiClient {
         let published = view.config.as_ref().and_then(|config| config.spec.as_ref().ok());
         view.facts.pod_networks = published.map(|spec| spec.pod_networks.clone()).unwrap_or_default();
         Ok((view, may_read_leases))
+    }
+
+    async fn read_pods(&self, pods: PodsRead<'_>, facts: &mut Facts) -> Result<(), ApiError> {
+        match pods {
+            PodsRead::None => {}
+            PodsRead::All => {
+                let (namespaces, pods) = tokio::join!(self.kind::<Namespaces>(), self.kind::<Pods>());
+                facts.namespaces = namespaces?.into_iter().collect();
+                facts.pods = pods?.into_iter().collect();
+            }
+            PodsRead::Of { pod: name, destination } => {
+                let Some((pod, labels)) = self.pod(name).await? else {
+                    // Which one is meant, all of them tell.
+                    return Box::pin(self.read_pods(PodsRead::All, facts)).await;
+                };
+                for address in pod.addresses.iter().copied().chain([destination]) {
+                    facts.pods.extend(self.pods_with(address).await?);
+                }
+                facts.namespaces.insert(name.namespace.clone(), labels);
+                facts.pods.insert(name.clone(), pod);
+            }
+        }
+        Ok(())
     }
 
     /// The nodes that run Linux, which all have an agent.

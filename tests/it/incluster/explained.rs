@@ -2,30 +2,16 @@
 //!
 //! Deliberately absent: rights (`tests/chart`), and kernels (`outpost::explained`).
 
-use std::process::Command;
-
 use super::stand::{Outcome, Stand};
 use crate::harness::DEADLINE;
 use crate::lab::{LabError, Options, wait_until};
 
 impl Stand {
-    /// What a command prints for somebody with this cluster's kubeconfig, and its exit code.
-    fn ask(&self, words: &[&str]) -> Result<(Option<i32>, String), LabError> {
-        let (program, kubeconfig) = (self.lab.program()?, self.kubeconfig());
-        let output = self
-            .lab
-            .router()
-            .enter(|| Command::new(program).args(words).arg("--kubeconfig").arg(kubeconfig).env_clear().output())?;
-        let output = output.map_err(LabError::doing("run egret"))?;
-        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{words:?}");
-        Ok((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
-    }
-
     /// Waits until the first line of an answer says all of this; the whole of it.
     fn await_asked(&self, words: &[&str], code: i32, says: &[&str]) -> Result<String, LabError> {
         let mut last = (None, String::new());
         let said = wait_until(DEADLINE, || {
-            last = self.ask(words).unwrap_or_default();
+            last = self.say(words).unwrap_or_default();
             let first = last.1.lines().next().unwrap_or_default();
             last.0 == Some(code) && says.iter().all(|part| first.contains(part))
         });
@@ -55,9 +41,33 @@ fn a_pod_is_explained_and_a_cluster_shown_by_its_api_server() -> Outcome {
     assert!(text.contains("do      on kind-worker2: put the address on it"), "{text}");
     let says = ["1 policy DROPS: outpost: kind-worker2 dev net1: net1 has no global ip address"];
     stand.await_asked(&["status"], 2, &says)?;
-    let (code, json) = stand.ask(&["status", "-o", "json"])?;
+    let (code, json) = stand.say(&["status", "-o", "json"])?;
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!((code, json["urgency"].as_str()), (Some(2), Some("bad")));
     assert_eq!(json["policies"][0]["reason"], "EgressIPMissing");
+    Ok(())
+}
+
+#[test]
+fn of_a_pod_in_a_large_cluster_one_pod_is_read_and_those_with_its_addresses() -> Outcome {
+    let stand = Stand::applied(Options::default())?;
+    stand.await_asked(&EXPLAIN, 0, &["leaves as 10.0.3.42 through kind-worker2"])?;
+    let before = stand.api.requests().len();
+    stand.say(&EXPLAIN)?;
+    let lists: Vec<String> = stand
+        .api
+        .requests()
+        .split_off(before)
+        .into_iter()
+        .filter(|one| one.resource == "pods")
+        .map(|one| one.query)
+        .collect();
+    let of = |what: &str| lists.iter().filter(|query| query.contains(what)).count();
+    assert_eq!((of("metadata.name%3Dtiefighter"), of("status.podIP%3D10.0.4.2")), (1, 1), "{lists:?}");
+    // The third is that of the release's agents.
+    let narrow = |query: &&String| query.contains("fieldSelector=") || query.contains("labelSelector=");
+    assert_eq!(lists.iter().find(|query| !narrow(query)), None);
+    // Who is meant by a name that does not exist, all of them tell.
+    assert_eq!(stand.failing(&["explain", "batuu/tiefigther", "--to", "10.0.4.2"])?, 1);
     Ok(())
 }

@@ -93,6 +93,11 @@ fn a_tunnel_packet_is_accepted_from_a_known_node_to_a_known_exit_and_from_nobody
     send(&worker, "172.18.0.2", &tunnel_packet(mac, [10, 1, 2, 254].into(), OUTPOST, "a node in another's place"))?;
     send(&worker, "172.18.0.2", &tunnel_packet(mac, STANDS_FOR_WORKER, elsewhere, "a node to where no policy leads"))?;
     send_to(&worker, "172.18.0.2", "10.0.3.42:4790", &packet("a node to the egress address"))?;
+    // Whoever may make a Service may lead one to a node's own address, and the CNI gives a pod's packet to another node its node's address.
+    let service = "table ip service { chain come { type nat hook prerouting priority dstnat; \
+                   udp dport 30000 dnat to 172.18.0.3:4790; }; }";
+    stand.lab.node("kind-worker2")?.nft(service)?;
+    send_to(&worker, "172.18.0.2", "172.18.0.3:30000", &packet("a Service that leads to the tunnel"))?;
     // What comes last and is heard shows that the others were not on their way any more.
     send(&worker, "172.18.0.2", &packet("a node"))?;
     assert!(wait_until(DEADLINE, || !received(&stand).is_empty()), "the packet of a node is well formed");

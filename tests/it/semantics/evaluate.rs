@@ -150,6 +150,7 @@ fn incoming((node, host): (&NodeName, &Host<'_>), source: IpAddr, destination: I
         source,
         destination,
         udp_port: None,
+        untracked: false,
         iif_kind: "",
         ether_destination: None,
         for_host: false,

@@ -25,6 +25,8 @@ const BEFORE_TRACKING: i32 = -310;
 const NEW: u32 = 8;
 /// See [`NEW`].
 const INVALID: u32 = 1;
+/// `NF_CT_STATE_UNTRACKED_BIT` of the same file.
+const UNTRACKED: u32 = 64;
 /// `filter`
 const FILTER: i32 = 0;
 
@@ -113,11 +115,13 @@ impl Builder<'_> {
         let mut rules = self.for_sockets();
         rules.extend(self.quiet());
         rules.push(vec![device(Field::Iifname), Statement::Counter, drop()]);
-        // Only to the address that nodes send to: only a pod would send to another one, an egress address for example.
+        // Only to the address that nodes send to: only a pod would send to another one, an egress address for example. And only what
+        // `before_tracking` has exempted: a Service that leads to this port is translated, and what is translated is tracked.
         rules.extend(own.iter().map(|address| {
             let family = AddressFamily::of(*address);
             let known = Statement::MarkFromMap { field: saddr(family), map: name(family) };
-            vec![port.clone(), is(daddr, *address), known, accept()]
+            let untracked = Statement::CtState { bits: UNTRACKED, negated: false };
+            vec![port.clone(), is(daddr, *address), untracked, known, accept()]
         }));
         rules.push(vec![port, Statement::Counter, drop()]);
         self.base(PEERS, ChainKind::Filter, Hook::Input, LAST, rules);

@@ -52,6 +52,8 @@ pub(crate) struct Packet {
     pub(crate) reply: bool,
     /// `ct state new`; otherwise established.
     pub(crate) new: bool,
+    /// `ct state untracked`
+    pub(crate) untracked: bool,
     /// The source that the connection's packets are given; none: not decided yet, as in a connection's first packet.
     pub(crate) translated: Option<IpAddr>,
     /// The source of the connection's first packet, as connection tracking keeps it.
@@ -258,7 +260,11 @@ fn apply(table: &Table, rule: &NftRule, packet: &mut Packet) -> Said {
                 }
             }
             Statement::CtState { bits, negated } => {
-                let state = if packet.new { 8 } else { 2 };
+                let state = match packet {
+                    Packet { untracked: true, .. } => 64,
+                    Packet { new: true, .. } => 8,
+                    _ => 2,
+                };
                 (bits & state != 0) != *negated
             }
             Statement::SetMark { field: Field::MetaMark, keep, value } => {
@@ -302,8 +308,12 @@ fn apply(table: &Table, rule: &NftRule, packet: &mut Packet) -> Said {
             Statement::NoRouteBack => packet.no_route_back,
             Statement::FromThisHost => packet.from_this_host,
             Statement::ToThisHost => packet.local.contains(&packet.destination),
-            // Lowering a segment size changes no address and no way, and nobody asks for the state of what is not tracked.
-            Statement::NoTrack | Statement::ClampMss | Statement::Counter => true,
+            Statement::NoTrack => {
+                packet.untracked = true;
+                true
+            }
+            // Lowering a segment size changes no address and no way.
+            Statement::ClampMss | Statement::Counter => true,
             Statement::Verdict(verdict) => return Said::Verdict(verdict.clone()),
             Statement::Unknown(text) => panic!("Egret wrote something that it does not know: {text}"),
         };
