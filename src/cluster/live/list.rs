@@ -62,8 +62,8 @@ impl ApiClient {
 
     /// Current namespaces and pods, page by page; no nodes, which are watched already.
     pub async fn list_facts(&self) -> Result<Facts, ApiError> {
-        let namespaces = self.all::<Namespaces>().await?;
-        Ok(Facts { namespaces, pods: self.all::<Pods>().await?, ..Facts::default() })
+        let (namespaces, pods) = tokio::join!(self.all::<Namespaces>(), self.all::<Pods>());
+        Ok(Facts { namespaces: namespaces?, pods: pods?, ..Facts::default() })
     }
 
     /// One pod, with the labels of its namespace; none if there is none. By lists of one, as the right to list is all that the controller has.
@@ -97,7 +97,7 @@ impl ApiClient {
     }
 
     async fn all<W: Watched>(&self) -> Result<BTreeMap<W::Key, W::Value>, ApiError> {
-        let items: Vec<W::Wire> = self.pages(&format!("listing {} for a snapshot", W::NAME), W::PATH).await?;
+        let items: Vec<W::Wire> = self.pages(&format!("listing {}", W::NAME), W::PATH).await?;
         Ok(items.into_iter().filter_map(W::read).collect())
     }
 

@@ -12,7 +12,7 @@ use super::ApiClient;
 use super::error::{ApiError, ApiErrorCause};
 use super::heartbeats::Heartbeats;
 use super::view::View;
-use super::wire::{Configs, EgressNodes, Namespaces, Nodes, Pods, Policies, Slim, Watched, Whole};
+use super::wire::{Configs, EgressNodes, Nodes, Policies, Slim, Watched, Whole};
 use crate::core::facts::{Facts, PodName};
 use crate::core::gateway_interfaces::host_network;
 use crate::core::labels::Labels;
@@ -51,12 +51,13 @@ impl ApiClient {
     /// The cluster as it is now. Leases that this user may not list are left out, and none is then in the view.
     pub async fn read_once(&self, pods: PodsRead<'_>) -> Result<(View, bool), ApiError> {
         let mut view = View::default();
-        let (nodes, policies, configs, egress_nodes, beats) = tokio::join!(
+        let (nodes, policies, configs, egress_nodes, beats, pods) = tokio::join!(
             self.kind::<Nodes<Slim>>(),
             self.kind::<Policies<Whole>>(),
             self.kind::<Configs<Whole>>(),
             self.kind::<EgressNodes>(),
             self.kind::<Heartbeats>(),
+            self.pods_and_namespaces(pods),
         );
         for (name, (node, meta)) in nodes? {
             view.facts.nodes.insert(name.clone(), node);
@@ -73,7 +74,8 @@ impl ApiClient {
             Err(error) if error.code() == Some(403) => false,
             Err(error) => return Err(error),
         };
-        self.read_pods(pods, &mut view.facts).await?;
+        let pods = pods?;
+        (view.facts.namespaces, view.facts.pods) = (pods.namespaces, pods.pods);
         let statuses = || view.egress_nodes.iter().map(|(name, node)| (name, &node.status));
         view.facts.held = held(statuses());
         let networks = statuses().filter_map(|(name, status)| Some((name.clone(), host_network(&status.interfaces)?)));
@@ -83,18 +85,15 @@ impl ApiClient {
         Ok((view, may_read_leases))
     }
 
-    async fn read_pods(&self, pods: PodsRead<'_>, facts: &mut Facts) -> Result<(), ApiError> {
+    async fn pods_and_namespaces(&self, pods: PodsRead<'_>) -> Result<Facts, ApiError> {
+        let mut facts = Facts::default();
         match pods {
             PodsRead::None => {}
-            PodsRead::All => {
-                let (namespaces, pods) = tokio::join!(self.kind::<Namespaces>(), self.kind::<Pods>());
-                facts.namespaces = namespaces?.into_iter().collect();
-                facts.pods = pods?.into_iter().collect();
-            }
+            PodsRead::All => return self.list_facts().await,
             PodsRead::Of { pod: name, destination } => {
                 let Some((pod, labels)) = self.pod(name).await? else {
                     // Which one is meant, all of them tell.
-                    return Box::pin(self.read_pods(PodsRead::All, facts)).await;
+                    return self.list_facts().await;
                 };
                 for address in pod.addresses.iter().copied().chain([destination]) {
                     facts.pods.extend(self.pods_with(address).await?);
@@ -103,7 +102,7 @@ impl ApiClient {
                 facts.pods.insert(name.clone(), pod);
             }
         }
-        Ok(())
+        Ok(facts)
     }
 
     /// The nodes that run Linux, which all have an agent.

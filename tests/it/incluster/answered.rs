@@ -348,8 +348,8 @@ const FINE: &str =
 #[test]
 #[ignore = "measures, and takes minutes"]
 fn figures() -> Outcome {
-    const NODES: usize = 1000;
-    const PODS: usize = 4000;
+    const NODES: usize = 5000;
+    const PODS: usize = 50_000;
     let mut stand = answering(Options::default())?;
     let time = |stand: &Stand, what: &str, words: &[&str]| -> Outcome {
         let mut times: Vec<Duration> = Vec::new();
@@ -380,8 +380,12 @@ fn figures() -> Outcome {
             let _ = stream.write_all(answer.as_bytes());
         }
     });
+    let reported = stand.api.get("egressnodes.egret.dev", "", "kind-worker2").expect("its status");
     for number in 0..NODES - 2 {
         let name = format!("node-{number:04}");
+        let mut egress = reported.clone();
+        egress["metadata"] = json!({"name": name});
+        stand.api.create(&egress);
         let (high, low) = (number / 200, number % 200 + 10);
         let node = json!({
             "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
@@ -394,16 +398,20 @@ fn figures() -> Outcome {
         pod["spec"]["nodeName"] = json!(name);
         stand.api.create(&pod);
     }
+    for team in 0..200 {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": format!("team-{team}")}});
+        stand.api.create(&namespace);
+    }
     for number in 0..PODS {
         let pod = json!({
             "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": format!("pod-{number}"), "namespace": "batuu", "labels": {"app": format!("app-{}", number % 100)}},
+            "metadata": {"name": format!("pod-{number}"), "namespace": format!("team-{}", number % 200), "labels": {"app": format!("app-{}", number % 100)}},
             "spec": {"nodeName": format!("node-{:04}", number % (NODES - 2)), "containers": [{"name": "a", "image": "a:1"}]},
             "status": {"phase": "Running"},
         });
         stand.api.create(&pod);
     }
     let words = [&EXPLAIN[..], &["--offline"]].concat();
-    time(&stand, "explain, 1,000 nodes and 5,000 pods, as the API server has them", &words)?;
-    time(&stand, "doctor, 1,000 nodes", &["doctor"])
+    time(&stand, "explain, 5,000 nodes and 50,000 pods", &words)?;
+    time(&stand, "doctor, 5,000 nodes", &["doctor"])
 }
