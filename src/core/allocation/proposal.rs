@@ -11,7 +11,6 @@ use super::{Allocation, Holding};
 use crate::core::name::ObjectName;
 use crate::core::policy::PolicySet;
 use crate::core::policy::demand::{Demand, Slot};
-use crate::core::policy::pool::called;
 use crate::core::state::nft::AddressFamily;
 use crate::core::text::counted;
 
@@ -75,7 +74,7 @@ impl fmt::Display for AddressChange {
             Self::Lacking { policy, pool, missing } => {
                 let missing: Vec<String> = missing
                     .iter()
-                    .map(|(family, count)| counted(*count, &format!("{} address", called(*family))))
+                    .map(|(family, count)| counted(*count, &format!("{} address", family.version())))
                     .collect();
                 write!(f, "{policy} goes without {}: the pool {pool} has no more to give", missing.join(" and "))
             }

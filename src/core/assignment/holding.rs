@@ -163,6 +163,7 @@ pub enum Says {
 
 /// One address.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 struct Address {
     claim: Claim,
     /// This node is to have it.

@@ -182,7 +182,7 @@ fn outside(
     }
     let family = AddressFamily::of(destination);
     if !pod.addresses.iter().any(|address| AddressFamily::of(*address) == family) {
-        return Some(("NoAddress", format!("the pod has no {} address", version(family))));
+        return Some(("NoAddress", format!("the pod has no {} address", family.version())));
     }
     if !side.never_steered_on(pod.node.as_ref()).contains(destination) {
         return None;
@@ -205,13 +205,6 @@ fn outside(
         format!("no router forwards packets to {destination}")
     };
     Some(("NeverSteered", format!("{what}, and destinations inside the cluster are never steered")))
-}
-
-fn version(family: AddressFamily) -> &'static str {
-    match family {
-        AddressFamily::V4 => "IPv4",
-        AddressFamily::V6 => "IPv6",
-    }
 }
 
 /// No policy of the pod has the destination.
@@ -352,7 +345,7 @@ fn missing(exit: &ExitKey, family: AddressFamily, host_network: Option<&HostNetw
     if let Some(Err(finding)) = host_network.map(|host_network| egress_address(exit, family, host_network)) {
         return finding;
     }
-    let message = format!("{} is no {} address, and the destination is one", exit.egress, version(family));
+    let message = format!("{} is no {} address, and the destination is one", exit.egress, family.version());
     Finding::new("egress-address-missing", exit, message).hint("name an interface, or a gateway for each family")
 }
 

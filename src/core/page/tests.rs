@@ -93,7 +93,7 @@ fn drift_and_changes_are_one_timeline_with_the_newest_first() {
     one.drift = vec![drift("ip rule 501", 40, None)];
     one.corrected = vec![drift("table inet egret", 30, Some(31))];
     one.findings = vec![DatedFinding {
-        finding: Finding::new("egress-address-missing", "n1 dev net1", "net1 has no global ip address"),
+        finding: Finding::new("egress-address-missing", "n1 dev net1", "net1 has no global IPv4 address"),
         since: at(50),
     }];
     let mut other = NodeReport::new("n2");
@@ -117,7 +117,7 @@ fn drift_and_changes_are_one_timeline_with_the_newest_first() {
     assert_eq!(
         told,
         [
-            "50 finding Bad n1 dev net1: net1 has no global ip address | -",
+            "50 finding Bad n1 dev net1: net1 has no global IPv4 address | -",
             "40 drift Bad ip rule 501 was gone, by nft | not corrected: no memory; seen 2 times",
             "30 drift Fine table inet egret was gone, by nft | corrected after 1000 ms; seen 2 times",
             "10 active Fine more: became active | on 2 nodes, first on n2",

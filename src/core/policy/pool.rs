@@ -6,7 +6,6 @@ use std::net::IpAddr;
 
 use super::{ObjectName, Origin};
 use crate::core::cidr::{AddressRange, RangeSet};
-use crate::core::state::nft::AddressFamily;
 
 /// The most addresses of a pool.
 pub const LARGEST: usize = 4096;
@@ -29,14 +28,6 @@ impl EgressPool {
     pub fn usable(&self) -> RangeSet {
         let all: RangeSet = self.addresses.iter().copied().collect();
         all.subtract(&self.reserved.iter().copied().collect())
-    }
-}
-
-/// A family as documents and people call it.
-pub fn called(family: AddressFamily) -> &'static str {
-    match family {
-        AddressFamily::V4 => "IPv4",
-        AddressFamily::V6 => "IPv6",
     }
 }
 

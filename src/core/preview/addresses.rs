@@ -3,7 +3,6 @@
 use super::risks::{Risk, RiskLevel};
 use crate::core::allocation::AddressChange;
 use crate::core::escape::EscapedText;
-use crate::core::policy::pool::called;
 use crate::core::text::counted;
 
 /// The entry of the list of what to check.
@@ -12,7 +11,7 @@ pub(super) fn risk(change: &AddressChange) -> Risk {
     let (level, code, title, text) = match change {
         AddressChange::Lacking { policy, pool, missing } => {
             let missing =
-                missing.iter().map(|(family, count)| counted(*count, &format!("{} address", called(*family))));
+                missing.iter().map(|(family, count)| counted(*count, &format!("{} address", family.version())));
             let missing = missing.collect::<Vec<_>>().join(" and ");
             let text = begin(policy).words(format!(" goes without {missing}: the pool ")).name(pool);
             let text = text.words(" has no more to give. Add addresses to it, or ask for fewer");

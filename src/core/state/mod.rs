@@ -55,6 +55,14 @@ impl AddressFamily {
     /// Both, IPv4 first.
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
+    /// As documents and people call it; `Display` is as nftables does.
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
     /// `4` or `6`, the suffix of Egret's sets' names.
     pub fn suffix(self) -> char {
         match self {

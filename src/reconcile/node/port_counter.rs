@@ -15,7 +15,7 @@ use crate::kernel::conntrack::{ConntrackError, FlowTable};
 use crate::telemetry::chain;
 
 /// The shortest time between two counts.
-const PERIOD: Duration = Duration::from_secs(30);
+const PERIOD: Duration = Duration::from_secs(10);
 /// A count that takes a second is followed by none for so many.
 const REST: u32 = 99;
 

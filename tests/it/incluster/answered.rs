@@ -154,7 +154,7 @@ fn both_kernels_on_the_way_say_what_they_hold_and_counted() -> Outcome {
     // What a kernel holds is told as of now, before anybody has reported it.
     let gateway = stand.lab.node("kind-worker2")?;
     gateway.exec(["ip", "address", "del", "10.0.3.42/24", "dev", "net1"])?;
-    let says = ["DROPPED on kind-worker2", "net1 has no global ip address", "table 9001 unreachable"];
+    let says = ["DROPPED on kind-worker2", "net1 has no global IPv4 address", "table 9001 unreachable"];
     stand.await_said(&EXPLAIN, 2, &says)?;
     // A pod that no policy selects is in no group of its node's kernel.
     let xwing = ["explain", "batuu/xwing", "--to", "10.0.4.2"];

@@ -36,10 +36,10 @@ fn a_pod_is_explained_and_a_cluster_shown_by_its_api_server() -> Outcome {
     assert!(text.contains("pods    batuu/tiefighter"), "{text}");
     let gateway = stand.lab.node("kind-worker2")?;
     gateway.exec(["ip", "address", "del", "10.0.3.42/24", "dev", "net1"])?;
-    let says = ["DROPPED on kind-worker2 since ", "net1 has no global ip address"];
+    let says = ["DROPPED on kind-worker2 since ", "net1 has no global IPv4 address"];
     let text = stand.await_asked(&EXPLAIN, 2, &says)?;
     assert!(text.contains("do      on kind-worker2: put the address on it"), "{text}");
-    let says = ["1 policy DROPS: outpost: kind-worker2 dev net1: net1 has no global ip address"];
+    let says = ["1 policy DROPS: outpost: kind-worker2 dev net1: net1 has no global IPv4 address"];
     stand.await_asked(&["status"], 2, &says)?;
     let (code, json) = stand.say(&["status", "-o", "json"])?;
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");

@@ -44,7 +44,7 @@ fn the_controller_shows_the_cluster_and_explains_a_pod_that_it_does_not_watch() 
     stand.await_ui("/nodes?sort=heard", &["kind-worker", "kind-worker2"])?;
     let gateway = stand.lab.node("kind-worker2")?;
     gateway.exec(["ip", "address", "del", "10.0.3.42/24", "dev", "net1"])?;
-    let says = ["verdict bad", "1 policy DROPS: outpost: kind-worker2 dev net1: net1 has no global ip address"];
+    let says = ["verdict bad", "1 policy DROPS: outpost: kind-worker2 dev net1: net1 has no global IPv4 address"];
     stand.await_ui("/", &says)?;
     stand.await_ui(asked, &["DROPPED on kind-worker2 since "])?;
     Ok(())

@@ -72,7 +72,7 @@ fn an_egress_address_that_was_taken_away_is_named_on_both_nodes() -> Outcome {
     let stand = Stand::applied(Options::default())?;
     let gateway = stand.lab.node("kind-worker2")?;
     gateway.exec(["ip", "address", "del", "10.0.3.42/24", "dev", "net1"])?;
-    let says = ["DROPPED on kind-worker2 since ", "net1 has no global ip address"];
+    let says = ["DROPPED on kind-worker2 since ", "net1 has no global IPv4 address"];
     let text = stand.await_explained(AT_THE_GATEWAY, 2, &says)?;
     assert!(text.contains("table 9001 unreachable"), "{text}");
     assert!(text.contains("do      on kind-worker2: put the address on it; Egret follows at once"), "{text}");
@@ -237,7 +237,7 @@ fn the_status_says_in_its_first_line_what_is_dropped_and_what_differs() -> Outco
     let gateway = stand.lab.node("kind-worker2")?;
     gateway.exec(["ip", "address", "del", "10.0.3.42/24", "dev", "net1"])?;
     for node in ["kind-worker2", "kind-worker"] {
-        status(&stand, node, 2, "1 policy DROPS: outpost: kind-worker2: net1 has no global ip address")?;
+        status(&stand, node, 2, "1 policy DROPS: outpost: kind-worker2: net1 has no global IPv4 address")?;
     }
     gateway.exec(["ip", "address", "add", "10.0.3.42/24", "dev", "net1"])?;
     status(&stand, "kind-worker2", 0, "nothing is wrong")?;

@@ -257,8 +257,10 @@ fn what_is_dropped_has_a_counter_with_its_policy_and_reason_and_a_line_in_the_lo
     let gateway = stand.lab.node(GATEWAY)?;
     gateway.exec(["ip", "address", "flush", "dev", "net1", "scope", "global"])?;
     await_ready(GATEWAY, "EgressIPMissing", "0");
-    stand
-        .await_words(GATEWAY, "members of outpost are dropped: kind-worker2 dev net1: net1 has no global ip address")?;
+    stand.await_words(
+        GATEWAY,
+        "members of outpost are dropped: kind-worker2 dev net1: net1 has no global IPv4 address",
+    )?;
     let counting = Counting::start(&stand, GATEWAY)?;
     let before = count(&metrics(&stand, SOURCE)?, &exit("packets", AT_SOURCE));
     shout(&stand.lab.pod("tiefighter")?, OUTPOST, 7)?;
@@ -268,7 +270,7 @@ fn what_is_dropped_has_a_counter_with_its_policy_and_reason_and_a_line_in_the_lo
     gateway.exec(["ip", "address", "add", "10.0.3.42/24", "dev", "net1"])?;
     gateway.exec(["ip", "address", "add", "fd00:10:3::42/64", "dev", "net1", "nodad"])?;
     await_ready(GATEWAY, "Programmed", "1");
-    stand.await_words(GATEWAY, "not any more: kind-worker2 dev net1: net1 has no global ip address")?;
+    stand.await_words(GATEWAY, "not any more: kind-worker2 dev net1: net1 has no global IPv4 address")?;
 
     // No gateway is fit any more.
     stand.lab.cordon(GATEWAY)?;

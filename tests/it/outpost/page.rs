@@ -73,7 +73,7 @@ fn a_fault_is_the_first_line_and_drift_is_in_the_timeline() -> Outcome {
     let gateway = stand.lab.node("kind-worker2")?;
     stand.await_page("kind-worker2", "/", &["nothing is wrong"])?;
     gateway.exec(["ip", "address", "del", "10.0.3.42/24", "dev", "net1"])?;
-    let says = ["verdict bad", "1 policy DROPS: outpost: kind-worker2: net1 has no global ip address"];
+    let says = ["verdict bad", "1 policy DROPS: outpost: kind-worker2: net1 has no global IPv4 address"];
     stand.await_page("kind-worker2", "/", &says)?;
     // The pods' node hears of it by the other's report.
     stand.await_page("kind-worker", "/", &says)?;

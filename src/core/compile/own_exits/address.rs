@@ -126,7 +126,7 @@ fn without_address(
     if let Some((address, why)) = interface.unusable.iter().find(|(address, _)| of_family(address)) {
         return unusable(exit, name, *address, *why);
     }
-    let message = format!("{name} has no global {family} address");
+    let message = format!("{name} has no global {} address", family.version());
     match interface.only_named.iter().find(of_family) {
         Some(address) => {
             let message = format!("{message} but {address}, which is deprecated, temporary or not of global scope");
@@ -143,7 +143,7 @@ fn without_address(
 fn of_default_route<'g>(exit: &ExitKey, family: AddressFamily, host_network: &'g HostNetwork) -> Found<'g> {
     let hint = "name an interface or an egressIP in the policy";
     let Some(route) = host_network.default_route(family) else {
-        return missing(exit, &format!("{} has no {family} default route", exit.gateway), hint);
+        return missing(exit, &format!("{} has no {} default route", exit.gateway, family.version()), hint);
     };
     let Some(interface) = host_network.interfaces.get(&route.interface) else {
         return missing(exit, &format!("{} has no interface {}", exit.gateway, route.interface), hint);
@@ -159,7 +159,8 @@ fn of_default_route<'g>(exit: &ExitKey, family: AddressFamily, host_network: &'g
     match source.or_else(|| interface.own_address(family)).or_else(of_loopback) {
         Some(address) => Ok(Some((name, address))),
         None if interface.only_named.is_empty() && interface.unusable.is_empty() => {
-            missing(exit, &format!("{name}, which has the default route, has no global {family} address"), hint)
+            let version = family.version();
+            missing(exit, &format!("{name}, which has the default route, has no global {version} address"), hint)
         }
         None => Err(without_address(exit, name, family, host_network, hint)),
     }

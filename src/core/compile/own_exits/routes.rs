@@ -161,11 +161,11 @@ impl Search<'_> {
     /// network that contains the egress address, as Cilium assumed for cloud interfaces
     /// (`pkg/datapath/linux/linux_defaults` of 1.14). It is a guess, so it comes with a finding.
     fn guess(&self) -> (Option<ExitRoute>, Finding) {
-        let (exit, family, holder) = (self.exit, self.family, self.holder);
+        let (exit, holder, version) = (self.exit, self.holder, self.family.version());
         let hint = "name the router in the policy: nextHop, or the annotation egret.dev/next-hop";
         if self.sends_nothing() {
             let message = format!(
-                "{} is on {holder}, which sends nothing, and {} has no {family} default route; what no route leads to is dropped",
+                "{} is on {holder}, which sends nothing, and {} has no {version} default route; what no route leads to is dropped",
                 self.address, exit.gateway
             );
             return (None, Finding::new("no-next-hop", exit, message).hint(hint));
@@ -173,24 +173,24 @@ impl Search<'_> {
         let interface = self.host_network.interfaces.get(holder);
         if interface.is_some_and(|interface| interface.point_to_point) {
             let route = ExitRoute {
-                destination: everything(family),
+                destination: everything(self.family),
                 gateway: None,
                 onlink: false,
                 interface: holder.to_owned(),
             };
             let message = format!(
-                "{holder} is a point-to-point link without a {family} default route; everything is sent to its other end"
+                "{holder} is a point-to-point link without a {version} default route; everything is sent to its other end"
             );
             return (Some(route), Finding::new("point-to-point", exit, message).hint(hint));
         }
         if let Some(hop) = interface.and_then(|interface| self.router(interface)) {
             let message = format!(
-                "{holder} has no {family} default route; {hop}, the first address of its network, is taken for the router"
+                "{holder} has no {version} default route; {hop}, the first address of its network, is taken for the router"
             );
             return (Some(self.everywhere(hop, holder)), Finding::new("next-hop-assumed", exit, message).hint(hint));
         }
         let message = format!(
-            "{holder} has no {family} default route and no network to find a router in; only its own networks are reached"
+            "{holder} has no {version} default route and no network to find a router in; only its own networks are reached"
         );
         (None, Finding::new("no-next-hop", exit, message).hint(hint))
     }

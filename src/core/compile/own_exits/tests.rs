@@ -133,7 +133,7 @@ fn a_finding_names_what_an_interface_has_in_place_of_an_address() {
     let net1 = host_network.interfaces.get_mut("net1").expect("net1");
     net1.only_named.insert(ip("10.0.3.2"));
     assert!(
-        message(interface("net1"), &host_network).contains("no global ip address but 10.0.3.2, which is deprecated")
+        message(interface("net1"), &host_network).contains("no global IPv4 address but 10.0.3.2, which is deprecated")
     );
     assert_eq!(out(Egress::Address(ip("10.0.3.2")), &["10.0.3.1"], &host_network).0[0], "10.0.3.2 by net1");
     let net1 = host_network.interfaces.get_mut("net1").expect("net1");

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::super::demand::{Demand, named};
 use super::super::diagnostic_sink::{Span, diagnostic, nearest};
-use super::super::pool::{EgressPool, called};
+use super::super::pool::EgressPool;
 use super::super::spans::Spans;
 use super::super::{Egress, ObjectName, Policy, PolicySet, PoolRequest};
 use crate::core::cidr::{AddressRange, RangeSet};
@@ -83,7 +83,7 @@ fn wrong_family(policy: &Policy, file: &str, at: Span, pool: &EgressPool) -> Opt
         .filter(|(_, (needs, has))| *needs && !has)
         .map(|(family, _)| family)
         .collect();
-    let lacks = called(*lacking.first()?);
+    let lacks = lacking.first()?.version();
     let serves = needs.into_iter().zip(has).any(|(needs, has)| needs && has);
     let severity = if serves { Severity::Warning } else { Severity::Error };
     let message = format!(
@@ -155,7 +155,7 @@ fn too_small(demand: &Demand, spans: &Spans, pool: &EgressPool) -> Option<Diagno
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let message = format!(
             "{} are asked of the pool, which has {has} to give: who asks last goes without",
-            counted(asked, &format!("{} address", called(family)))
+            counted(asked, &format!("{} address", family.version()))
         );
         let hint = format!(
             "add addresses; it is asked by {}{more}",
