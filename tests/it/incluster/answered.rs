@@ -45,7 +45,7 @@ fn address(stand: &Stand, node: &str) -> IpAddr {
     internal["address"].as_str().and_then(|text| text.parse().ok()).expect("an address")
 }
 
-/// A stand whose agents answer, with the outpost's policy applied.
+/// A stand whose agents answer, with the outpost's policy applied and reported.
 pub(super) fn answering(options: Options) -> Outcome<Stand> {
     let mut stand = Stand::empty(options)?;
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "egret-viewer", "namespace": NAMESPACE}});
@@ -59,6 +59,8 @@ pub(super) fn answering(options: Options) -> Outcome<Stand> {
     }
     stand.push(&[("nodes/gateways.yaml", LABELS), ("policies/outpost.yaml", &policy("egress-gw: \"true\""))])?;
     stand.await_granted("tiefighter")?;
+    let reports = |node: &String| stand.object("egressnodes", node)["status"]["revision"].is_string();
+    stand.await_that("reports of all nodes", || stand.nodes().iter().all(reports))?;
     Ok(stand)
 }
 
