@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::args::OUTPUT;
+use super::args::{GitArgs, OUTPUT};
 use super::diagnostics::Colour;
 use super::exit::CHANGES;
 use super::explain_json::{AddressJson, ExplanationJson};
@@ -59,17 +59,19 @@ pub(super) struct ExplainArgs {
     /// default branch].
     #[arg(long, value_name = "REV")]
     rev: Option<String>,
+    #[command(flatten)]
+    sources: SourceArgs,
     /// The form of the result.
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = TextOrJson::Text, help_heading = OUTPUT)]
     output: TextOrJson,
     #[command(flatten)]
-    sources: SourceArgs,
+    git: GitArgs,
 }
 
 pub(super) fn run(args: &ExplainArgs, verbosity: &Verbosity) -> Result<ExitCode, Failure> {
     let question = args.question()?;
     let pod = question.as_ref().map(|question| &question.pod);
-    let inputs = args.sources.inputs(args.rev.as_deref(), pod);
+    let inputs = args.sources.inputs(&args.git, args.rev.as_deref(), pod);
     let runtime = output::runtime()?;
     let scratch = plan::Scratch::new()?;
     let read = || args.know(&inputs, question.as_ref(), &runtime, &scratch, verbosity);

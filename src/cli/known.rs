@@ -62,7 +62,7 @@ pub(super) struct ClusterArgs {
     pub(super) namespace: String,
 }
 
-/// Where a command that answers takes what it knows from.
+/// Where a command that answers takes what it knows from, apart from Git's options, which stand last.
 #[derive(Debug, clap::Args)]
 pub(super) struct SourceArgs {
     #[command(flatten)]
@@ -71,14 +71,12 @@ pub(super) struct SourceArgs {
     pub(super) cluster: ClusterArgs,
     #[command(flatten)]
     admission: AdmissionArgs,
-    #[command(flatten)]
-    git: GitArgs,
 }
 
 impl SourceArgs {
     /// What to read. `rev`: the revision that counts where no node is read; `pod`: the pod whose node's active commit counts.
-    pub(super) fn inputs<'a>(&'a self, rev: Option<&'a str>, pod: Option<&'a PodName>) -> Inputs<'a> {
-        let Self { repo, cluster, admission, git } = self;
+    pub(super) fn inputs<'a>(&'a self, git: &'a GitArgs, rev: Option<&'a str>, pod: Option<&'a PodName>) -> Inputs<'a> {
+        let Self { repo, cluster, admission } = self;
         Inputs { repository: repo.with(git), rev, cluster, admission, pod }
     }
 }

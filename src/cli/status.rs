@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::args::{OUTPUT, duration};
+use super::args::{GitArgs, OUTPUT, duration};
 use super::cluster::ApiCluster;
 use super::exit::CHANGES;
 use super::known::{Known, SourceArgs};
@@ -20,6 +20,8 @@ use crate::core::text::wrapped;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit codes: 0 nothing is dropped, 2 something is, or a kernel differs, 1 failure.")]
 pub(super) struct StatusArgs {
+    #[command(flatten)]
+    sources: SourceArgs,
     /// The form of the result.
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = TextOrJson::Text, help_heading = OUTPUT)]
     output: TextOrJson,
@@ -27,7 +29,7 @@ pub(super) struct StatusArgs {
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "2s", value_parser = duration, help_heading = OUTPUT)]
     watch: Option<Duration>,
     #[command(flatten)]
-    sources: SourceArgs,
+    git: GitArgs,
 }
 
 pub(super) fn run(args: &StatusArgs, verbosity: &Verbosity) -> Result<ExitCode, Failure> {
@@ -56,7 +58,7 @@ impl StatusArgs {
             return Ok(ApiCluster::read(&PathBuf::from(kubeconfig), PodsRead::None, runtime)?.state.overview());
         }
         let scratch = plan::Scratch::new()?;
-        let (known, _) = Known::read(&self.sources.inputs(None, None), runtime, &scratch, verbosity)?;
+        let (known, _) = Known::read(&self.sources.inputs(&self.git, None, None), runtime, &scratch, verbosity)?;
         let (cluster, revision) = (self.sources.cluster.cluster_name.as_str(), known.revision.as_str());
         Ok(known.with_situation(None, |situation| Overview::of_situation(cluster, revision, situation)))
     }

@@ -15,7 +15,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-use super::args::OUTPUT;
+use super::args::{GitArgs, OUTPUT};
 use super::cluster::{ApiCluster, ask};
 use super::known::{ClusterArgs, Known, SourceArgs, pod_name};
 use super::output::{self, Failure, Verbosity};
@@ -65,17 +65,19 @@ pub(super) struct SupportBundleArgs {
     /// The destination that the case is about: what becomes of packets of these pods to it is explained.
     #[arg(long, value_name = "ADDRESS", requires = "pod")]
     to: Option<IpAddr>,
+    #[command(flatten)]
+    sources: SourceArgs,
     /// The archive to write; an existing file is left as it is [default: egret-support-TIME.tar.gz in this folder].
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     out: Option<PathBuf>,
     #[command(flatten)]
-    sources: SourceArgs,
+    git: GitArgs,
 }
 
 pub(super) fn run(args: &SupportBundleArgs, verbosity: &Verbosity) -> Result<ExitCode, Failure> {
     let now = Clock::system().now();
     let (runtime, scratch) = (output::runtime()?, plan::Scratch::new()?);
-    let inputs = args.sources.inputs(None, args.pod.first());
+    let inputs = args.sources.inputs(&args.git, None, args.pod.first());
     let (mut known, _) = Known::of(&inputs, PodsRead::All, &runtime, &scratch, verbosity)?;
     let named: BTreeSet<PodName> = args.pod.iter().cloned().collect();
     let reduced = match args.redact {

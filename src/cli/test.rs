@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::args::{OUTPUT, duration};
+use super::args::{GitArgs, OUTPUT, duration};
 use super::exit::CHANGES;
 use super::known::{Known, SourceArgs, pod_name};
 use super::output::{self, Failure, Paint, TextOrJson, Verbosity, paint};
@@ -41,11 +41,13 @@ pub(super) struct TestArgs {
     /// How long an answer may take.
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = duration)]
     patience: Duration,
+    #[command(flatten)]
+    sources: SourceArgs,
     /// The form of the result.
     #[arg(short, long, value_name = "FORM", value_enum, default_value_t = TextOrJson::Text, help_heading = OUTPUT)]
     output: TextOrJson,
     #[command(flatten)]
-    sources: SourceArgs,
+    git: GitArgs,
 }
 
 /// The server to ask.
@@ -140,7 +142,7 @@ pub(super) fn run(args: &TestArgs, verbosity: &Verbosity) -> Result<ExitCode, Fa
     }
     let runtime = output::runtime()?;
     let scratch = plan::Scratch::new()?;
-    let inputs = args.sources.inputs(None, args.pod.as_ref());
+    let inputs = args.sources.inputs(&args.git, None, args.pod.as_ref());
     let (known, _) = Known::read(&inputs, &runtime, &scratch, verbosity)?;
     let node =
         known.inquiry.as_ref().and_then(|inquiry| inquiry.kernel.as_ref()).map(|reading| reading.kernel.node.clone());

@@ -241,6 +241,17 @@ fn walk(table: &Table, chain: &Chain, packet: &mut Packet) -> End {
     End::Through
 }
 
+impl Packet {
+    /// `NF_CT_STATE_*`
+    fn state(&self) -> u32 {
+        match self {
+            Self { untracked: true, .. } => 64,
+            Self { new: true, .. } => 8,
+            _ => 2,
+        }
+    }
+}
+
 fn apply(table: &Table, rule: &NftRule, packet: &mut Packet) -> Said {
     for statement in &rule.0 {
         let goes_on = match statement {
@@ -259,20 +270,10 @@ fn apply(table: &Table, rule: &NftRule, packet: &mut Packet) -> Said {
                     None => false,
                 }
             }
-            Statement::CtState { bits, negated } => {
-                let state = match packet {
-                    Packet { untracked: true, .. } => 64,
-                    Packet { new: true, .. } => 8,
-                    _ => 2,
-                };
-                (bits & state != 0) != *negated
-            }
-            Statement::SetMark { field: Field::MetaMark, keep, value } => {
-                packet.mark = packet.mark & keep | value;
-                true
-            }
-            Statement::SetMark { keep, value, .. } => {
-                packet.connection_mark = packet.connection_mark & keep | value;
+            Statement::CtState { bits, negated } => (bits & packet.state() != 0) != *negated,
+            Statement::SetMark { field, keep, value } => {
+                let mark = if *field == Field::MetaMark { &mut packet.mark } else { &mut packet.connection_mark };
+                *mark = *mark & keep | value;
                 true
             }
             Statement::MarkFromMap { field, map } => {
