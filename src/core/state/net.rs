@@ -18,7 +18,7 @@ pub type LinkName = String;
 pub struct Protocol(pub u8);
 
 /// A hardware address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
@@ -202,6 +202,13 @@ impl fmt::Display for Protocol {
             186 => f.write_str("bgp"),
             other => write!(f, "{other}"),
         }
+    }
+}
+
+/// As people write it, in logs as well.
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
