@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::live::{Lease, LeaseRole, Timing};
-use crate::telemetry::chain;
+use crate::telemetry::{FaultLog, chain};
 
 /// Whether this process leads, for another thread: checked before each write that others read.
 pub type IsLeader = Box<dyn Fn() -> bool + Send>;
@@ -80,10 +80,18 @@ async fn compete(
     mut fences: watch::Receiver<i64>,
     mut stopped: oneshot::Receiver<()>,
 ) {
+    let mut log = FaultLog::default();
     loop {
         lease.seen_fence(*fences.borrow_and_update());
-        if let Err(error) = lease.step().await {
-            tracing::warn!(error = chain(&error), hint = error.hint(), "the Lease can be neither read nor renewed");
+        match lease.step().await {
+            Ok(_) if log.works() => tracing::info!("the Lease is read and renewed again"),
+            Ok(_) => {}
+            Err(error) => {
+                let cause = chain(&error);
+                if log.failed(&cause) {
+                    tracing::warn!(error = cause, hint = error.hint(), "the Lease can be neither read nor renewed");
+                }
+            }
         }
         let role = lease.role();
         let before = roles.send_replace(role.clone());

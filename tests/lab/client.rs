@@ -45,14 +45,36 @@ impl fmt::Display for Answer {
 
 /// Asks from the calling thread's namespace, on a new connection.
 pub(crate) fn ask(address: IpAddr, path: &str, patience: Duration) -> Answer {
-    let Ok(reply) = request(SocketAddr::new(address, HTTP), path, patience) else { return Answer::NoAnswer };
+    let Ok((head, body)) = ask_and_close(SocketAddr::new(address, HTTP), path, patience) else {
+        return Answer::NoAnswer;
+    };
     // The status and the body must agree, or it is not the outpost that spoke.
-    let (head, body) = reply.split_once("\r\n\r\n").unwrap_or_default();
     match body.trim_end().split_once(' ').map(|(word, seen)| (word, seen.parse())) {
         Some(("granted", Ok(seen))) if head.starts_with("HTTP/1.1 200 ") => Answer::Granted(seen),
         Some(("denied", Ok(seen))) if head.starts_with("HTTP/1.1 403 ") => Answer::Denied(seen),
         _ => Answer::NoAnswer,
     }
+}
+
+/// The head and the body of an answer that says its length. The client is the first to close: a server that was would keep the
+/// connection in TIME-WAIT, and of thousands a minute some would come with a port that it keeps, and wait for the second SYN.
+fn ask_and_close(server: SocketAddr, path: &str, patience: Duration) -> io::Result<(String, String)> {
+    let mut stream = TcpStream::connect_timeout(&server, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {server}\r\n\r\n").as_bytes())?;
+    let mut reply = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reply.read_line(&mut head)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    let length = head.lines().filter_map(|line| line.split_once(": "));
+    let length = length.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length = length.filter_map(|(_, value)| value.parse().ok()).next().ok_or(io::ErrorKind::InvalidData)?;
+    let mut body = vec![0; length];
+    reply.read_exact(&mut body)?;
+    Ok((head, String::from_utf8_lossy(&body).into_owned()))
 }
 
 fn request(server: SocketAddr, path: &str, patience: Duration) -> io::Result<String> {

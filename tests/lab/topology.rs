@@ -320,6 +320,8 @@ pub(crate) fn sysctls(options: &Options, forwards: bool, rp_filter: u8) -> Vec<(
         ]);
     }
     settings.push(("net.ipv6.conf.all.forwarding".to_owned(), u8::from(forwards).to_string()));
+    // A client without pause, which is the first to close, has used all its ports after half a minute.
+    settings.push(("net.ipv4.tcp_tw_reuse".to_owned(), "1".to_owned()));
     settings
 }
 

@@ -45,7 +45,10 @@ impl World {
             sleep(Duration::from_millis(500)).await;
         }
         self.log.note(&format!("settled after {:?}", began.elapsed()));
-        self.checker.settled();
+        // A view that lost an event may still be of the past, and no packet shows it yet.
+        if Instant::now() > self.compared {
+            self.checker.settled();
+        }
         Ok(())
     }
 
@@ -136,7 +139,7 @@ impl World {
             }
         }
         let warnings = self.log.warnings_since(since);
-        if warnings > 600 { Err(format!("{warnings} warnings in a minute")) } else { Ok(()) }
+        if warnings > 250 { Err(format!("{warnings} warnings in a minute")) } else { Ok(()) }
     }
 }
 

@@ -4,6 +4,7 @@
 //! Only the fact that a Lease changes counts, not the time in it: clocks of nodes differ. Not here: who renews it
 //! (`reconcile::agent`), and what a missing heartbeat means (`reconcile::controller`).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -58,6 +59,12 @@ impl ApiClient {
         let parameters = PatchParams::apply(MANAGER).force();
         let request = Request::new(leases_of(namespace)).patch(&name, &parameters, &Patch::Apply(body));
         self.call::<IgnoredAny>(&format!("renewing Lease {namespace}/{name}"), request, ANSWER).await.map(drop)
+    }
+
+    /// When each agent's Lease was renewed, by its node's clock, as it is now: a watch may be late, or say nothing at all.
+    pub async fn read_heartbeats(&self, namespace: &str) -> Result<BTreeMap<NodeName, Option<Timestamp>>, ApiError> {
+        let leases = self.pages::<LeaseWire>("listing Leases", &leases_of(namespace)).await?;
+        Ok(leases.into_iter().filter_map(Heartbeats::read).collect())
     }
 
     /// The nodes that have a Lease of an agent.

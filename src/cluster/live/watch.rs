@@ -22,6 +22,7 @@ use super::wire::{Configs, EgressNodes, Namespaces, Nodes, Pods, Policies, Slim,
 use crate::clock::Clock;
 use crate::core::name::NodeName;
 use crate::core::pools::PoolKind;
+use crate::telemetry::{FaultLog, chain};
 
 /// Events that were not received yet. When the queue is full, the connections to the server fill up.
 const QUEUE: usize = 256;
@@ -83,7 +84,9 @@ pub struct ClusterWatch {
     news: mpsc::Receiver<Message>,
     view: View,
     faults: BTreeMap<&'static str, WatchError>,
-    /// Those of them that the caller has not seen yet, and whether they ended meanwhile.
+    /// Which failures of a kind are logged.
+    logs: BTreeMap<&'static str, FaultLog>,
+    /// Those faults that the caller has not seen yet, and whether they ended meanwhile.
     unseen: BTreeMap<&'static str, bool>,
     /// Optional kinds that may not be read: the cause, and a hint.
     closed: BTreeMap<&'static str, (String, Option<String>)>,
@@ -110,6 +113,7 @@ impl Start<'_> {
             news,
             view: View::default(),
             faults: BTreeMap::new(),
+            logs: BTreeMap::new(),
             unseen: BTreeMap::new(),
             closed: BTreeMap::new(),
             missing: self.missing,
@@ -246,25 +250,38 @@ impl ClusterWatch {
             }
             Message::Closed(kind, error) => {
                 let first = self.missing.remove(kind);
-                let faults = self.closed.insert(kind, (crate::telemetry::chain(&error), error.hint())).is_none();
+                let (why, hint) = (chain(&error), error.hint());
+                let faults = !self.closed.contains_key(kind);
+                if faults {
+                    tracing::warn!(what = kind, hint, "{why}; what is known of it stays");
+                }
+                self.closed.insert(kind, (why, hint));
                 Changed { synced: first && self.missing.is_empty(), faults, ..Changed::default() }
             }
-            Message::Well(kind) => match self.unseen.get_mut(kind) {
-                // It stays for one return of `changed`: a short one is told too.
-                Some(over) => {
-                    *over = true;
-                    Changed::default()
+            Message::Well(kind) => {
+                if self.logs.get_mut(kind).is_some_and(FaultLog::works) {
+                    tracing::info!(what = kind, "{kind} are watched again");
                 }
-                None => Changed { faults: self.faults.remove(kind).is_some(), ..Changed::default() },
-            },
+                match self.unseen.get_mut(kind) {
+                    // It stays for one return of `changed`: a short one is told too.
+                    Some(over) => {
+                        *over = true;
+                        Changed::default()
+                    }
+                    None => Changed { faults: self.faults.remove(kind).is_some(), ..Changed::default() },
+                }
+            }
             Message::Fault(kind, error) => {
                 let before = self.faults.remove(kind);
                 let fault = WatchError {
-                    message: crate::telemetry::chain(&error),
+                    message: chain(&error),
                     hint: error.hint(),
                     since: before.as_ref().map_or_else(|| self.clock.now(), |fault| fault.since),
                     count: before.as_ref().map_or(0, |fault| fault.count) + 1,
                 };
+                if self.logs.entry(kind).or_default().failed(&fault.message) {
+                    tracing::warn!(what = kind, hint = fault.hint, "{}; what is known of it stays", fault.message);
+                }
                 let reported = before.is_some_and(|before| before.message == fault.message);
                 self.faults.insert(kind, fault);
                 if !reported || self.unseen.contains_key(kind) {

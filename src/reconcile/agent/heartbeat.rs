@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use crate::backoff::Backoff;
 use crate::cluster::live::{ApiClient, RENEWAL, SILENCE};
 use crate::core::name::NodeName;
-use crate::telemetry::chain;
+use crate::telemetry::{FaultLog, chain};
 
 /// How long the loop may take between two iterations before it counts as hanging: longer than any round.
 const HANGING: Duration = Duration::from_mins(2);
@@ -82,7 +82,7 @@ async fn renew(
     mut backoff: Backoff,
 ) {
     let mut last: Option<Instant> = None;
-    let mut logged: Option<String> = None;
+    let mut log = FaultLog::default();
     loop {
         let Beat { at, uid } = beats.borrow_and_update().clone();
         let Some(uid) = uid.filter(|_| at.elapsed() < HANGING) else {
@@ -96,18 +96,19 @@ async fn renew(
         let wait = match live.renew_heartbeat(&namespace, &node, &uid).await {
             Ok(()) => {
                 backoff.reset();
-                logged = None;
+                if log.works() {
+                    tracing::info!("the heartbeat is written again");
+                }
                 if last.replace(Instant::now()).is_some_and(|last| last.elapsed() >= MAYBE_SILENT) {
                     returned.send_modify(|times| *times += 1);
                 }
                 backoff.spread(RENEWAL / 2) + RENEWAL / 2
             }
             Err(error) => {
-                let fault = chain(&error);
-                if logged.as_ref() != Some(&fault) {
-                    tracing::warn!(error = fault, hint = error.hint(), "the heartbeat is not written");
+                let cause = chain(&error);
+                if log.failed(&cause) {
+                    tracing::warn!(error = cause, hint = error.hint(), "the heartbeat is not written");
                 }
-                logged = Some(fault);
                 backoff.next_wait().min(RENEWAL / 4)
             }
         };

@@ -341,11 +341,6 @@ impl<K: NodeKernel> Agent<K> {
     /// Takes in a change of the cluster. Returns whether it makes a round due.
     fn on_cluster_change(&mut self, changed: Changed) -> bool {
         let Some(watching) = self.driver.reconciler.cluster.watching() else { return false };
-        if changed.faults {
-            for (what, fault) in watching.faults() {
-                tracing::warn!(what, hint = fault.hint, "{}; what is known of it stays", fault.message);
-            }
-        }
         if !watching.synced() {
             return false;
         }

@@ -15,7 +15,7 @@ use crate::backoff::Backoff;
 use crate::cluster::live::{ApiClient, ApiError, EventKind, Recorder, Regarding};
 use crate::core::name::NodeName;
 use crate::core::status::{NodeStatus, Reason};
-use crate::telemetry::chain;
+use crate::telemetry::{FaultLog, chain};
 
 /// The longest delay of pod counts if nothing else of the status changes.
 const COUNTS: Duration = Duration::from_mins(5);
@@ -149,6 +149,7 @@ struct UpdateWriter {
     node: NodeName,
     updates: watch::Receiver<Option<(StatusUpdate, u32)>>,
     backoff: Backoff,
+    log: FaultLog,
     written: Option<Written>,
     /// What the API server last had. After a restart it is read once, before the first write.
     known: Option<NodeStatus>,
@@ -168,7 +169,8 @@ impl UpdateWriter {
         mut backoff: Backoff,
     ) -> Self {
         let check = Instant::now() + backoff.spread(CHECK_INTERVAL);
-        Self { live, node, updates, backoff, written: None, known: None, confirmation: None, check, returned: true }
+        let log = FaultLog::default();
+        Self { live, node, updates, backoff, log, written: None, known: None, confirmation: None, check, returned: true }
     }
 
     /// Runs until nobody gives updates any more.
@@ -213,6 +215,9 @@ impl UpdateWriter {
         match write(&self.live, &self.node, &update, self.written.as_ref(), &mut self.known).await {
             Ok(status) => {
                 self.backoff.reset();
+                if self.log.works() {
+                    tracing::info!("the node's status is written again");
+                }
                 self.returned |= self.written.as_ref().is_some_and(|before| before.update.lost != update.lost);
                 if std::mem::take(&mut self.returned) {
                     self.check = Instant::now() + self.backoff.spread(CHECK_AFTER_RETURN);
@@ -221,7 +226,10 @@ impl UpdateWriter {
             }
             Err(error) => {
                 let wait = self.backoff.next_wait();
-                tracing::warn!(error = chain(&error), hint = error.hint(), retry = ?wait, "the node's status is not written");
+                let cause = chain(&error);
+                if self.log.failed(&cause) {
+                    tracing::warn!(error = cause, hint = error.hint(), retry = ?wait, "the node's status is not written");
+                }
                 // The write may have succeeded and its response been lost, so all of it is written again.
                 self.written = None;
                 sleep(wait).await;

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use self::assertions::AssertionMonitor;
 use self::events::admission_news;
@@ -68,6 +68,8 @@ const SETTLES: Duration = Duration::from_secs(5);
 /// How long agents may take to apply a publication before statuses report that they are waited for: usually they need
 /// a fraction of a second, and each such status would be one more write of every policy.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the Leases are read for, to see whether an agent is silent.
+const LEASES_READ: Duration = Duration::from_secs(5);
 /// How often everything is compared again. A write whose response was lost is noticed at the latest then.
 const RESYNC: Duration = Duration::from_mins(1);
 
@@ -167,8 +169,6 @@ async fn serve_with(
         retry_at: None,
         last_fence: None,
         claimed: None,
-        logged_closed: BTreeSet::new(),
-        logged_faults: BTreeMap::new(),
         published_before: BTreeSet::new(),
         sent: SentPolicies::default(),
         recorded_rejected: BTreeSet::new(),
@@ -230,10 +230,6 @@ struct Controller {
     followed: Option<CommitId>,
     /// The last push that another controller announced.
     pushed: Option<String>,
-    /// Resource kinds whose denied read access was already logged.
-    logged_closed: BTreeSet<&'static str>,
-    /// Errors of watches that were already logged, by kind.
-    logged_faults: BTreeMap<&'static str, String>,
     /// The policies that were published when the last pass ended and the cluster had answered.
     published_before: BTreeSet<String>,
     sent: SentPolicies,
@@ -246,7 +242,6 @@ struct Controller {
 impl Controller {
     /// One pass, if this process leads and knows enough.
     async fn turn(&mut self) {
-        self.log_watch_errors();
         self.observe_heartbeats();
         if let Some(fence) = greatest_fence(self.watching.view()) {
             self.leading.seen_fence(fence);
@@ -273,6 +268,7 @@ impl Controller {
             self.follow();
         }
         if fence.is_some() && self.watching.synced() {
+            self.confirm_silence().await;
             self.untaint().await;
         }
         if fence.is_none() || !self.watching.synced() || !self.may_replace_published() {
@@ -322,19 +318,19 @@ impl Controller {
         changed
     }
 
-    /// Logs what cannot be watched, once for each cause.
-    fn log_watch_errors(&mut self) {
-        let faults = self.watching.faults();
-        for (what, fault) in faults.iter().filter(|(what, fault)| self.logged_faults.get(*what) != Some(&fault.message))
-        {
-            tracing::warn!(what, hint = fault.hint, "{}; what is known of it stays", fault.message);
+    /// Reads the Leases where some agent seems silent: the watch alone is not believed.
+    async fn confirm_silence(&mut self) {
+        if !self.heartbeats.wants_read() {
+            return;
         }
-        self.logged_faults = faults.iter().map(|(what, fault)| (*what, fault.message.clone())).collect();
-        let closed = self.watching.closed();
-        for (what, (why, hint)) in closed.iter().filter(|(what, _)| !self.logged_closed.contains(*what)) {
-            tracing::warn!(what, hint, "{why}; what is known of it stays");
+        let read = timeout(LEASES_READ, self.live.read_heartbeats(&self.options.namespace)).await;
+        let read = read.map_err(|_| format!("no answer within {} s", LEASES_READ.as_secs()));
+        let read = read.and_then(|read| read.map_err(|error| chain(&error)));
+        if let Err(error) = &read {
+            tracing::debug!(error, "whether an agent is silent is not known: its Lease cannot be read");
         }
-        self.logged_closed = closed.keys().copied().collect();
+        self.heartbeats.read(read.ok().as_ref(), self.live.clock().now());
+        self.observe_heartbeats();
     }
 
     /// The published commit, if there is one.

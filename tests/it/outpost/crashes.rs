@@ -181,11 +181,11 @@ fn what_an_older_version_left_is_healed_without_touching_what_is_others() -> Out
         let (healed, new) = (everything(&stand.lab.node(&node)?)?, everything(&fresh.lab.node(&node)?)?);
         let ours = |line: &&str| line.contains("egret") || line.contains("9001") || line.contains("9044");
         let foreign = |line: &&str| !line.contains("table ip egret") && !line.contains("link-netns");
-        let routing = |text: &str| -> Vec<String> {
+        let routing = |text: &str| -> String {
             let ours = text.lines().take_while(|line| *line != "# rp_filter").filter(ours).filter(foreign);
-            ours.filter(|line| !line.contains("proto 201")).map(str::to_owned).collect()
+            ours.filter(|line| !line.contains("proto 201")).flat_map(|line| [line, "\n"]).collect()
         };
-        assert_eq!(routing(&healed), routing(&new), "{node}");
+        assert_eq!(difference(&routing(&healed), &routing(&new)), "", "{node}");
         assert!(healed.contains("unicast 198.51.100.0/24 via 172.18.0.1 dev eth0 table 9001 proto 201"), "{healed}");
         assert!(healed.contains("table ip egret {\n\tchain kept {\n\t\taccept\n\t}\n}\n"), "{healed}");
     }
