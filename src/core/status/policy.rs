@@ -4,6 +4,7 @@
 //! Not here: choosing the gateways (see `core::placement`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,7 @@ use crate::core::name::NodeName;
 use crate::core::placement::{ExitKey, POOL_ADDRESS_MISSING, Placement};
 use crate::core::policy::Policy;
 use crate::core::report::history::Rejected;
+use crate::core::state::nft::AddressFamily;
 
 /// `status` of a PublishedEgressPolicy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -202,7 +204,28 @@ fn ready(
         .iter()
         .map(|gateway| format!("{} through {}", gateway.egress_ips.join(" and "), gateway.node))
         .collect();
-    (ConditionStatus::True, Reason::Programmed, format!("members leave as {}", exits.join(", ")))
+    let mut message = format!("members leave as {}", exits.join(", "));
+    for gateway in gateways {
+        if let Some((family, finding)) = without_way(policy, gateway, nodes) {
+            let _ = write!(message, "; not over {}: {}: {}", family.version(), gateway.exit, finding.message);
+        }
+    }
+    (ConditionStatus::True, Reason::Programmed, message)
+}
+
+/// A family of the policy's destinations in which an exit that is served has no way out. Whether a member has addresses of
+/// the family is not known here, so the policy may work all the same.
+fn without_way<'n>(
+    policy: &Policy,
+    gateway: &GatewayStatus,
+    nodes: &'n BTreeMap<NodeName, NodeStatus>,
+) -> Option<(AddressFamily, &'n Finding)> {
+    let served: BTreeSet<AddressFamily> =
+        gateway.egress_ips.iter().filter_map(|address| address.parse().ok().map(AddressFamily::of)).collect();
+    let wanted: BTreeSet<AddressFamily> =
+        policy.destinations.iter().map(|network| AddressFamily::of(network.addr())).collect();
+    let family = *wanted.difference(&served).next()?;
+    Some((family, NO_WAY_OUT.iter().find_map(|code| finding_of(gateway, code, nodes))?))
 }
 
 /// The gateway's own finding about an exit.

@@ -132,6 +132,20 @@ fn a_policy_that_does_not_work_has_the_reason() {
 }
 
 #[test]
+fn a_family_in_which_a_gateway_has_no_way_out_is_named_where_the_policy_has_destinations_of_it() {
+    let mut nodes = reported(Some(&["10.0.3.42"]));
+    let report = nodes.values_mut().next().unwrap().report.as_mut().unwrap();
+    let finding = Finding::new("egress-address-missing", "gate default", "eth0 has no global IPv6 address");
+    report.set_findings(vec![finding], at(0));
+    let message = |policy: &Policy| ready(&status(policy, &facts(true), &nodes, &[])).2;
+    let mut both = policy();
+    both.destinations.push("fd00:4::/64".parse().unwrap());
+    let expected = "members leave as 10.0.3.42 through gate; not over IPv6: gate default: eth0 has no global IPv6 address";
+    assert_eq!(message(&both), expected);
+    assert_eq!(message(&policy()), "members leave as 10.0.3.42 through gate", "it has no such destinations");
+}
+
+#[test]
 fn reconciling_and_stalled_are_there_only_while_true_as_kstatus_has_them() {
     use ConditionType::{Accepted, Ready, Reconciling, Stalled};
     let of = |ready: bool, nodes: &BTreeMap<_, _>| types(&status(&policy(), &facts(ready), nodes, &[]).conditions);

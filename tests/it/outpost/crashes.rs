@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use super::listing::{difference, everything};
-use super::stand::{Document, HELD_BACK, Outcome, Stand, WAYS, labels};
-use crate::lab::{Answer, Lab, LabError, Options};
+use super::stand::{DEADLINE, Document, HELD_BACK, Outcome, Stand, WAYS, labels};
+use crate::lab::{Answer, Lab, LabError, Options, wait_until};
 
 /// Xorshift (Marsaglia 2003): the same moments for the same seed.
 struct Moments(u64);
@@ -177,15 +177,19 @@ fn what_an_older_version_left_is_healed_without_touching_what_is_others() -> Out
     stand.await_own_way("xwing")?;
     stand.await_settled()?;
     let fresh = Stand::applied(Options::default())?;
+    let ours = |line: &&str| line.contains("egret") || line.contains("9001") || line.contains("9044");
+    let foreign = |line: &&str| !line.contains("table ip egret") && !line.contains("link-netns");
+    let routing = |text: &str| -> String {
+        let ours = text.lines().take_while(|line| *line != "# rp_filter").filter(ours).filter(foreign);
+        ours.filter(|line| !line.contains("proto 201")).flat_map(|line| [line, "\n"]).collect()
+    };
     for node in stand.nodes() {
-        let (healed, new) = (everything(&stand.lab.node(&node)?)?, everything(&fresh.lab.node(&node)?)?);
-        let ours = |line: &&str| line.contains("egret") || line.contains("9001") || line.contains("9044");
-        let foreign = |line: &&str| !line.contains("table ip egret") && !line.contains("link-netns");
-        let routing = |text: &str| -> String {
-            let ours = text.lines().take_while(|line| *line != "# rp_filter").filter(ours).filter(foreign);
-            ours.filter(|line| !line.contains("proto 201")).flat_map(|line| [line, "\n"]).collect()
-        };
-        assert_eq!(difference(&routing(&healed), &routing(&new)), "", "{node}");
+        let (one, other) = (stand.lab.node(&node)?, fresh.lab.node(&node)?);
+        // The kernel adds the routes of a link's own addresses a moment after the link is up.
+        let differ = || -> Outcome<String> { Ok(difference(&routing(&everything(&one)?), &routing(&everything(&other)?))) };
+        wait_until(DEADLINE, || differ().is_ok_and(|difference| difference.is_empty()));
+        assert_eq!(differ()?, "", "{node}");
+        let healed = everything(&one)?;
         assert!(healed.contains("unicast 198.51.100.0/24 via 172.18.0.1 dev eth0 table 9001 proto 201"), "{healed}");
         assert!(healed.contains("table ip egret {\n\tchain kept {\n\t\taccept\n\t}\n}\n"), "{healed}");
     }
