@@ -136,7 +136,7 @@ impl ExplainArgs {
         scratch: &plan::Scratch,
         verbosity: &Verbosity,
     ) -> Result<(Known, Option<Mirror>), Failure> {
-        // Who else leaves with an address, all pods tell.
+        // Who leaves with an address is known only from all pods.
         let pods = match question {
             Some(Question { pod, destination }) if self.seen_as.is_none() => {
                 PodsRead::Of { pod, destination: *destination }

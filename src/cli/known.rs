@@ -129,7 +129,7 @@ impl Failure {
 }
 
 impl Known {
-    /// Asks with everything that is known. `pod`: the one whose node tells what waits.
+    /// Asks with everything that is known. `pod`: only its node's report is searched for what waits.
     pub(super) fn with_situation<T>(&self, pod: Option<&PodName>, ask: impl FnOnce(&Situation<'_>) -> T) -> T {
         let reading = self.inquiry.as_ref().and_then(|inquiry| inquiry.kernel.as_ref());
         let of_api = self.api.as_ref().map(|api| (&api.state.placement, api.state.waits()));
@@ -177,7 +177,7 @@ impl Known {
         }
     }
 
-    /// The pod's connections, as agents answered; none if nobody was asked, or nobody answered.
+    /// The pod's connections, as agents answered; none if no agent was asked, or none answered.
     pub(super) fn connections_told(&self, explanation: &Explanation) -> Option<Vec<OpenConnection>> {
         let answers =
             self.told.iter().filter_map(|(node, told)| Some((node, told.as_ref().ok()?.connections.as_ref()?)));

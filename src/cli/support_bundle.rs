@@ -319,7 +319,7 @@ impl Bundle {
             let hint = (error.kind() == std::io::ErrorKind::AlreadyExists).then(|| "name another by --out".to_owned());
             Failure::new(format!("write {}: {error}", path.display()), hint)
         };
-        // It is nobody's business but the user's.
+        // Only the user may read it.
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
         let mut archive = tar::Builder::new(GzEncoder::new(file, Compression::default()));
         let manifest = self.manifest();

@@ -198,7 +198,7 @@ pub enum AdmissionDecision {
 
 impl AdmissionRules<'_> {
     /// Decides about a commit. Signatures are checked first, then a suspension: no trailer passes it, only the commit
-    /// that removes it from egret.yaml. What a user has to do about a commit comes before what ends by itself.
+    /// that removes it from egret.yaml. What needs a user's action comes before what ends with time.
     pub fn judge(&self, now: Timestamp) -> AdmissionDecision {
         if let Some(unsigned) = &self.unsigned {
             return AdmissionDecision::Pending(unsigned.clone());

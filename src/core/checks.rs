@@ -1,7 +1,7 @@
 //! The doctor's checks of many nodes as one list: the worst first, alike ones together, bounded however many nodes there are.
 //!
-//! What agents answer is nobody's word but theirs: it is bounded when it is read, and escaped when it is shown. Not here: the checks
-//! (`kernel::doctor`), and asking for them (`cluster`).
+//! Agents' answers are not trusted: they are bounded when they are read, and escaped when they are shown. Not here: the
+//! checks (`kernel::doctor`), and asking for them (`cluster`).
 
 use std::collections::BTreeMap;
 
@@ -176,13 +176,13 @@ impl ClusterHealth {
 /// Messages and hints of one check, and the nodes that have each.
 type Wordings<'a> = BTreeMap<(&'a str, Option<&'a str>), Vec<NodeName>>;
 
-/// The problems of one check: a few wordings each by itself, the others together.
+/// The problems of one check: a few wordings separately, the others together.
 fn problems(severity: Severity, code: &str, wordings: Wordings<'_>) -> Vec<Problem> {
     let mut wordings: Vec<_> = wordings.into_iter().collect();
     wordings.sort_by_key(|(_, nodes)| std::cmp::Reverse(nodes.len()));
     let mut problems: Vec<Problem> = Vec::new();
     for ((message, hint), nodes) in wordings {
-        // Why agents did not answer is always told.
+        // Why agents did not answer is always shown.
         let full = problems.len() > WORDINGS && severity != Severity::Silent;
         if let Some(last) = problems.last_mut().filter(|_| full) {
             last.wordings += 1;

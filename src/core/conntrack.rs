@@ -1,8 +1,8 @@
 //! Whether connection tracking has room for new connections on a node.
 //!
 //! One egress address has 64,512 ports for each destination, protocol and port there, and the table of connections has
-//! a limit. Where either is used up, new connections are lost, and only the kernel's statistics tell. Not here: reading
-//! them (`kernel::conntrack`), and how many ports each address uses (`ports`).
+//! a limit. Where either is used up, new connections are lost, and only the kernel's statistics show it. Not here:
+//! reading them (`kernel::conntrack`), and how many ports each address uses (`ports`).
 
 use jiff::{SignedDuration, Timestamp};
 

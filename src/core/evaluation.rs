@@ -163,7 +163,7 @@ impl GatewayState {
     fn place(&mut self, input: &NodeInput<'_>, ids: &ExitIds, now: Timestamp) -> (Placement, Detours) {
         let NodeInput { node, set, facts, host_network, observed, liveness, .. } = *input;
         let labels = facts.nodes.get(node).map(|node| node.labels.clone()).unwrap_or_default();
-        // What this node's kernel has is known here before any other node hears of it.
+        // What this node's kernel has is known here before any other node learns it.
         let mut here = gateway_interfaces::held(host_network, set, &labels);
         self.holds.retain(|address, _| here.remove(address));
         self.holds.extend(here.into_iter().map(|address| (address, now)));

@@ -67,8 +67,8 @@ pub struct Gate<'a> {
     pub reached: bool,
     /// Whether nothing was ever active.
     pub first_start: bool,
-    /// Whether a commit is active that nobody knows any more. Its windows are not known either, so those of the new one
-    /// count: it could open them for itself, but what waited before does not come into force because a file was lost.
+    /// Whether a commit is active that is not known any more. Its windows are not known either, so those of the new one
+    /// count: it could open them for itself, but what waited before does not become active because a file was lost.
     pub lost: bool,
     /// The change windows that flags set. They win over egret.yaml.
     pub windows: Option<&'a ChangeWindows>,
@@ -93,8 +93,9 @@ impl Gate<'_> {
         }
     }
 
-    /// What is demanded of a commit's signatures, beside what flags demand. What the commit itself says of it counts only where nothing is
-    /// known of an active one: on a first start, whoever can write the first commit can write all of it.
+    /// What is demanded of a commit's signatures, beside what flags demand. What the commit itself demands counts only
+    /// where nothing is known of an active one: on a first start, whoever can write the first commit can write all of
+    /// it.
     pub fn signatures(&self, candidate: &Candidate) -> Option<Signatures> {
         if self.first_start || self.lost { candidate.signatures.clone() } else { self.active_signatures() }
     }

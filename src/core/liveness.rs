@@ -13,7 +13,8 @@ use super::state::nft::AddressFamily;
 /// A path.
 pub type PathKey = (ExitKey, AddressFamily);
 
-/// Between two probes of a path that nobody needs: a standby, and a path that is silent while a standby carries its packets.
+/// Between two probes of a path that is not in use: a standby, and a path that is silent while a standby carries its
+/// packets.
 const IDLE: Duration = Duration::from_secs(1);
 /// How long a gateway may take to answer for the first time: it may be setting the exit up just now, and that is no failure.
 const FIRST: Duration = Duration::from_secs(5);
@@ -50,7 +51,7 @@ impl PathState {
 }
 
 impl LivenessView {
-    /// Nothing is known: nobody probes.
+    /// Nothing is known: no node probes.
     pub const NOTHING: &'static Self = &Self(BTreeMap::new());
 
     /// The same with what is known of more paths.

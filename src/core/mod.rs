@@ -1,6 +1,6 @@
 //! The pure core: values in, values out. Same input, same bytes.
 //!
-//! Deliberately absent: clocks, IO, async, logs, randomness, and every other folder of `src` (tests/it/tidy.rs holds it so).
+//! Not here: clocks, IO, async, logs, randomness, and every other folder of `src` (tests/it/tidy.rs holds it so).
 //!
 //! ```text
 //! files --policy--> policies + diagnostics

@@ -46,7 +46,7 @@ name!(
 );
 name!(
     /// A network interface: 1 to 15 bytes without `/`, `:` and white space (`dev_valid_name` in the kernel's net/core/dev.c).
-    /// Lists and patterns are refused as well: the kernel would take such a name, and nobody gives it.
+    /// Lists and patterns are refused as well: the kernel would take such a name, but none is in use.
     Interface,
     interface
 );

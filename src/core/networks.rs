@@ -54,7 +54,7 @@ impl OwnNetworks {
     }
 }
 
-/// Destinations that some active policy names: a pod that nobody has classified yet must not reach them.
+/// Destinations that some active policy names: a pod that is not classified yet must not reach them.
 pub fn guarded(set: &PolicySet, placement: &Placement) -> RangeSet {
     destinations(set, placement).collect()
 }

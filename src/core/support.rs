@@ -55,7 +55,7 @@ pub fn counters(counters: &RuleCounters) -> String {
     some.map(line).collect()
 }
 
-/// A cluster as far as it is told, and what was left out.
+/// The part of a cluster that is included, and what was left out.
 #[derive(Debug, Default)]
 pub struct Reduced {
     /// The facts.

@@ -1,9 +1,10 @@
-//! Transfers: what a source tells the gateway that takes an exit over of the connections that began on another gateway.
+//! Transfers: a source sends connections that began on another gateway to the gateway that takes their exit over.
 //!
-//! A connection whose client speaks brings itself to the new gateway. One in which only the server speaks does not, and nothing
-//! of it is known there. The source knows it, in its own connection tracking. So when its packets of an exit take another way, and the
-//! egress address stays the same, it sends the connections to the new gateway, inside the tunnel. Not here: messages (`wire`), sockets
-//! (`kernel::transfer`), connection tracking (`kernel::conntrack`), and which way packets take (`detours`).
+//! A connection whose client sends reaches the new gateway by its packets. One in which only the server sends does not,
+//! and is not known there. The source knows it, in its own connection tracking. So when its packets of an exit take
+//! another way, and the egress address stays the same, it sends the connections to the new gateway, inside the tunnel.
+//! Not here: messages (`wire`), sockets (`kernel::transfer`), connection tracking (`kernel::conntrack`), and which way
+//! packets take (`detours`).
 
 pub mod wire;
 
@@ -60,7 +61,8 @@ impl FlowProtocol {
     }
 }
 
-/// A connection of an exit as it is inside the tunnel. Its source address is not said: it is the address that the message comes from.
+/// A connection of an exit as it is inside the tunnel. Its source address is left out: it is the address that the
+/// message comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ExitConnection {
     /// The protocol.
@@ -139,7 +141,7 @@ pub struct MovedExit {
 /// What becomes of connections whose packets take another way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// They keep their address: the new gateway is told of them.
+    /// They keep their address: they are sent to the new gateway.
     Transferred(Reached),
     /// They get another address, so the other end does not know them: TCP clients are made to speak, and get a reset.
     Reset,

@@ -339,7 +339,7 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Whether a file may have a document of Egret's, so that its name is worth a word.
+    /// Whether a file may have a document of Egret's, so that its name is reported.
     fn may_be_ours(&mut self, entry: &TreeEntry<'_>) -> std::result::Result<bool, Stop> {
         Ok(match self.read(entry)? {
             FileChange::Text(text) => may_be_ours(&text),

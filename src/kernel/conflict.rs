@@ -1,10 +1,11 @@
-//! Asks on a link who has an address, and says that this node has it: ARP (RFC 826, RFC 5227) and neighbour discovery (RFC 4861).
+//! Asks on a link who has an address, and announces that this node has it: ARP (RFC 826, RFC 5227) and neighbour
+//! discovery (RFC 4861).
 //!
 //! | message | IPv4 | IPv6 |
 //! |---|---|---|
 //! | question | ARP probe: request with sender address 0.0.0.0, to all | solicitation from the link-local address, to the address's solicited-node group |
 //! | announcement | ARP announcement: request with sender and target address alike | advertisement with the override flag, to all nodes |
-//! | claim | ARP probe to the holder; the target's hardware address, which nobody reads, has the claim | solicitation, to the address's group, with an option of type 253 (RFC 4727) |
+//! | claim | ARP probe to the holder; the target's hardware address, which no host reads, has the claim | solicitation, to the address's group, with an option of type 253 (RFC 4727) |
 //! | answer to a claim | the same, to the host that claimed | the same, to all nodes: who claims an address is not in its group |
 //!
 //! The holder's kernel answers questions and claims alike, whether or not Egret runs there; only an agent gives way. Whoever may send such
@@ -35,7 +36,7 @@ const CLAIM: [u8; 2] = *b"eg";
 /// The third byte of [`Message::Give`] and of [`Message::Keep`]; 0 and 1 are claims.
 const GIVES: u8 = 2;
 const KEEPS: u8 = 3;
-/// Most sources that a claim tells.
+/// Most sources that a claim can report.
 const MOST: u32 = 0xff_ffff;
 
 /// `ff02::1`
@@ -123,7 +124,7 @@ impl LinkSockets {
 pub struct Waker(Arc<EventFd>);
 
 impl Waker {
-    /// Nobody has been woken yet.
+    /// No wake is pending.
     pub fn new() -> std::io::Result<Self> {
         Ok(Self(Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?)))
     }
@@ -134,7 +135,7 @@ impl Waker {
         let _ = self.0.write(1);
     }
 
-    /// Waits until something has come or somebody wakes this thread, at most for this long.
+    /// Waits until a packet has come or this thread is woken, at most for this long.
     pub fn wait(&self, sockets: Option<&LinkSockets>, timeout: Duration) {
         let packets = sockets.map(|sockets| (sockets.arp.as_fd(), sockets.icmp6.as_ref().map(AsFd::as_fd)));
         let (arp, icmp6) = packets.unzip();
@@ -143,7 +144,7 @@ impl Waker {
         let timeout = u16::try_from(timeout.as_millis()).unwrap_or(u16::MAX).max(1);
         // An interruption is as good as a timeout.
         let _ = poll(&mut all, PollTimeout::from(timeout));
-        // Nothing to read: nobody woke it.
+        // It fails if this thread was not woken.
         let _ = self.0.read();
     }
 }

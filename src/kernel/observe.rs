@@ -161,7 +161,7 @@ impl Kernel {
         Ok((own, host_network))
     }
 
-    /// Next hops that neighbour resolution has found nobody for: of one that no packet was sent to lately nothing is known.
+    /// Next hops that did not answer neighbour resolution: of one that no packet was sent to lately nothing is known.
     pub async fn unanswered(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
         let mut request = NeighbourMessage::default();
         request.header.family = NetlinkFamily::Unspec;

@@ -48,7 +48,7 @@ impl Probe {
         }
     }
 
-    /// Waits until one of these probes, or none, has something to tell, at most for this long.
+    /// Waits until one of these probes, or none, has an event, at most for this long.
     pub fn wait<'p>(probes: impl Iterator<Item = &'p Self>, timeout: Duration) {
         let events = PollFlags::POLLERR | PollFlags::POLLHUP;
         let mut descriptors: Vec<PollFd<'_>> = probes

@@ -44,7 +44,7 @@ const QUESTIONS: (f64, f64) = (4.0, 12.0);
 /// The largest answer in bytes: a support bundle's part is the largest.
 pub const LARGEST: usize = 4 << 20;
 
-/// What the API server says of a token.
+/// The API server's verdict on a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenVerdict {
     /// It is a token of the account that may ask, for this node.
@@ -70,7 +70,7 @@ pub enum Asked {
     Node,
 }
 
-/// Somebody who may asks. To drop it is an answer, too.
+/// A question of an authorised client. If it is dropped, the client gets 503.
 pub struct Question {
     /// What.
     pub asked: Asked,
@@ -78,14 +78,14 @@ pub struct Question {
 }
 
 impl Question {
-    /// Whether nobody waits any more.
+    /// Whether the client no longer waits.
     pub fn is_over(&self) -> bool {
         self.reply.is_closed()
     }
 
     /// Answers with JSON, or with why there is no answer.
     pub fn answer(self, answer: Result<String, String>) {
-        // Nobody waits any more.
+        // It fails if the client no longer waits.
         let _ = self.reply.send(answer);
     }
 }
@@ -135,7 +135,7 @@ impl Verdicts {
     }
 
     fn put(&mut self, token: [u8; 32], verdict: TokenVerdict, now: Instant) {
-        // Whoever comes with many tokens that count for nothing pushes no other out but theirs, while there are any.
+        // A client with many tokens that may not ask pushes out only such ones, while there are any.
         if self.0.len() >= VERDICTS {
             let worthless = self.0.iter().position(|(_, verdict, _)| *verdict != TokenVerdict::MayAsk);
             self.0.remove(worthless.unwrap_or(0));
@@ -147,7 +147,7 @@ impl Verdicts {
 impl Door {
     /// Whoever the review lets in may ask what the returned end receives.
     pub fn new(review: Review) -> (Self, Questions) {
-        // One waits while another is answered. More at once are told to come again.
+        // Questions wait while another is answered. More than these get 503.
         let (to, questions) = mpsc::channel(4);
         let now = std::time::Instant::now();
         let inner = Inner {

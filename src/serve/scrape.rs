@@ -34,7 +34,7 @@ impl ScrapeRequests {
     }
 }
 
-/// Somebody wants to know the counters. To drop it is an answer, too: what was last known is shown.
+/// A scrape requests the counters. If the request is dropped, what was last known is shown.
 pub struct ScrapeRequest {
     record: Record,
     done: oneshot::Sender<()>,
@@ -47,7 +47,7 @@ impl ScrapeRequest {
     /// Answers the request. A late answer is shown to the next scrape.
     pub fn answer(self, counters: &Counters) {
         (self.record)(counters);
-        // Nobody waits any more.
+        // It fails if the scrape no longer waits.
         let _ = self.done.send(());
     }
 }

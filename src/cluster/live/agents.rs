@@ -2,8 +2,8 @@
 //!
 //! The way is `pods/proxy`: the API server reaches pods in every cluster, whoever asks needs no network of their own. The proof is a token of
 //! the account [`VIEWER`], which has no right to anything, for the audience of one node: a node that is compromised can use it nowhere
-//! else. Who may make one, RBAC says. What agents say is nobody's word but theirs: it is bounded here. Not here: what is said (the caller
-//! brings paths and takes bytes).
+//! else. RBAC decides who may make one. Agents' answers are not trusted: they are bounded here. Not here: their content
+//! (the caller brings paths and takes bytes).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -44,7 +44,7 @@ fn audience(node: &NodeName) -> String {
     format!("egret.dev/agent/{node}")
 }
 
-/// What the API server says of a token.
+/// The API server's verdict on a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reviewed {
     /// It is one of the account's, for this node.
@@ -279,7 +279,7 @@ fn is_status(body: &[u8]) -> bool {
     status_of(body).is_some()
 }
 
-/// What was said in the place of an answer. Agents before 0.2 do not know the path.
+/// What came in the place of an answer. Agents before 0.2 do not know the path.
 fn said(code: u16, body: &[u8]) -> Unanswered {
     let text = match status_of(body) {
         Some(status) => status.message,

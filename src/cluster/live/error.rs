@@ -58,7 +58,7 @@ pub enum ApiErrorCause {
     /// A watch that the server ends at once.
     #[error("the server ends the watch at once")]
     Ended,
-    /// A watch that did not tell a change: a list shows it.
+    /// A watch that did not report a change: a list shows it.
     #[error("a change of {first}{} did not arrive; everything is listed anew", others(*.count))]
     EventsLost {
         /// `namespace/name` of one of the objects.

@@ -92,7 +92,7 @@ impl ApiClient {
             PodsRead::All => return self.list_facts().await,
             PodsRead::Of { pod: name, destination } => {
                 let Some((pod, labels)) = self.pod(name).await? else {
-                    // Which one is meant, all of them tell.
+                    // Which one is meant can be found only among all pods.
                     return self.list_facts().await;
                 };
                 for address in pod.addresses.iter().copied().chain([destination]) {

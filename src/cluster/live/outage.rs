@@ -31,7 +31,7 @@ impl Outage {
 
     /// The server answers again.
     pub(super) fn end(&self) {
-        // Without a receiver nobody waits.
+        // It fails without a receiver: then nothing waits.
         drop(self.ends.send(()));
     }
 

@@ -122,7 +122,7 @@ enum End {
     Failed(Option<String>, ApiError),
     /// The version has expired on the server.
     Expired(ApiError),
-    /// Nothing was heard of it for long.
+    /// The server sent nothing for long.
     Silent,
     /// It did not report a change.
     Lost(Lost),
@@ -156,7 +156,7 @@ pub(super) struct Reflector<W: Watched> {
     /// Listing takes longer than the server keeps the token for the next page, so all is listed in one page.
     whole: bool,
     known: Known,
-    /// When the server last told something of this kind; nothing after a failure.
+    /// When the server last sent something of this kind; none after a failure.
     heard: Option<Instant>,
     silence: Duration,
     /// Whether the list that comes is because of the silence.

@@ -200,7 +200,7 @@ impl ApiClient {
         }
     }
 
-    /// Deletes the Lease, unless somebody wrote it since.
+    /// Deletes the Lease, unless it was written since this resourceVersion.
     pub async fn delete_lease(&self, namespace: &str, name: &str, resource_version: &str) -> Result<(), ApiError> {
         let preconditions = Preconditions { resource_version: Some(resource_version.to_owned()), uid: None };
         let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };

@@ -1,5 +1,4 @@
-//! An API server in memory, for tests in simulated time: without sockets, tokio's clock goes on by itself when all
-//! tasks wait.
+//! An API server in memory, for tests in simulated time: without sockets, tokio's clock advances when all tasks wait.
 //!
 //! Not here: what an API server says (see `tests/apiserver`). It lists, watches, and fails as a test wants it.
 
@@ -43,7 +42,7 @@ struct State {
     objects: BTreeMap<(String, String), Value>,
     events: Vec<Event>,
     watches: BTreeMap<u64, Watch>,
-    /// Paths whose watches are told nothing.
+    /// Paths whose watches receive no event.
     deaf: BTreeSet<String>,
     asked: Vec<Asked>,
     next: u64,

@@ -63,8 +63,8 @@ impl ApiClient {
         Ok(if patched { TaintOutcome::Removed } else { nothing })
     }
 
-    /// Reads a node, and sends the JSON patch made for it; anew if the patch's tests fail because somebody wrote the
-    /// node in between. False if the node is gone, or there is nothing to patch.
+    /// Reads a node, and sends the JSON patch made for it; anew if the patch's tests fail because the node was written
+    /// in between. False if the node is gone, or there is nothing to patch.
     pub(super) async fn patch_tested<T: DeserializeOwned>(
         &self,
         doing: &str,

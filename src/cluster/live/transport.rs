@@ -95,7 +95,7 @@ impl Transport {
             match connect_error(&error) {
                 Some(ConnectError::NoHttp2) => self.only_http1.store(true, Ordering::Relaxed),
                 // It waited for the connection that another request opened, and there is none now. Nothing was sent.
-                // Each finds out by itself why, one after another.
+                // Each request tries again to find out why, one after another.
                 None if error.is_connect() && turn.is_none() => turn = Some(self.turn.lock().await),
                 _ => return Err(error.into()),
             }

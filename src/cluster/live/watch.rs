@@ -263,7 +263,7 @@ impl ClusterWatch {
                     tracing::info!(what = kind, "{kind} are watched again");
                 }
                 match self.unseen.get_mut(kind) {
-                    // It stays for one return of `changed`: a short one is told too.
+                    // It stays for one return of `changed`: a short one is reported, too.
                     Some(over) => {
                         *over = true;
                         Changed::default()

@@ -32,7 +32,7 @@ pub(super) trait Watched: Send + Sync + 'static {
     type Value: Send;
     /// The key, and the part that is kept. `None` if the name is not valid in a cluster.
     fn read(wire: Self::Wire) -> Option<(Self::Key, Self::Value)>;
-    /// What tells one state of an object from every other.
+    /// What identifies one state of an object.
     fn identity(wire: &Self::Wire) -> Identity<'_>;
 }
 

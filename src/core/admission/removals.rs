@@ -1,4 +1,4 @@
-//! Removals: what a commit takes out of force, and whether it has to confirm that.
+//! Removals: what a commit deactivates, and whether it has to confirm that.
 //!
 //! A wrong path, a bad merge or a generator that failed can remove nearly everything, and a selector that became too narrow
 //! nearly every member; those pods leave with their own addresses. Not here: counting them (`core::removals`).

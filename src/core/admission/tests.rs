@@ -206,7 +206,7 @@ fn a_commit_that_removes_more_than_its_share_waits_until_one_confirms_it() {
         assert_eq!(judge(removed, of, max, None, true, &always), AdmissionDecision::Admitted, "a first start");
     }
     assert_eq!(judge(3, 3, 50, Some(" "), false, &always), waits(3, 3, 50), "a trailer without a reason");
-    // It is told first what a user has to do; a confirmation opens no window.
+    // What a user has to do is reported first; a confirmation opens no window.
     assert_eq!(judge(3, 3, 50, None, false, &closed), waits(3, 3, 50));
     let confirmed = judge(3, 3, 50, Some("we move"), false, &closed);
     assert!(matches!(confirmed, AdmissionDecision::Pending(PendingReason::Window { .. })), "{confirmed:?}");

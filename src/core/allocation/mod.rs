@@ -38,7 +38,7 @@ pub struct Allocation {
 pub struct AllocatedFor {
     /// Its id.
     pub commit: String,
-    /// Its time, which tells a process whether what it knows is older.
+    /// Its time, by which a process finds whether what it knows is older.
     pub committed: Option<Timestamp>,
 }
 

@@ -1,11 +1,11 @@
-//! Who has an assigned address: when a node takes it, when it gives it away, and what it says on the link.
+//! Who has an assigned address: when a node takes it, when it gives it away, and what it sends on the link.
 //!
 //! On an Ethernet the link itself knows who has an address: every candidate without it asks several times a second (RFC 5227 for IPv4,
 //! neighbour discovery for IPv6), and the holder's kernel answers, with or without an agent. So a holder that restarts loses nothing,
-//! one that is dead does not answer, and nobody takes an address that another host has. A holder that answers, but that sources do not
-//! reach, is asked to give way by the candidate that they reach. On `lo` a routing daemon announces the address, and nobody can be
-//! asked: it is where sources send their packets, and nowhere before the first does. A gateway that comes back, and announced it at
-//! once, would draw the answers to what another one sends.
+//! one that is dead does not answer, and no node takes an address that another host has. A holder that answers, but
+//! that sources do not reach, is asked to give way by the candidate that they reach. On `lo` a routing daemon announces
+//! the address, and no host can be asked: it is where sources send their packets, and nowhere before the first does. A
+//! gateway that comes back, and announced it at once, would draw the answers to what another one sends.
 //!
 //! Times are durations since the monitor began; this module has no clock and sends nothing. Not here: packets (`kernel::conflict`).
 
@@ -64,9 +64,9 @@ pub type Claims = BTreeMap<IpAddr, Claim>;
 /// Which addresses a node may hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HoldingView {
-    /// Nobody asks: each address is where policies are placed. For previews.
+    /// No node asks: each address is where policies are placed. For previews.
     Placed,
-    /// As the monitor says; what it does not know stays as it is.
+    /// As the monitor decides; what it does not know stays as it is.
     Seen(BTreeMap<IpAddr, Hold>),
 }
 
@@ -76,7 +76,7 @@ impl Default for HoldingView {
     }
 }
 
-/// What the monitor says of one address.
+/// The monitor's decision about one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hold {
     /// This node is to have it.
@@ -106,7 +106,7 @@ impl HoldingView {
     }
 }
 
-/// What a node says on the link.
+/// What a node sends on the link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// Who has the address?
@@ -182,7 +182,7 @@ struct Address {
     seen: bool,
     /// When the holder was last asked to give way.
     asked: Option<Duration>,
-    /// It gave way: nobody has it.
+    /// It gave way: no host has it.
     free: bool,
     /// Who said last that it keeps it, and when.
     kept_by: Option<(Mac, Duration)>,
@@ -252,7 +252,8 @@ impl Address {
         (self.claim, self.leaves) = (claim, false);
     }
 
-    /// This node has no part in the address any more, and so it is not on its interface. Returns whether another one has to be told.
+    /// This node has no part in the address any more, and so it is not on its interface. Returns whether
+    /// [`Message::Give`] has still to be sent.
     fn leave(&mut self) -> bool {
         (self.claim.rank, self.claim.present, self.leaves) = (None, false, true);
         !self.ours && self.claim.works && self.is_untold()
@@ -279,7 +280,7 @@ impl Address {
         (self.conflicts, self.defended) = (0, None);
     }
 
-    /// What is to be said now.
+    /// What is to be sent now.
     fn due(&mut self, now: Duration, timing: ProbeTiming) -> Vec<Message> {
         let mut say = Vec::new();
         if !self.claim.works || self.claim.on_loopback {
@@ -356,7 +357,8 @@ impl Address {
         if !self.seen && !self.claim.placed {
             patience += FIRST;
         }
-        // A switch, or a bridge, takes a while before it forwards on a port that came up: no answer means nothing until then.
+        // A switch, or a bridge, takes a while before it forwards on a port that came up: a missing answer does not
+        // count until then.
         if self.link_back.is_some_and(|back| now < back + FIRST) && !self.free {
             return;
         }
@@ -431,12 +433,12 @@ impl Address {
         (!gives && !doubled).then_some(Message::Keep { to: from })
     }
 
-    /// Another host has the address, too. A node of Egret's says how many sources want it there, and one of the two gives way; any
-    /// other host is answered as RFC 5227 has it (2.4 c).
+    /// Another host has the address, too. A node of Egret's reports how many sources want it there, and one of the two
+    /// gives way; any other host is answered as RFC 5227 has it (2.4 c).
     fn doubled(&mut self, from: Mac, now: Duration) -> Vec<Message> {
         self.conflicts += 1;
         let claim = Message::Claim { to: from, wanted: self.demand(), preferred: false };
-        // Nobody needs it here, and the other does not give way.
+        // No source needs it here, and the other does not give way.
         if self.conflicts > 3 && self.demand() == 0 {
             self.give(now);
             return Vec::new();
@@ -510,7 +512,7 @@ impl HoldingMonitor {
         one.heard(own, heard, now).into_iter().map(|message| (address, message)).collect()
     }
 
-    /// A question could not be sent: that nobody answers means nothing.
+    /// A question could not be sent: missing answers do not count.
     pub fn not_asked(&mut self, address: IpAddr) {
         if let Some(one) = self.addresses.get_mut(&address) {
             one.unanswered = 0;
@@ -523,7 +525,7 @@ impl HoldingMonitor {
         self.addresses.values_mut().for_each(|one| one.judge(now, timing));
     }
 
-    /// What is to be said now.
+    /// What is to be sent now.
     pub fn due(&mut self, now: Duration) -> Vec<(IpAddr, Message)> {
         let timing = self.timing;
         let mut due = Vec::new();
@@ -533,7 +535,7 @@ impl HoldingMonitor {
         due
     }
 
-    /// Everything that was due is said: forgets the addresses that this node has no part in any more.
+    /// Everything that was due is sent: forgets the addresses that this node has no part in any more.
     pub fn said(&mut self) {
         self.addresses.retain(|_, one| !one.leaves || one.is_untold());
     }

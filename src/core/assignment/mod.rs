@@ -156,7 +156,7 @@ pub fn of_node(input: &AssignmentInput<'_>) -> NodeAssignments {
             works,
             local: 0,
         };
-        // Without carrier nobody could be asked who has it: the node looks again when it is back.
+        // Without carrier no host can be asked who has it: the node looks again when it is back.
         let holds = works && input.holding.holds(address, placed, there.is_some());
         if holds {
             own.addresses.insert(InterfaceAddress { link, address: IpNet::from(address) });

@@ -431,7 +431,7 @@ fn exits(
     exits
 }
 
-/// The families in which packets may come to an exit. In any other nobody has to answer for it.
+/// The families in which packets may come to an exit. In any other no gateway has to answer for it.
 fn families_of(exit: &ExitKey, set: &PolicySet, policies: &BTreeSet<PolicyId>) -> BTreeSet<AddressFamily> {
     let policies = policies.iter().filter_map(|policy| set.policies.get(policy));
     let named = policies.flat_map(|policy| &policy.destinations).map(|net| AddressFamily::of(net.addr()));

@@ -176,7 +176,7 @@ impl Builder<'_> {
         Statement::SetMark { field, keep: self.range.others(), value }
     }
 
-    /// What Egret has put on interfaces: nothing else tells whose an address is, before IFA_PROTO of Linux 5.18.
+    /// What Egret has put on interfaces: before IFA_PROTO of Linux 5.18 nothing else records whose an address is.
     fn assigned(&mut self) {
         for family in AddressFamily::BOTH {
             let of_family = |one: &&InterfaceAddress| AddressFamily::of(one.address.addr()) == family;

@@ -1,7 +1,8 @@
-//! What a kernel is asked, and what is answered: the form in which an agent tells what its kernel holds for one pod and one destination.
+//! What a kernel is asked, and what is answered: the form in which an agent reports what its kernel holds for one pod
+//! and one destination.
 //!
-//! An answer comes from another node, whose word nobody checked: it is bounded when it is made, and again when it is read. Not here: how it
-//! is found (`kernel`), HTTP, and who may ask (`serve`).
+//! An answer comes from another node and is not trusted: it is bounded when it is made, and again when it is read. Not
+//! here: how it is found (`kernel`), HTTP, and who may ask (`serve`).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -125,11 +126,11 @@ pub struct WayOut {
     pub interface: String,
     /// Whether a route leads to the destination.
     pub reaches: bool,
-    /// The next hop and its interface, if neighbour resolution found nobody.
+    /// The next hop and its interface, if it did not answer neighbour resolution.
     pub silent: Option<(IpAddr, String)>,
 }
 
-/// What a node says of an exit.
+/// A node's answer about an exit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ExitAnswer {
@@ -202,7 +203,7 @@ pub struct KernelAnswer {
     /// What differs on the way.
     #[serde(default)]
     pub differs: Vec<Difference>,
-    /// What it says of the exit that it was asked about; none: it was asked about none.
+    /// Its answer about the exit that it was asked about; none: it was asked about none.
     #[serde(default)]
     pub exit: Option<ExitAnswer>,
     /// The pod's connections to the destination, if they were asked for.

@@ -1,4 +1,5 @@
-//! What one node's kernel says of an exit: why its packets end there, which exit carries them instead, and the way out on its gateway.
+//! The state of an exit in one node's kernel: why its packets end there, which exit carries them instead, and the way
+//! out on its gateway.
 //!
 //! It is found in a kernel that was read here, or in an agent's answer. Not here: what becomes of packets by it (`verdict`).
 
@@ -12,7 +13,7 @@ use crate::core::name::NodeName;
 use crate::core::placement::ExitKey;
 use crate::core::state::nft::AddressFamily;
 
-/// What a node's kernel says of an exit.
+/// The state of an exit in a node's kernel.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ExitReading {
     /// Why its packets end here.
@@ -24,7 +25,7 @@ pub(super) struct ExitReading {
 }
 
 impl Situation<'_> {
-    /// What a node's kernel says of an exit; none: the kernel is not known.
+    /// The state of an exit in a node's kernel; none: the kernel is not known.
     pub(super) fn exit_reading(&self, node: &NodeName, exit: &ExitKey, destination: IpAddr) -> Option<ExitReading> {
         if let Some(kernel) = self.kernel.filter(|kernel| kernel.node == *node) {
             return Some(kernel.exit_reading(exit, destination));
@@ -33,7 +34,7 @@ impl Situation<'_> {
         let of_exit = answer.exit.clone().filter(|of_exit| of_exit.identity == exit.identity());
         let ExitAnswer { fault, carrier, way_out, .. } = of_exit?;
         let carrier = carrier.and_then(|identity| self.exit_called(&identity)).filter(|carrier| carrier != exit);
-        // A gateway speaks of its own way out, and of nobody else's.
+        // A node's answer counts only for its own way out.
         let way_out = way_out.filter(|_| exit.gateway == *node);
         Some(ExitReading { fault, carrier, way_out })
     }

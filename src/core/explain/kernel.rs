@@ -53,7 +53,7 @@ pub enum KernelView {
         /// The commit that it reports as active, if it reports.
         commit: Option<String>,
     },
-    /// It was not read; its report is all there is.
+    /// It was not read; only its report is known.
     Reported {
         /// The node.
         node: NodeName,

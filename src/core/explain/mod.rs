@@ -95,7 +95,7 @@ pub struct KernelReading {
     pub range: DatapathConfig,
     /// What its rules have counted.
     pub counters: RuleCounters,
-    /// Next hops that neighbour resolution found nobody for.
+    /// Next hops that did not answer neighbour resolution.
     pub unanswered: BTreeSet<IpAddr>,
     /// Whether a process of Egret's runs there.
     pub running: bool,

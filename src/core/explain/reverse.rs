@@ -52,7 +52,7 @@ pub enum Source {
     Node(NodeName),
     /// A pod's own: the packets were neither steered nor translated.
     Pod(PodName),
-    /// Nobody's who is known.
+    /// Of no known owner.
     Nobody,
 }
 

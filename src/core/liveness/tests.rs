@@ -121,7 +121,7 @@ fn standbys_cost_a_probe_a_second_until_somebody_needs_them() {
     let sent = run(&mut monitor, 10_000, 10_300, |(exit, _)| exit.gateway.as_str() == "b");
     assert!(sent >= 4, "{sent}");
     assert_eq!(state(&monitor, "b"), PathState::Answering);
-    // Nobody answers any more: who is first to do so is seen at once.
+    // No gateway answers any more: the first that does is seen at once.
     run(&mut monitor, 10_300, 12_000, |_| false);
     assert_eq!([state(&monitor, "a"), state(&monitor, "b")], [PathState::Silent; 2]);
     run(&mut monitor, 12_000, 12_110, |(exit, _)| exit.gateway.as_str() == "b");

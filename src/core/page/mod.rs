@@ -64,7 +64,7 @@ pub struct Knowledge {
     pub overview: Option<Overview>,
     /// What this node's rules have counted until now.
     pub counters: Option<Counters>,
-    /// Open pull requests; none where nobody looks for them.
+    /// Open pull requests; none where they are not polled.
     pub pulls: Option<Vec<OpenPull>>,
     /// Where the repository can be looked at.
     pub pages: Option<RepositoryPages>,
@@ -174,7 +174,7 @@ pub struct Model {
 }
 
 impl Model {
-    /// Draws up what is shown. `commits`: the newest of the policy repository, as far as somebody has looked.
+    /// Draws up what is shown. `commits`: the newest of the policy repository, as far as they were read.
     pub fn new(known: Arc<Knowledge>, commits: &[DocumentChange], rates: Option<Rates>) -> Self {
         let overview = known.overview();
         let timeline = timeline::timeline(&known, commits);
@@ -188,7 +188,7 @@ impl Model {
         faults.chain([self.overview.urgency()]).min().unwrap_or(Urgency::Fine)
     }
 
-    /// The one line that matters: that of `egret status`, unless only the process itself has something worse to tell.
+    /// The one line that matters: that of `egret status`, unless only the process itself has something worse to report.
     pub fn headline(&self) -> String {
         let worst = self.known.faults.iter().min_by_key(|(urgency, _)| *urgency);
         match worst {

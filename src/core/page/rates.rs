@@ -38,7 +38,7 @@ pub struct Rates {
     pub dropped: f64,
 }
 
-/// Two moments that are closer tell of chance.
+/// Rates over a shorter time are mostly noise.
 const SHORTEST: Duration = Duration::from_millis(800);
 
 impl Rates {

@@ -1,7 +1,7 @@
 //! Drift and changes in one order: commits, when they became active, what drifted and was corrected, and since when something is wrong.
 //!
-//! Times are those of events, as reports have them. Not here: what was before the reports begin, which the history of the reports branch
-//! tells.
+//! Times are those of events, as reports have them. Not here: what was before the reports begin, which is in the
+//! history of the reports branch.
 
 use std::collections::BTreeMap;
 

@@ -118,7 +118,7 @@ impl Handover {
             if placed.exits.is_empty() {
                 let alive = carried_by();
                 let until = ends_by(now, HOLD, before.held.get(policy).copied());
-                // Where nobody reports, there is one source of news, in its order.
+                // Where no node reports, all changes come from one source, in order.
                 if known.serving.is_some() && !alive.is_empty() && now < until {
                     placed.exits = alive;
                     self.held.insert(policy.clone(), until);

@@ -159,7 +159,7 @@ fn place_one(
     let mut of_entries: BTreeMap<ExitKey, BTreeSet<ExitKey>> = BTreeMap::new();
     for (spec, choice) in policy.gateways.iter().zip(&choices) {
         let Some(gateway) = &choice.gateway else { continue };
-        // Two entries may have one exit; their order means nothing.
+        // Two entries may have one exit; their order does not matter.
         let standbys = of_entries.entry(exit(spec, gateway)).or_default();
         standbys.extend(choice.standbys.iter().map(|node| exit(spec, node)));
         exits.insert(exit(spec, gateway));

@@ -158,7 +158,7 @@ impl Catalogue {
     }
 
     /// Takes in the files of the commit that is active already. An egret.yaml that would be refused now counts as it is
-    /// written: what is in force stays in force.
+    /// written: what is active stays active.
     pub fn recall(&mut self, changes: BTreeMap<String, FileUpdate>) {
         self.recalling = true;
         self.update(changes);

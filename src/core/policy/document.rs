@@ -407,7 +407,7 @@ fn code_of(entry: &MappingEntry) -> Option<&str> {
     entry.key.strip_prefix(ANNOTATION_PREFIX)?.strip_prefix(ACKNOWLEDGE)
 }
 
-/// The warnings that annotations acknowledge. A mistake in one is no error: it changes nothing but what is said.
+/// The warnings that annotations acknowledge. A mistake in one is no error: it changes only which warnings are shown.
 fn acknowledged_by(annotations: Vec<&MappingEntry>, out: &mut DiagnosticSink<'_>) -> Acknowledged {
     let mut acknowledged = Acknowledged::default();
     for (entry, code) in annotations.into_iter().filter_map(|entry| Some((entry, code_of(entry)?))) {

@@ -34,7 +34,7 @@ static POLICY: LazyLock<Schema> =
 static HEAD: LazyLock<Schema> =
     LazyLock::new(|| Schema::of_spec(include_str!("../../../charts/egret/crds/egressconfigs.yaml")));
 
-/// What a schema says of sizes.
+/// The limits of size in a schema.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Schema {

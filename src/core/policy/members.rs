@@ -14,7 +14,7 @@ const MOST_NAMESPACES: usize = 16;
 
 /// What selects pods.
 pub trait SelectsPods {
-    /// What tells it from the others.
+    /// What identifies it.
     type Id: Ord;
     /// Its id.
     fn id(&self) -> &Self::Id;

@@ -99,7 +99,7 @@ pub fn failed(input: &AssertionInput<'_>) -> Vec<FailedAssertion> {
     failed.collect()
 }
 
-/// The broken assertions, sorted by name. What only kernels know that nobody has read is left open.
+/// The broken assertions, sorted by name. What depends on kernels that were not read is left open.
 pub fn broken(
     set: &PolicySet,
     facts: &Facts,

@@ -60,8 +60,8 @@ impl DatapathConfig {
         self.mask
     }
 
-    /// The mark of what comes from a pod that nobody has classified, as long as it is on its way through this host's own input
-    /// and output: all our bits but the lowest. None where two bits are all there is, which exits need more.
+    /// The mark of what comes from a pod that is not classified, as long as it is on its way through this host's own
+    /// input and output: all our bits but the lowest. None where the mask has only two bits, which exits need more.
     pub fn unknown_mark(self) -> Option<u32> {
         (self.mask.count_ones() > 2).then_some(self.mask & (self.mask - 1))
     }

@@ -58,7 +58,7 @@ pub struct NodeCounts {
 /// What is known of the repository's assertions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AssertionState<'a> {
-    /// Pods are not listed yet. What was said before stays.
+    /// Pods are not listed yet. What was reported before stays.
     Unchecked,
     /// Pods cannot be listed, for this reason.
     Unknown(&'a str),

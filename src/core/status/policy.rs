@@ -91,7 +91,7 @@ pub fn policy_status(facts: PolicyStatusInput<'_>, before: &PolicyStatus, now: T
     let members = nodes.values().flat_map(|node| &node.policies).filter(|one| one.is_of(&policy.id));
     let addresses: BTreeSet<&String> = gateways.iter().flat_map(|gateway| &gateway.egress_ips).collect();
     let (mut status, mut reason, mut message) = ready(policy, placement, &gateways, nodes);
-    // A kernel goes on without its agent, but nobody knows for how long.
+    // A kernel goes on without its agent, but it is not known for how long.
     if status == ConditionStatus::True
         && let Some((node, why)) = silent(policy, &gateways, nodes)
     {

@@ -174,9 +174,9 @@ impl FlowTable {
 
     /// Enters a connection as if its packets had been seen from the start.
     ///
-    /// What the other end has sent since the address came here, and nobody has answered, may stand for a connection of its own, with the
-    /// same addresses and ports (UDP always does): it makes room. One that is known from the time before it went elsewhere has windows of
-    /// that time: it is loosened.
+    /// Unanswered packets of the other end, since the address came here, may have made a conntrack entry with the same
+    /// addresses and ports (those of UDP always do): it is deleted. An entry from the time before the connection went
+    /// elsewhere has TCP windows of that time: it is loosened.
     pub async fn enter(&mut self, new: &NewFlow) -> Result<Entered, ConntrackError> {
         let mut entered = self.try_enter(new).await?;
         if entered == Entered::Exists && self.delete_unanswered(new).await? {
@@ -192,8 +192,8 @@ impl FlowTable {
         Ok(entered)
     }
 
-    /// Deletes a connection that the other end has opened to the translated address and port, if nobody has answered. Returns whether
-    /// there was one.
+    /// Deletes a connection that the other end has opened to the translated address and port, if it is unanswered.
+    /// Returns whether there was one.
     async fn delete_unanswered(&mut self, new: &NewFlow) -> Result<bool, ConntrackError> {
         let translated = SocketAddr::new(new.translated_to, new.original.source.port());
         let mut unanswered = None;

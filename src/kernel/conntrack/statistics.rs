@@ -32,7 +32,7 @@ pub async fn statistics() -> Result<ConntrackStatistics, ConntrackError> {
             (CTA_STATS_DROP, &mut sum.dropped),
             (CTA_STATS_EARLY_DROP, &mut sum.early_dropped),
         ] {
-            // Each CPU's counter wraps by itself, which is the same as wrapping their sum.
+            // Each CPU's counter wraps separately, which is the same as wrapping their sum.
             *counter = counter.wrapping_add(wire::find_u32(attributes, kind)?.unwrap_or(0));
         }
         Ok(())

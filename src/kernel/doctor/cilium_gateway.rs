@@ -11,7 +11,7 @@ use super::{Check, DoctorInput};
 /// What turns it on: since Cilium 1.18, and before.
 const SWITCHES: [&str; 2] = ["enable-egress-gateway", "enable-ipv4-egress-gateway"];
 
-/// The check; none where nothing tells of Cilium's gateway.
+/// The check; none unless Cilium's gateway is found to be on.
 pub(super) fn cilium_gateway(survey: &Survey, input: &DoctorInput) -> Option<Check> {
     let mut settings = input.cilium.clone().unwrap_or_default();
     settings.extend(survey.cilium.clone().unwrap_or_default());
@@ -42,7 +42,7 @@ pub(super) fn cilium_gateway(survey: &Survey, input: &DoctorInput) -> Option<Che
     })
 }
 
-/// What the configuration says, if it has a switch.
+/// Whether the configuration turns it on; none without a switch.
 fn is_on(settings: &BTreeMap<String, String>) -> Option<bool> {
     let said: Vec<&String> = SWITCHES.iter().filter_map(|name| settings.get(*name)).collect();
     (!said.is_empty()).then(|| said.iter().any(|value| *value == "true"))

@@ -50,7 +50,7 @@ async fn attempts(range: DatapathConfig) -> Vec<Attempt> {
     let mut found = Vec::new();
     for (feature, steps) in tried(range, kernel.features().owned_tables) {
         let refusal = attempt(&mut kernel, &steps).await.err();
-        // Without its device a route's failure tells nothing about routes.
+        // Without its device a route's failure shows nothing about routes.
         let over = refusal.is_some() && matches!(steps[..], [Step::AddLink(..)]);
         found.push(Attempt { refusal: refusal.map(|error| text_of(&error)), ..feature });
         if over {

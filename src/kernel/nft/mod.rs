@@ -110,7 +110,7 @@ impl Nft {
     }
 
     /// Commits a transaction atomically if the ruleset still has the generation `seen`. Returns the generation that it
-    /// makes, so that its event can be told from those of other processes. An empty transaction sends nothing.
+    /// makes, so that its event can be distinguished from those of other processes. An empty transaction sends nothing.
     ///
     /// [`NftError::Stale`] and [`NftError::AnswerLost`] require observing again; the other errors name the cause.
     pub async fn commit(&mut self, transaction: &NftTransaction, seen: Generation) -> Result<Generation, NftError> {

@@ -82,7 +82,7 @@ impl<K: NodeKernel> Agent<K> {
         self.driver.intent.as_ref().map(|intent| intent.commit.id.to_string()).unwrap_or_default()
     }
 
-    /// Why nothing can be said of the kernel.
+    /// Why there is no answer about the kernel.
     fn nothing(&self) -> String {
         match &self.failed {
             Some(why) => format!("its last round failed: {why}"),
@@ -126,7 +126,7 @@ impl<K: NodeKernel> Agent<K> {
             });
             drop(place);
         };
-        // Without a thread the question is dropped, and whoever waits is told that the agent is busy.
+        // Without a thread the question is dropped, and the client is answered that the agent is busy.
         if let Err(error) = std::thread::Builder::new().name("egret-answer".to_owned()).spawn(done) {
             tracing::warn!(%error, "a question is not answered");
         }

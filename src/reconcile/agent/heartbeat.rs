@@ -27,7 +27,7 @@ pub struct Heartbeat {
     task: JoinHandle<()>,
 }
 
-/// What the loop tells the task.
+/// What the loop sends to the task.
 #[derive(Debug, Clone)]
 struct Beat {
     at: Instant,

@@ -173,7 +173,7 @@ impl UpdateWriter {
         Self { live, node, updates, backoff, log, written: None, known: None, confirmation: None, check, returned: true }
     }
 
-    /// Runs until nobody gives updates any more.
+    /// Runs until the sender of updates is gone.
     async fn run(mut self) {
         loop {
             let due = match self.due() {

@@ -66,8 +66,8 @@ pub(super) struct AssertionMonitor {
 }
 
 impl AssertionMonitor {
-    /// Checks all assertions if something has changed that they depend on. Does nothing, and asks nobody, without
-    /// assertions.
+    /// Checks all assertions if something has changed that they depend on. Without assertions it does nothing and sends
+    /// no request.
     pub(super) fn check(&mut self, live: &ApiClient, view: &View, intent: &DesiredRevision, now: Timestamp) {
         let (set, commit) = (&intent.set, intent.commit.id);
         if set.assertions.is_empty() {
@@ -116,7 +116,7 @@ impl AssertionMonitor {
         due.filter(|at| *at > Instant::now()).min()
     }
 
-    /// What the status tells; none without assertions.
+    /// What the status shows; none without assertions.
     pub(super) fn state(&self, set: &PolicySet) -> Option<AssertionState<'_>> {
         let state = match (self.pods.fault(), &self.last) {
             _ if set.assertions.is_empty() => return None,
@@ -130,7 +130,7 @@ impl AssertionMonitor {
         Some(state)
     }
 
-    /// The broken assertions that no event told of yet.
+    /// The broken assertions that no event has reported yet.
     pub(super) fn news(&mut self) -> Vec<Finding> {
         let broken: Vec<&Finding> =
             self.last.iter().flat_map(|last| &last.broken).map(|one| &one.finding.finding).collect();

@@ -1,8 +1,8 @@
 //! Which agents are not heard any more: their Lease has not changed for a while, by this process's own clock, and a read of
 //! the Leases found them as the watch did.
 //!
-//! A watch may be late, or its connection may be dead and nobody knows yet. Then no agent seems to renew its Lease, and a
-//! silence that is reported stands in the node's status until its agent looks.
+//! A watch may be late, or its connection may be dead without an error yet. Then no agent seems to renew its Lease, and
+//! a silence that is reported stands in the node's status until its agent looks.
 //!
 //! Not here: what follows for statuses (`core::status`).
 

@@ -470,7 +470,7 @@ impl Controller {
 }
 
 /// The greatest fencing token of what is published: the API server takes no smaller one. Only controllers write these
-/// objects; what an agent says of itself moves no other process. A deleted Lease counts from one again.
+/// objects; what an agent reports of itself affects no other process. A deleted Lease counts from one again.
 fn greatest_fence(view: &View) -> Option<i64> {
     /// Greater tokens come only from a user's edit. The Lease cannot count much further, and this process could never
     /// acquire it.

@@ -1,7 +1,8 @@
-//! The controller's page: hands over what it watches, when somebody looks.
+//! The controller's page: hands over what it watches, when a viewer asks.
 //!
-//! Each controller has one, the leader or not: it shows what is published and what agents report of it. The controller watches no pods; one
-//! that somebody asks about is read then. Not here: what is shown (`core::page`), and HTTP (`serve::ui`).
+//! Each controller has one, the leader or not: it shows what is published and what agents report of it. The controller
+//! watches no pods; one that a viewer asks about is read then. Not here: what is shown (`core::page`), and HTTP
+//! (`serve::ui`).
 
 use std::sync::Arc;
 

@@ -50,7 +50,7 @@ pub(super) enum PassError {
 }
 
 impl PassError {
-    /// Whether the status of the EgressConfig can tell of it: a server that does not answer accepts no status either.
+    /// Whether the status of the EgressConfig can report it: a server that does not answer accepts no status either.
     pub(super) fn is_reportable(&self) -> bool {
         match self {
             Self::Live(error) => error.code().is_some(),

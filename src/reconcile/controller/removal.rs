@@ -1,4 +1,4 @@
-//! `egret controller --remove`: removes everything that controllers wrote, and tells what is left.
+//! `egret controller --remove`: removes everything that controllers wrote, and logs what is left.
 //!
 //! Labels and policies decide which way packets go as long as an agent is at work, and a controller that leads writes
 //! them again. So nothing is removed before both are gone. Not here: a node's kernel (`agent`).
@@ -30,7 +30,7 @@ pub struct Removal {
 /// Why not everything was removed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemovalError {
-    /// The API server's address is unknown, or it does not tell what there is.
+    /// The API server's address is unknown, or a read failed.
     #[error("nothing was removed from the cluster")]
     Unknown(#[source] ApiError),
     /// A controller leads.
@@ -122,7 +122,7 @@ impl Uninstallation {
         Ok(())
     }
 
-    /// The Lease, if there is one and nobody holds it. A holder is alive if it renews, whatever the clocks say.
+    /// The Lease, if there is one and no controller holds it. A holder is alive if it renews, whatever the clocks say.
     async fn unused_lease(&self) -> Result<Option<LeaseHolder>, RemovalError> {
         let Removal { namespace, lease } = &self.options;
         let read = async || self.live.lease_holder(namespace, lease).await.map_err(RemovalError::Unknown);
@@ -212,7 +212,7 @@ impl Uninstallation {
         }
     }
 
-    /// Counts what could not be removed, and tells how a person removes it.
+    /// Counts what could not be removed, and logs the command that removes it.
     fn note(&mut self, outcome: Result<(), ApiError>, what: &str, command: &str) {
         if let Err(error) = outcome {
             self.left += 1;

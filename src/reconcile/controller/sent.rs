@@ -25,7 +25,7 @@ struct Sent {
 pub(super) struct SentPolicies(Mutex<BTreeMap<String, Sent>>);
 
 impl SentPolicies {
-    /// Forgets what the view shows by now: what somebody changes from here on is written again at once.
+    /// Forgets what the view shows by now: what another client changes from here on is written again at once.
     pub(super) fn seen<'v>(&self, version: impl Fn(&str) -> Option<&'v str>) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|name, sent| sent.version.as_deref() == version(name));

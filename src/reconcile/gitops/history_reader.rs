@@ -28,7 +28,7 @@ use crate::serve::ui::PolicyLog;
 /// The folder of nodes' reports on the reports branch.
 const NODES: &str = "nodes";
 
-/// How old reports of a repository elsewhere may be: somebody who watches the page must not be a load for its server.
+/// How old reports of a repository elsewhere may be: an open page must not be a load for its server.
 const FRESH: Duration = Duration::from_secs(10);
 
 /// Reads, where the process keeps its mirrors.
@@ -50,7 +50,7 @@ struct Reports {
     host_networks: BTreeMap<NodeName, HostNetwork>,
 }
 
-/// What the reports branch says of the nodes.
+/// What the reports branch has of the nodes.
 #[derive(Debug, Default)]
 pub struct NodeKnowledge {
     /// What they report.

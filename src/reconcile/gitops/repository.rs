@@ -44,17 +44,17 @@ pub struct RepositoryOptions {
     pub facts: KnownFacts,
 }
 
-/// What the loop knows of the cluster, for whoever judges commits: what it was told last.
+/// What the loop knows of the cluster, for whoever judges commits: what was set last.
 #[derive(Debug, Clone, Default)]
 pub struct KnownFacts(Arc<Mutex<Option<Arc<Facts>>>>);
 
 impl KnownFacts {
-    /// Tells it.
+    /// Sets it.
     pub fn set(&self, facts: Facts) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(facts));
     }
 
-    /// What was told last; none at the start.
+    /// What was set last; none at the start.
     pub fn get(&self) -> Option<Arc<Facts>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -191,12 +191,12 @@ impl Repository {
         (Self { commands, facts }, work)
     }
 
-    /// Tells which pods there are: a commit that takes their egress address from most of them has to be confirmed.
+    /// Sets which pods there are: a commit that takes their egress address from most of them has to be confirmed.
     pub fn know(&self, facts: &Facts) {
         self.facts.set(facts.clone());
     }
 
-    /// The pods that it was told of.
+    /// The pods that were set last.
     pub fn facts(&self) -> Option<Arc<Facts>> {
         self.facts.get()
     }

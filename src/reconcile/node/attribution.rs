@@ -28,7 +28,7 @@ pub(in crate::reconcile) fn who(place: &DriftPlace, events: &[KernelEvent]) -> O
     let event = of_it().find(by_process).or_else(|| of_it().next())?;
     Some(match &event.actor {
         // The kernel reports every change of a link's flags as its own (`dev_change_flags`, net/core/dev.c), so this
-        // actor means nothing.
+        // actor proves nothing.
         Actor::Kernel if matches!(place, DriftPlace::Link(_)) => return None,
         Actor::Kernel => {
             DriftActor { guess: "the kernel".to_owned(), because: "its device or address went away or down".to_owned() }

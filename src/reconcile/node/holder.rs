@@ -1,5 +1,5 @@
-//! The holder: a thread that asks who has the addresses that Egret assigns, announces this node's, and tells the node's loop which it
-//! is to have.
+//! The holder: a thread that asks who has the addresses that Egret assigns, announces this node's, and reports to the
+//! node's loop which it is to have.
 //!
 //! Not here: sockets (`kernel::conflict`), who is to have an address (`core::assignment::holding`), and putting it on an interface, which
 //! is a step of a round like any other.
@@ -83,7 +83,7 @@ impl Demand {
     fn add(&mut self, address: IpAddr, now: Duration, packets: u64, timing: ProbeTiming) -> Option<u32> {
         let window = timing.interval * 2;
         let readings = self.0.entry(address).or_default();
-        // A chain that was recreated counts from zero, and one that was not read for a while tells nothing of now.
+        // A chain that was recreated counts from zero, and an old reading shows nothing of the present.
         if readings.back().is_some_and(|(at, before)| *before > packets || *at + window < now) {
             readings.clear();
         }
@@ -160,7 +160,7 @@ impl HolderThread {
             }
             self.listen();
             self.count();
-            // Nobody takes an address without having asked: everything stays as it is then.
+            // No node takes an address without having asked: without sockets everything stays as it is.
             if self.sockets.is_some() {
                 self.monitor.judge(self.began.elapsed());
                 let due = self.monitor.due(self.began.elapsed());
@@ -229,8 +229,8 @@ impl HolderThread {
         }
     }
 
-    /// Counts the sources that want each address here. A counter that cannot be read, or not often enough, is no sign that nobody does: the
-    /// last number stays.
+    /// Counts the sources that want each address here. A counter that cannot be read, or not often enough, is no sign
+    /// that none does: the last number stays.
     fn count(&mut self) {
         let now = self.began.elapsed();
         let pause = self.plan.timing.interval / 2;

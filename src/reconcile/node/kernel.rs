@@ -28,7 +28,7 @@ pub trait NodeKernel {
     /// Reads the counters of rules.
     async fn counters(&mut self) -> Result<RuleCounters, KernelError>;
 
-    /// Next hops that neighbour resolution found nobody for.
+    /// Next hops that did not answer neighbour resolution.
     async fn unanswered(&self) -> Result<BTreeSet<IpAddr>, KernelError>;
 
     /// Sets the ranges of marks and tables that are Egret's.
@@ -73,7 +73,7 @@ impl NodeKernel for Kernel {
     }
 
     async fn tracks_connections(&self) -> bool {
-        // If it cannot be told, they may be.
+        // If that is unknown, they may be.
         conntrack::at_work().await.unwrap_or(true)
     }
 

@@ -102,7 +102,7 @@ impl MetricsRecorder {
         self.scrapes.next().await
     }
 
-    /// Waits until a scrape requests the counters, or somebody who may asks.
+    /// Waits until a scrape requests the counters, or an authorised client asks.
     pub async fn next_request(&mut self) -> Request {
         tokio::select! {
             biased;

@@ -1,4 +1,4 @@
-//! The page of a standalone node: hands over what the loop knows, when somebody looks.
+//! The page of a standalone node: hands over what the loop knows, when a viewer asks.
 //!
 //! The loop reads its kernel, which takes milliseconds, and copies what it decides by. What other nodes report is read from Git beside it.
 //! Not here: what is shown (`core::page`), and HTTP (`serve::ui`).

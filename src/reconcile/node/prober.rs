@@ -1,4 +1,4 @@
-//! The prober: a thread that probes the gateways of this node's exits, and tells the node's loop what it sees.
+//! The prober: a thread that probes the gateways of this node's exits, and reports to the node's loop what it sees.
 //!
 //! A thread of its own, because a round may take longer than a gateway has to answer. Not here: sockets (`kernel::probe`), and
 //! what silence means (`core::liveness`).

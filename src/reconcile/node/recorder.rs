@@ -1,7 +1,7 @@
 //! The recorder: a thread that writes the NAT record from the kernel's events, if that is switched on.
 //!
-//! A thread of its own, because events come in bursts and are lost where nobody reads them. Not here: what the record says
-//! (`core::nat_record`), its files (`persistence::record_files`).
+//! A thread of its own, because events come in bursts and are lost if they are not read in time. Not here: what the
+//! record says (`core::nat_record`), its files (`persistence::record_files`).
 
 use std::path::Path;
 use std::time::Duration;

@@ -231,8 +231,8 @@ impl<K: NodeKernel> Reconciler<K> {
         self.conntrack.totals()
     }
 
-    /// What is known of the active revision at the start. If no file tells of one and the kernel has Egret's table, one
-    /// is active that is not known: this is no first start, whatever became of the files. Without both, nothing keeps
+    /// What is known of the active revision at the start. If no file names one and the kernel has Egret's table, one is
+    /// active that is not known: this is no first start, whatever became of the files. Without both, nothing keeps
     /// members' packets from leaving with wrong addresses, so it is one.
     pub async fn known(&mut self) -> Result<ActiveRevision, KernelError> {
         let mut known = self.memory.kept().active.clone();

@@ -1,5 +1,5 @@
-//! The threads that watch what no netlink event tells: which gateways answer, who has an address, which connections have to move, how many
-//! ports are used.
+//! The threads that watch what no netlink event reports: which gateways answer, who has an address, which connections
+//! have to move, how many ports are used.
 //!
 //! Threads of their own, because a round may take longer than a gateway has to answer. Not here: what each of them does (`prober`,
 //! `holder`, `transfers`, `port_counter`).

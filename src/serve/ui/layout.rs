@@ -1,6 +1,6 @@
 //! What all pages have: the head, the bar with the verdict, navigation; and how times, commits and states are written.
 //!
-//! Nothing is told by colour alone: each state has its word, and the urgent ones a sign. Not here: the contents.
+//! Nothing is shown by colour alone: each state has its word, and the urgent ones a sign. Not here: the contents.
 
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, PreEscaped, html};

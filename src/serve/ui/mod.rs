@@ -1,9 +1,9 @@
 //! The page for people on call: HTML over HTTP, read-only, without JavaScript.
 //!
 //! A request is answered from what the loop knew last: the loop is asked at most once a second, hands over values, and draws nothing.
-//! Drawing happens beside it, and never more than a little at a time. The server has no password; [`UiOptions`] says under which names it
-//! answers, so that no web site can read it through somebody's browser by a name of its own (DNS rebinding). Not here: what is shown
-//! (`core::page`), and where it comes from (`reconcile`).
+//! Drawing happens beside it, and never more than a little at a time. The server has no password; [`UiOptions`] lists
+//! the names to which it answers, so that no web site can read it through a viewer's browser by a name of its own (DNS
+//! rebinding). Not here: what is shown (`core::page`), and where it comes from (`reconcile`).
 
 mod explained;
 mod happenings;
@@ -202,8 +202,8 @@ fn html_page(status: StatusCode, page: Markup) -> Response {
     (status, [(CONTENT_TYPE, kind)], page.into_string()).into_response()
 }
 
-/// Refuses names that nobody gave to this server: a web site whose name suddenly leads here could otherwise read it by the browser of
-/// somebody who may.
+/// Refuses host names that are not this server's: a web site whose name suddenly resolves to it could otherwise read it
+/// through a viewer's browser.
 async fn known_host(State(hosts): State<Arc<Vec<String>>>, request: Request, next: Next) -> Response {
     if is_known(request.headers(), request.uri(), &hosts) {
         return next.run(request).await;

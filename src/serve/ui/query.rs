@@ -21,7 +21,7 @@ impl Query {
     /// Of a URL.
     pub(super) fn of(uri: &Uri) -> Self {
         let pairs = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-        // What cannot be seen is shown as a number: a link may have been made by somebody else.
+        // Invisible characters are shown as numbers: a link may come from another person.
         let value = |text: &str| shown(&form_value(text)).chars().take(LONGEST).collect::<String>();
         let values = pairs.map(|(name, text)| (value(name), value(text))).take(MOST).collect();
         Self { path: uri.path().to_owned(), values }

@@ -18,7 +18,7 @@ use crate::core::page::{Counted, Knowledge, Model, Rates};
 const FRESH: Duration = Duration::from_secs(1);
 /// Of a large cluster, whose picture takes longer, it is drawn up so seldom that this part of a core is enough: one in four.
 const SHARE: u32 = 3;
-/// What is said while nothing else is known.
+/// Shown while nothing else is known.
 const SILENT: &str = "the process does not answer: it is busy, or it hangs";
 /// How many commits of the repository are shown.
 const COMMITS: usize = 40;
@@ -34,7 +34,7 @@ pub trait PolicyLog: Send + Sync {
     fn recent(&self, commit: &str, most: usize) -> Vec<DocumentChange>;
 }
 
-/// Somebody wants to know what the process knows. To drop it is an answer, too: what was last known is shown.
+/// A viewer requests what the process knows. If the request is dropped, what was last known is shown.
 pub struct PageRequest {
     /// The pod that has to be among the facts, if it exists.
     pub pod: Option<PodName>,
@@ -44,7 +44,7 @@ pub struct PageRequest {
 impl PageRequest {
     /// Answers: with what is known, or why nothing is known yet.
     pub fn answer(self, known: Result<Arc<Knowledge>, String>) {
-        // Nobody waits any more.
+        // It fails if the viewer no longer waits.
         let _ = self.reply.send(known);
     }
 }
@@ -118,7 +118,7 @@ impl Site {
         if let Some((_, seen)) = last.seen.as_ref().filter(|(at, seen)| at.elapsed() < seen.fresh) {
             return Ok(Arc::clone(seen));
         }
-        // While it does not answer, nobody else waits for it.
+        // While the loop does not answer, no other request waits for it.
         let asks = last.missed.is_none_or(|at| at.elapsed() >= FRESH);
         let answer = if asks { self.ask(None).await } else { None };
         match answer {

@@ -131,7 +131,7 @@ fn identity() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
 }
 
 async fn serve(stream: TcpStream, acceptor: TlsAcceptor, router: Router, mut orders: watch::Receiver<Order>) {
-    // A client that does not believe us is none.
+    // A client that does not trust the certificate is not served.
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let service = service_fn(move |request: Request<Incoming>| {

@@ -227,7 +227,7 @@ fn a_holder_that_sources_do_not_reach_gives_way_to_the_one_that_they_reach() {
     (link.nodes[0].wanted, link.nodes[2].wanted) = (0, 5);
     let took = link.until_held_by(2);
     assert!(took <= TICK * 4, "it is asked at once, and says at once that it has given: {took:?}");
-    // It is reachable again, and nobody moves.
+    // It is reachable again, and the address stays.
     (link.nodes[0].wanted, link.nodes[2].wanted) = (0, 5);
     link.run(seconds(60));
     assert_eq!((link.holders(), link.doubled), (vec![2], Duration::ZERO));
@@ -299,7 +299,7 @@ fn a_standby_that_keeps_the_address_is_no_conflict_and_is_asked_rarely() {
     }
     assert_eq!(link.holders(), [1]);
     assert!((6..=13).contains(&link.claimed), "{} times in a minute", link.claimed);
-    // Its agent dies and nobody answers for it any more; its kernel still has the address.
+    // Its agent dies and answers no claims any more; its kernel still has the address.
     link.nodes[1].runs = false;
     link.run(seconds(30));
     assert_eq!(link.nodes[0].monitor.view(link.now).conflict(address()), Some(mac(1)));

@@ -41,7 +41,7 @@ impl Builder<'_> {
                 for set in ["others", "host"] {
                     rules.push(vec![in_set(began_by(family), false, format!("{set}{}", family.suffix())), accept()]);
                 }
-                // The connection's mark alone may be another daemon's, and then the connection is anybody's.
+                // The connection's mark alone may be another daemon's: it does not make the connection Egret's.
                 let by_mark = Statement::SnatMap { family, mask: self.range.mask, map: map.clone() };
                 rules.push(vec![self.of_an_exit(Field::MetaMark, false), by_mark]);
                 let data = match family {
@@ -98,7 +98,7 @@ impl Builder<'_> {
     /// Packets that leave by another interface than the tunnel need the address of their connection's exit.
     ///
     /// The kernel's own multicast (MLD and IGMP reports) passes: in those packets the mark is the kernel's scratch space
-    /// (`reserved_tailroom` shares a union with `mark` in `struct sk_buff`, include/linux/skbuff.h) and says anything.
+    /// (`reserved_tailroom` shares a union with `mark` in `struct sk_buff`, include/linux/skbuff.h) and has any value.
     fn leaving(&mut self) {
         let mut rules = Vec::new();
         for family in self.families.iter().copied() {

@@ -14,7 +14,7 @@ use crate::core::state::nft::{AddressFamily, ChainKind, ElementKey, Field, Hook,
 
 /// The port of probes of a path that is in use, or would be if it answered: discard (RFC 863), which no service of a node has.
 pub(crate) const PROBE_IN_USE: u16 = 9;
-/// The port of probes of a standby that nobody needs now.
+/// The port of probes of a standby that is not needed now.
 pub(crate) const PROBE_IDLE: u16 = 10;
 
 /// Ahead of every filter (0) and of mangle (-150).

@@ -52,7 +52,7 @@ fn serving(nodes: &[&str]) -> Serving {
     nodes.iter().map(|node| (name(node), BTreeSet::from([format!("{node} default")]))).collect()
 }
 
-/// Nobody probes.
+/// No node probes.
 fn reports(serving: &Serving) -> GatewayKnowledge<'_> {
     const NONE: &BTreeSet<ExitKey> = &BTreeSet::new();
     GatewayKnowledge { serving: Some(serving), answering: NONE, replaced: NONE }

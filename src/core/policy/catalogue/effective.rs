@@ -17,7 +17,7 @@ impl Catalogue {
             // They constrain each other, so all of them are recomputed; there are few.
             self.settle_node_labels();
         }
-        // Each of these stands by itself.
+        // These do not depend on each other.
         let alone = |identity: &&DocumentIdentity| {
             matches!(identity, DocumentIdentity::Policy(_) | DocumentIdentity::Assertion(_) | DocumentIdentity::Pool(_))
         };

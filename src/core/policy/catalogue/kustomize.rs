@@ -1,5 +1,5 @@
 //! Kustomizations over Egret's documents. Egret reads documents as they are, so one that changes them, or lists some that
-//! are not selected, has to be rendered first; one that only lists what is read anyway needs no word.
+//! are not selected, has to be rendered first; one that only lists what is read anyway needs no diagnostic.
 //!
 //! Not here: the objects of Flux and Argo CD that point at a kustomization, which are none of Egret's.
 
@@ -28,7 +28,7 @@ struct Kustomization {
     root: YamlNode,
 }
 
-/// What has to be said of all of them.
+/// What was found about all of them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Kustomized {
     pub(super) mistakes: Vec<Diagnostic>,

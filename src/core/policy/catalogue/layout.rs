@@ -1,7 +1,7 @@
 //! What egret.yaml says of the repository and of its clusters, compared with what is there: entries of `paths` that
 //! select nothing, and a cluster that is not among `clusters`.
 //!
-//! Such an egret.yaml would take policies out of force, or bring another cluster's into it, without a word. So it is bad
+//! Such an egret.yaml would deactivate policies, or activate another cluster's, without a diagnostic. So it is bad
 //! like one with a mistake: its last good version stays active. Not here: its own form (`check::config`).
 
 use std::collections::BTreeSet;

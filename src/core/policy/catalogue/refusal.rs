@@ -1,7 +1,7 @@
 //! Files that exist and are not read, and what that means for documents that were read from them before.
 //!
-//! A repository has many of them (images, links, archives with a fitting name). They are nobody's mistake, unless a
-//! document of Egret's was in one, or below it: a folder that became a link or a submodule.
+//! A repository has many of them (images, links, archives with a fitting name). They are no mistake, unless a document
+//! of Egret's was in one, or below it: a folder that became a link or a submodule.
 
 use super::super::diagnostic_sink::{Span, diagnostic};
 use super::super::foreign::shapeless;
@@ -111,7 +111,7 @@ impl Catalogue {
     }
 
     /// Where a document stands now whose folder was renamed, so that the entry of `paths` that selected it selects nothing any more:
-    /// that entry is an error (`layout`), and nobody has removed the document.
+    /// that entry is an error (`layout`), and the document was not removed.
     fn moved_out_of_paths(&self, identity: &DocumentIdentity, path: &str) -> Option<&str> {
         let mut entries = self.set.config.paths.iter().filter(|entry| selects(entry, path));
         if self.files.contains_key(path) || entries.any(|entry| self.selects_any(entry)) {

@@ -7,7 +7,7 @@ use crate::core::policy::diagnostic_sink::{DiagnosticSink, quoted};
 use crate::core::policy::mapping_reader::text;
 use crate::core::policy::yaml::MappingEntry;
 
-/// A field as a duration within these limits, which the hint tells.
+/// A field as a duration within these limits, which the hint states.
 pub(super) fn within(
     entry: &MappingEntry,
     limits: std::ops::RangeInclusive<Duration>,

@@ -39,7 +39,7 @@ pub(super) fn read(object: &MappingReader<'_>, at: Span, of: EntryOf<'_>, out: &
     let given: Vec<&MappingEntry> = fields.into_iter().filter_map(|field| set(object, field, of.kind, out)).collect();
     let mut entries = given.iter().map(|entry| field(entry, of, out));
     let Some(first) = entries.next() else { return EgressEntry { egresses: vec![Egress::DefaultRoute], at } };
-    // Each is read, so that all mistakes are told.
+    // Each is read, so that all mistakes are reported.
     entries.for_each(drop);
     let [one, other, ..] = given.as_slice() else { return first };
     let (code, hint) = match (one.key.as_str(), other.key.as_str()) {

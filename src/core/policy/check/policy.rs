@@ -146,7 +146,7 @@ fn gateways(
         }
     }
     if let Some(entry) = one.filter(|_| !listed.is_empty()) {
-        // Its mistakes are told all the same: Cilium's definition demands it there, and the API server checks it.
+        // Its mistakes are reported all the same: Cilium's definition demands it there, and the API server checks it.
         gateway(&entry.value, entry.key_span, kind, additions, destinations, out);
         if kind == PolicyKind::Egret {
             out.warning(entry.key_span, "ignored-gateway", "`egressGateway` is ignored beside `egressGateways`")

@@ -1,6 +1,7 @@
 //! Warns of destinations that include more than may be intended: the cluster itself, or all addresses.
 //!
-//! Packets to the cluster are never steered, whatever a policy says; the warning tells an author who expects otherwise.
+//! Packets to the cluster are never steered, whatever a policy says; the warning is for an author who expects
+//! otherwise.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,5 +1,5 @@
 //! Warns of destinations and exclusions that do nothing, and of destinations so wide that they may take in Services of the
-//! cluster, while nobody has said which addresses those have.
+//! cluster, while it is not known which addresses those have.
 //!
 //! Not here: destinations that take in what is known to be the cluster's (`coverage`).
 

@@ -2,8 +2,8 @@
 //!
 //! Nothing is sampled. Pods with the same policies and address families are one class. A class has disjoint ranges of
 //! destinations, each with one outcome (`revision`), and these are compared with the ranges of the assertion. Only if one
-//! of its policies spreads its members over several exits, each pod is asked by itself. What a class may reach depends on
-//! no assertion and is found once: a hundred assertions about 20,000 pods are a few thousand classes.
+//! of its policies spreads its members over several exits, each pod is checked separately. What a class may reach
+//! depends on no assertion and is found once: a hundred assertions about 20,000 pods are a few thousand classes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

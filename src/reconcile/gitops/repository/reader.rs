@@ -53,7 +53,7 @@ pub(super) struct RepositoryReader<H, O> {
     /// The persisted state of the active revision. Its commit is the one known at the start, or published by another
     /// process.
     active: ActiveRevision,
-    /// The repository is behind what is active: since when, and how many polls said so.
+    /// The repository is behind what is active: since when, and how many polls found that.
     behind: Option<(Instant, u32)>,
     /// Commits that were active before the current one.
     predecessors: Arc<BTreeSet<CommitId>>,

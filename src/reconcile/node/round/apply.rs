@@ -116,8 +116,8 @@ impl<K: NodeKernel> Reconciler<K> {
         self.kernel.set_ranges(if before == range { vec![range] } else { vec![range, before] });
     }
 
-    /// Reads objects of this configuration from now on, and persists it. If it cannot be persisted, the objects' own
-    /// marks tell the next process (`MarkMaskChooser`).
+    /// Reads objects of this configuration from now on, and persists it. If it cannot be persisted, the next process
+    /// finds it by the objects' own marks (`MarkMaskChooser`).
     pub(super) fn adopt_range(&mut self, range: DatapathConfig) {
         self.set_ranges(range);
         if self.memory.kept().range.is_none() {
