@@ -234,9 +234,18 @@ impl Metrics {
         });
     }
 
-    /// Whether this process leads.
-    pub fn leader(&self, leads: bool) {
-        self.with(|values| values.leader = Some(leads));
+    /// This process leads.
+    pub fn leads(&self) {
+        self.with(|values| values.leader = Some(true));
+    }
+
+    /// This process does not lead, or no longer: the leader shows what is known of commits.
+    pub fn follows(&self) {
+        self.with(|values| {
+            (values.leader, values.revision) = (Some(false), None);
+            values.pending.clear();
+            values.suspended.clear();
+        });
     }
 
     /// The active commit.

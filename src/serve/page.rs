@@ -92,7 +92,7 @@ pub static FAMILIES: [MetricFamily; 34] = [
     MetricFamily::new(Counter, "watch_errors", None, &["resource"], "Watches of the API server that broke and were restarted, by resource."),
     MetricFamily::new(Gauge, "commit_pending", None, &["reason"], "1 while the newest commit is pending, by reason."),
     MetricFamily::new(Gauge, "suspended_until_timestamp", Some(Unit::Seconds), &["what"], "When the suspension of the cluster or of a policy ends."),
-    MetricFamily::new(Gauge, "git_last_success_timestamp", Some(Unit::Seconds), &[], "When Git last answered, with a new commit or without."),
+    MetricFamily::new(Gauge, "git_last_success_timestamp", Some(Unit::Seconds), &[], "When Git last answered, with a new commit or without; before that, when the process started."),
     MetricFamily::new(Counter, "leak_guard_dropped_packets", None, &[], "Packets that would have left with a wrong address."),
     MetricFamily::new(Counter, "start_guard_dropped_packets", None, &[], "Packets of pods that are not classified yet."),
     MetricFamily::new(Counter, "tunnel_dropped_packets", None, &["reason"], "Packets not accepted from the tunnel, by reason."),

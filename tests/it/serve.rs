@@ -90,7 +90,7 @@ fn the_page_has_what_was_recorded_and_nothing_else() {
         metrics.policies([(policy("outpost"), Ok(())), (policy("partner"), Err("NoGateway"))].into());
         metrics.addresses_held([([10, 0, 3, 42].into(), true), ([10, 0, 3, 43].into(), false)].into());
         metrics.probe_latencies(vec![("n2 dev net1".to_owned(), "ipv4", Duration::from_micros(250))]);
-        metrics.leader(true);
+        metrics.leads();
         metrics.revision("abc");
         metrics.api_errors(|| ApiErrorCounts {
             requests: [("patch nodes".to_owned(), 1)].into(),
@@ -131,6 +131,16 @@ fn the_page_has_what_was_recorded_and_nothing_else() {
         ] {
             assert!(page.lines().any(|one| one == line), "{line} is missing in\n{page}");
         }
+
+        metrics.commit_pending(Some("RemovalsUnconfirmed"));
+        metrics.suspended([("cluster".to_owned(), 7)].into());
+        let of_leaders = ["egret_revision_info{", "egret_commit_pending{", "egret_suspended_until"];
+        let shown = |page: &str| of_leaders.map(|series| page.lines().any(|line| line.starts_with(series)));
+        assert_eq!(shown(&get(&server, "/metrics").await.2), [true; 3]);
+        metrics.follows();
+        let page = get(&server, "/metrics").await.2;
+        assert_eq!(shown(&page), [false; 3], "one that leads no more: {page}");
+        assert!(page.lines().any(|line| line == "egret_leader 0"), "{page}");
     });
 }
 

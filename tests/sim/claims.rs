@@ -366,3 +366,60 @@ fn an_hour_with_assertions_costs_a_list_of_pods_every_five_minutes_and_a_write_w
         assert_eq!(tally(&writes(leader(&world).0, since)), expected.into());
     });
 }
+
+/// Whether an object says that an agent is not heard.
+fn says_silent(object: &Value) -> bool {
+    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    conditions.iter().any(|condition| condition["reason"] == "AgentNotResponding")
+}
+
+#[test]
+fn a_watch_of_leases_that_brings_nothing_makes_no_agent_silent() {
+    in_world(async |log| {
+        let world = calm(log).await;
+        leader(&world).0.line.set_weather(|weather| weather.swallowed.push("leases"));
+        for _ in 0..180 {
+            sleep(SECOND).await;
+            assert!(!says_silent(&config(&world)), "{}", world.log);
+        }
+    });
+}
+
+#[test]
+fn an_agent_that_comes_back_unseen_by_the_watch_is_heard_by_its_status() {
+    in_world(async |log| {
+        let world = calm(log).await;
+        world.agents[1].line.set_weather(|weather| weather.link = Link::Silent);
+        until(&world, |world| says_silent(&config(world))).await;
+        leader(&world).0.line.set_weather(|weather| weather.swallowed.push("leases"));
+        world.agents[1].line.set_weather(|weather| weather.link = Link::Up);
+        let took = until(&world, |world| !says_silent(&config(world))).await;
+        println!("measured: an agent that is back is reported as heard after {took:?}");
+        sleep(10 * SECOND).await;
+        let node = world.api.get("egressnodes.egret.dev", "", &node_name(1)).expect("an EgressNode");
+        assert!(!says_silent(&node) && !says_silent(&config(&world)), "{}", world.log);
+    });
+}
+
+#[test]
+fn a_controller_that_does_not_see_a_node_leaves_its_egressnode_alone() {
+    in_world(async |log| {
+        let world = calm(log).await;
+        let (name, controller) = (node_name(1), &leader(&world).0.line);
+        let egress_node = || world.api.get("egressnodes.egret.dev", "", &name);
+        let mut node = world.api.get("nodes", "", &name).expect("a node");
+        world.api.delete("nodes", "", &name);
+        until(&world, |_| egress_node().is_none()).await;
+        // The node comes back, and the controller's watch of nodes does not show it.
+        controller.set_weather(|weather| weather.swallowed.push("v1/nodes"));
+        for field in ["uid", "resourceVersion", "creationTimestamp", "managedFields"] {
+            node["metadata"].as_object_mut().expect("metadata").remove(field);
+        }
+        world.api.create(&node);
+        until(&world, |_| egress_node().is_some()).await;
+        let uid = || egress_node().map(|node| node["metadata"]["uid"].clone());
+        let made = uid();
+        sleep(90 * SECOND).await;
+        assert_eq!(uid(), made, "{}", world.log);
+    });
+}

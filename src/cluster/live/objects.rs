@@ -137,6 +137,21 @@ impl ApiClient {
         self.delete(&NODE, node, None).await
     }
 
+    /// Deletes the object with this UID of a node that is gone; false if the Node exists, or the object is another.
+    pub async fn delete_node_if_gone(&self, node: &NodeName, uid: &str) -> Result<bool, ApiError> {
+        let request = Request::new("/api/v1/nodes").get(node.as_str(), &GetParams::default());
+        match self.call::<IgnoredAny>(&format!("reading node {node}"), request, ANSWER).await {
+            Ok(_) => return Ok(false),
+            Err(error) if is_absent(&error) => {}
+            Err(error) => return Err(error),
+        }
+        let preconditions = Some(Preconditions { resource_version: None, uid: Some(uid.to_owned()) });
+        match self.delete_when(&NODE, node.as_str(), preconditions).await {
+            Err(error) if error.code() == Some(409) => Ok(false),
+            result => result,
+        }
+    }
+
     async fn apply_status(&self, kind: &Kind, name: &str, status: &impl Serialize) -> Result<Written, ApiError> {
         self.apply(kind, name, Some("status"), &json!({"metadata": {"name": name}, "status": status})).await
     }
@@ -168,6 +183,15 @@ impl ApiClient {
         let resource_version = version.map(str::to_owned);
         let preconditions =
             resource_version.map(|version| Preconditions { resource_version: Some(version), uid: None });
+        self.delete_when(kind, name, preconditions).await
+    }
+
+    async fn delete_when(
+        &self,
+        kind: &Kind,
+        name: &str,
+        preconditions: Option<Preconditions>,
+    ) -> Result<bool, ApiError> {
         let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
         let request = Request::new(kind.path).delete(name, &parameters);
         match self.call::<IgnoredAny>(&format!("deleting {} {name}", kind.name), request, ANSWER).await {

@@ -155,6 +155,22 @@ pub fn head_status(facts: HeadStatusInput<'_>, before: &HeadStatus, now: Timesta
     }
 }
 
+/// The status of the EgressConfig where the leader could not read Git since it began. The rest stays as reported before.
+pub fn head_status_without_git(leader: &str, fault: &str, before: &HeadStatus, now: Timestamp) -> HeadStatus {
+    use ConditionType::{GitReachable, Ready, Reconciling, Stalled};
+    let is = |kind| Condition::new(kind, false, Reason::GitOperationFailed, fault, now);
+    let others = before.conditions.iter().filter(|condition| {
+        !matches!(condition.kind, GitReachable | Ready | Reconciling | Stalled)
+    });
+    let others: Vec<Condition> = [is(GitReachable)].into_iter().chain(others.cloned()).collect();
+    let conditions = observe(with_progress(is(Ready), others), before.observed_generation);
+    HeadStatus {
+        leader: leader.to_owned(),
+        conditions: with_transition_times(conditions, &before.conditions),
+        ..before.clone()
+    }
+}
+
 /// Whether the assertions hold.
 fn assertions(state: AssertionState<'_>, now: Timestamp) -> Condition {
     let is = |status: ConditionStatus, reason, message: &str| {

@@ -15,7 +15,7 @@ use crate::core::facts::Node;
 use crate::core::name::NodeName;
 
 pub use condition::{Condition, ConditionStatus, ConditionType, Reason, condition, is_ready};
-pub use head::{AssertionState, HeadStatus, HeadStatusInput, NodeCounts, head_status};
+pub use head::{AssertionState, HeadStatus, HeadStatusInput, NodeCounts, head_status, head_status_without_git};
 pub use node::{
     HeldAddress, NodeDatapath, NodeFault, NodeFeatures, NodeStatus, NodeStatusInput, PolicyMembers, ServedExit,
     UnfitExit, held, node_status, serving, unfit,

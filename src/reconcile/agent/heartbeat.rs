@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use jiff::{Span, Timestamp, Unit};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -73,6 +74,13 @@ impl Drop for Heartbeat {
     }
 }
 
+/// Whether the controller may have reported a silence meanwhile. While a virtual machine is paused or suspended, its
+/// monotonic clock stands still, and only the wall clock shows it, after it was set.
+fn was_away(elapsed: Duration, clock: Span) -> bool {
+    let clock = clock.total(Unit::Second).unwrap_or_default();
+    elapsed >= MAYBE_SILENT || clock >= MAYBE_SILENT.as_secs_f64()
+}
+
 async fn renew(
     live: ApiClient,
     namespace: String,
@@ -81,7 +89,7 @@ async fn renew(
     returned: watch::Sender<u64>,
     mut backoff: Backoff,
 ) {
-    let mut last: Option<Instant> = None;
+    let mut last: Option<(Instant, Timestamp)> = None;
     let mut log = FaultLog::default();
     loop {
         let Beat { at, uid } = beats.borrow_and_update().clone();
@@ -99,7 +107,8 @@ async fn renew(
                 if log.works() {
                     tracing::info!("the heartbeat is written again");
                 }
-                if last.replace(Instant::now()).is_some_and(|last| last.elapsed() >= MAYBE_SILENT) {
+                let before = last.replace((Instant::now(), live.clock().now()));
+                if before.is_some_and(|(instant, clock)| was_away(instant.elapsed(), live.clock().now() - clock)) {
                     returned.send_modify(|times| *times += 1);
                 }
                 backoff.spread(RENEWAL / 2) + RENEWAL / 2

@@ -218,7 +218,9 @@ impl UpdateWriter {
                 if self.log.works() {
                     tracing::info!("the node's status is written again");
                 }
-                self.returned |= self.written.as_ref().is_some_and(|before| before.update.lost != update.lost);
+                self.returned |= self.written.as_ref().is_some_and(|before| {
+                    (before.update.lost, &before.update.uid) != (update.lost, &update.uid)
+                });
                 if std::mem::take(&mut self.returned) {
                     self.check = Instant::now() + self.backoff.spread(CHECK_AFTER_RETURN);
                 }

@@ -85,6 +85,13 @@ impl HeartbeatMonitor {
         }
     }
 
+    /// An agent that is silent shows a sign of life elsewhere: the Leases are read again.
+    pub(super) fn doubt(&mut self, node: &NodeName) {
+        if let Some(heard) = self.agents.get_mut(node) {
+            (heard.confirmed, self.read_from) = (false, None);
+        }
+    }
+
     /// The agents that are not heard any more, and since when.
     pub(super) fn silent(&self) -> BTreeMap<NodeName, Timestamp> {
         let silent = self.agents.iter().filter(|(_, heard)| heard.seems_silent() && heard.confirmed);

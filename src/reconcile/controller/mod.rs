@@ -14,12 +14,13 @@ mod pass;
 mod pod_list;
 mod removal;
 mod sent;
+mod silence;
 mod snapshotter;
 mod taints;
 mod triggers;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
@@ -31,19 +32,20 @@ use self::heartbeats::HeartbeatMonitor;
 use self::labels::LabelReconciler;
 pub use self::options::{ControllerError, ControllerOptions};
 use self::page::ControllerPage;
-use self::pass::{Pass, PassError};
+use self::pass::{Pass, PassError, waiting_as_published};
 pub use self::removal::{Removal, RemovalError, remove};
 use self::sent::SentPolicies;
+use self::silence::SilentAgents;
 use self::snapshotter::{Snapshotter, ViewSnapshots};
 use self::taints::TaintRemover;
 use self::triggers::{Sources, pulls_of};
 use crate::backoff::Backoff;
 use crate::cluster::live::{self, ApiClient, ClusterWatch, Lease, Recorder, View, WatchScope};
 use crate::core::gate::ActiveRevision;
-use crate::core::name::NodeName;
 use crate::core::policy::published::read_config;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::state::net::fnv1a;
+use crate::core::status::head_status_without_git;
 use crate::git::CommitId;
 
 use crate::reconcile::gitops::pool_addresses::PoolAddresses;
@@ -80,6 +82,7 @@ pub async fn run(options: ControllerOptions) -> Result<(), ControllerError> {
     let serving = options.listen.map(|listen| serve::start(listen, health.clone(), metrics.clone())).transpose();
     let _server = serving.map_err(StartError::of("the HTTP server"))?;
     health.set_ready(Err("not all is known of the cluster yet".to_owned()));
+    metrics.git_fetched(SystemTime::now());
     let live = ApiClient::connect().await?;
     let errors = live.errors();
     metrics.api_errors(move || api_error_counts(&errors));
@@ -158,7 +161,7 @@ async fn serve_with(
         labels: LabelReconciler::default(),
         taints: TaintRemover::new(options.startup_taints),
         heartbeats: HeartbeatMonitor::default(),
-        silent: BTreeMap::new(),
+        silent: SilentAgents::default(),
         snapshotter: Snapshotter::default(),
         assertions: AssertionMonitor::default(),
         schedule: EffectiveSchedule::default(),
@@ -203,8 +206,8 @@ struct Controller {
     labels: LabelReconciler,
     taints: TaintRemover,
     heartbeats: HeartbeatMonitor,
-    /// The agents that are not heard any more, and since when.
-    silent: BTreeMap<NodeName, Timestamp>,
+    /// The agents that are not heard any more.
+    silent: SilentAgents,
     /// The nodes' reports as of the last pass.
     reports: Vec<NodeReport>,
     snapshotter: Snapshotter,
@@ -240,40 +243,58 @@ struct Controller {
 }
 
 impl Controller {
-    /// One pass, if this process leads and knows enough.
+    /// Does what is due: one pass, if this process leads and knows enough.
     async fn turn(&mut self) {
         self.observe_heartbeats();
         if let Some(fence) = greatest_fence(self.watching.view()) {
             self.leading.seen_fence(fence);
         }
         let fence = self.leading.fence();
-        self.metrics.leader(fence.is_some());
-        if self.watching.synced() {
-            self.health.set_ready(Ok(()));
+        if fence.is_some() {
+            self.metrics.leads();
+        } else {
+            self.metrics.follows();
         }
-        let last_fence = self.last_fence;
-        if fence != last_fence {
-            // An interim leader may have corrected what this process remembers as contested.
-            self.labels.forget();
-            self.published_before.clear();
-            self.sent = SentPolicies::default();
-            // It has also written newer reports than those still queued here.
-            self.sender.stop();
-            self.snapshotter = Snapshotter::default();
-            self.assertions = AssertionMonitor::default();
-            self.last_fence = fence;
-            self.pulls.poll();
+        if fence != self.last_fence {
+            self.on_role(fence);
         }
-        if self.watching.synced() {
-            self.follow();
-        }
-        if fence.is_some() && self.watching.synced() {
-            self.confirm_silence().await;
-            self.untaint().await;
-        }
-        if fence.is_none() || !self.watching.synced() || !self.may_replace_published() {
+        if !self.watching.synced() {
             return;
         }
+        self.health.set_ready(Ok(()));
+        self.follow();
+        if fence.is_none() {
+            return;
+        }
+        self.confirm_silence().await;
+        if let Err(error) = self.report_silence().await {
+            tracing::debug!(error = chain(&error), "that an agent is silent is not written");
+        }
+        self.untaint().await;
+        if self.may_replace_published() {
+            self.reconcile().await;
+        } else {
+            self.report_git().await;
+        }
+    }
+
+    /// Another process led meanwhile, or does now: what this one remembers of its writes may not hold any more.
+    fn on_role(&mut self, fence: Option<i64>) {
+        // The other may have corrected what this process remembers as contested.
+        self.labels.forget();
+        self.published_before.clear();
+        self.sent = SentPolicies::default();
+        // It may have allocated addresses of pools, too.
+        self.intent = self.addresses.outdated().or(self.intent.take());
+        // It has also written newer reports than those still queued here.
+        self.sender.stop();
+        self.snapshotter = Snapshotter::default();
+        self.assertions = AssertionMonitor::default();
+        self.last_fence = fence;
+        self.pulls.poll();
+    }
+
+    async fn reconcile(&mut self) {
         let began = Instant::now();
         let result = self.pass(self.live.clock().now()).await;
         self.metrics.reconciled(result.is_ok(), began.elapsed());
@@ -306,20 +327,14 @@ impl Controller {
         let watch = &self.watching;
         let blind = !watch.synced() || watch.faults().contains_key("leases") || watch.closed().contains_key("leases");
         self.heartbeats.observe(&watch.view().heartbeats, blind, self.live.clock().now());
-        let silent = self.heartbeats.silent();
-        for node in silent.keys().filter(|node| !self.silent.contains_key(*node)) {
-            tracing::warn!(%node, "the node's agent is not heard any more; its kernel keeps what it has");
-        }
-        for node in self.silent.keys().filter(|node| !silent.contains_key(*node)) {
-            tracing::info!(%node, "the node's agent is heard again");
-        }
-        let changed = !silent.keys().eq(self.silent.keys());
-        self.silent = silent;
-        changed
+        self.silent.set(self.heartbeats.silent())
     }
 
     /// Reads the Leases where some agent seems silent: the watch alone is not believed.
     async fn confirm_silence(&mut self) {
+        for node in self.silent.contradicted(self.watching.view()) {
+            self.heartbeats.doubt(&node);
+        }
         if !self.heartbeats.wants_read() {
             return;
         }
@@ -331,6 +346,26 @@ impl Controller {
         }
         self.heartbeats.read(read.ok().as_ref(), self.live.clock().now());
         self.observe_heartbeats();
+    }
+
+    async fn report_silence(&mut self) -> Result<(), PassError> {
+        let now = self.live.clock().now();
+        self.silent.report((&self.live, &self.leading), self.watching.view(), now).await
+    }
+
+    /// Reports that Git cannot be read where this process has read nothing yet that it may publish: a leader that began
+    /// meanwhile. All else in the status stays as the former leader wrote it.
+    async fn report_git(&mut self) {
+        self.due = Some(self.next_due());
+        let Some((fault, config)) = self.git_fault.as_deref().zip(self.watching.view().config.as_ref()) else { return };
+        let before = config.status.clone().unwrap_or_default();
+        let status = head_status_without_git(&self.options.identity, fault, &before, self.live.clock().now());
+        if status != before
+            && self.leading.fence().is_some()
+            && let Err(error) = self.live.apply_config_status(&status).await
+        {
+            tracing::debug!(error = chain(&error), "that Git cannot be read is not written");
+        }
     }
 
     /// The published commit, if there is one.
@@ -400,7 +435,10 @@ impl Controller {
     }
 
     async fn pass(&mut self, now: Timestamp) -> Result<(), PassError> {
-        let Some(intent) = self.intent.clone() else { return Ok(()) };
+        let Some(mut intent) = self.intent.clone() else { return Ok(()) };
+        if !self.addresses.known() {
+            intent.set = waiting_as_published(&intent.set, self.watching.view()).into();
+        }
         let commit = intent.commit.id.to_string();
         let mut label_events = Vec::new();
         let report_fault = self.sender.publisher().fault();
@@ -411,7 +449,6 @@ impl Controller {
             leading: &self.leading,
             view: self.watching.view(),
             intent: &intent,
-            addresses_known: self.addresses.known(),
             pools: self.options.pod_networks,
             cluster: &self.options.following.cluster,
             identity: &self.options.identity,
@@ -442,7 +479,6 @@ impl Controller {
         let patient = pass.patient || publication.wrote;
         let pass = Pass { patient, ..pass };
         pass.sweep().await?;
-        pass.report_silence().await?;
         let rejected = [intent.rejected.as_slice(), publication.refused.as_slice()].concat();
         self.assertions.check(&self.live, pass.view, &intent, now);
         let asserted = self.assertions.state(&intent.set);

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::super::leadership::Leadership;
 use super::labels::LabelReconciler;
 use super::sent::SentPolicies;
+use super::silence::SilentAgents;
 use crate::cluster::live::resources::{ConfigSpec, PolicyDigest};
 use crate::cluster::live::{ApiClient, ApiError, PolicyObject, View, Written};
 use crate::core::address_class::mapped_ipv4;
@@ -21,7 +22,7 @@ use crate::core::name::NodeName;
 use crate::core::placement::{GatewayReports, Placement, place_with};
 use crate::core::policy::limits::{max_pod_networks, refuses_set};
 use crate::core::policy::published::{FENCE, Published, hash_of, read_policy, resource_name, spec};
-use crate::core::policy::{Egress, Policy};
+use crate::core::policy::{Egress, Policy, PolicySet};
 use crate::core::pools::Network;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::status::{
@@ -71,8 +72,6 @@ pub(super) struct Pass<'a> {
     pub(super) view: &'a View,
     /// The desired revision of Git.
     pub(super) intent: &'a DesiredRevision,
-    /// Whether the allocation of pools was read.
-    pub(super) addresses_known: bool,
     /// Whether pod networks are read from CNIs.
     pub(super) pools: bool,
     /// The cluster's name.
@@ -89,8 +88,8 @@ pub(super) struct Pass<'a> {
     pub(super) published_before: &'a BTreeSet<String>,
     /// What was written and the view does not show yet.
     pub(super) sent: &'a SentPolicies,
-    /// Agents that are not heard any more, and since when.
-    pub(super) silent: &'a BTreeMap<NodeName, Timestamp>,
+    /// Agents that are not heard any more.
+    pub(super) silent: &'a SilentAgents,
     /// The time of this pass.
     pub(super) now: Timestamp,
     /// Whether something was published a moment ago: that agents have not applied it yet is not reported.
@@ -173,7 +172,7 @@ impl Pass<'_> {
             return Err(PassError::TooLarge(why));
         }
         self.sent.seen(|name| self.view.policies.get(name).map(|found| found.resource_version.as_str()));
-        let wanted = self.wanted();
+        let wanted = Published::of(&self.intent.set);
         let mut published = wanted.clone();
         let mut publication = PublicationResult::default();
         let differ = wanted.policies.iter().filter(|(name, wanted)| {
@@ -218,21 +217,6 @@ impl Pass<'_> {
             publication.wrote = true;
         }
         Ok(publication)
-    }
-
-    /// What is to be published. As long as the allocation of pools is not known, a policy that asks one stays as it is published: it may
-    /// have addresses already.
-    fn wanted(&self) -> Published {
-        let mut wanted = Published::of(&self.intent.set);
-        let waits = |policy: &&Policy| policy.gateways.iter().any(|spec| matches!(spec.egress, Egress::Pool(_)));
-        for policy in self.intent.set.policies.values().filter(|_| !self.addresses_known).filter(waits) {
-            let name = resource_name(&self.intent.set, &policy.id);
-            let before = self.view.policies.get(&name).and_then(|found| read_policy(&name, &found.spec).ok());
-            if let Some(before) = before {
-                wanted.policies.insert(name, spec(&before));
-            }
-        }
-        wanted
     }
 
     async fn write_policy(&self, name: &str, wanted: &Value) -> Result<Written, PassError> {
@@ -406,37 +390,22 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Reports agents that are not heard in the status of their nodes: they cannot do it themselves.
-    pub(super) async fn report_silence(&self) -> Result<(), PassError> {
-        for (name, status) in self.nodes() {
-            let said = self.view.egress_nodes.get(&name).and_then(|node| node.status.silence());
-            let Some(ready) = condition(&status.conditions, ConditionType::Ready) else { continue };
-            if self.silent.contains_key(&name) && said != status.silence() {
-                self.fence()?;
-                self.live.apply_node_condition(&name, ready).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes the EgressNodes of nodes that are gone: not every API server has a garbage collector.
+    /// Deletes the EgressNodes of nodes that are gone: not every API server has a garbage collector. The view of nodes may
+    /// be older than that of EgressNodes, so each node is read first.
     pub(super) async fn sweep(&self) -> Result<(), PassError> {
-        for name in self.view.egress_nodes.keys().filter(|name| !self.view.facts.nodes.contains_key(*name)) {
+        let gone = self.view.egress_nodes.iter().filter(|(name, _)| !self.view.facts.nodes.contains_key(*name));
+        for (name, object) in gone {
             self.fence()?;
-            self.live.delete_node(name.as_str()).await?;
-            tracing::info!(node = %name, "the EgressNode of a deleted node is deleted");
+            if self.live.delete_node_if_gone(name, &object.uid).await? {
+                tracing::info!(node = %name, "the EgressNode of a deleted node is deleted");
+            }
         }
         Ok(())
     }
 
     /// The statuses of the agents of existing nodes.
     pub(super) fn nodes(&self) -> BTreeMap<NodeName, NodeStatus> {
-        let there = self.view.egress_nodes.iter().filter(|(name, _)| self.view.facts.nodes.contains_key(*name));
-        let status = |name: &NodeName, status: &NodeStatus| match self.silent.get(name) {
-            Some(since) => status.clone().silent(*since, self.now),
-            None => status.clone(),
-        };
-        there.map(|(name, node)| (name.clone(), status(name, &node.status))).collect()
+        self.silent.statuses(self.view, self.now)
     }
 
     /// Agents' reports of their nodes, with what the controller saw of the nodes' labels.
@@ -463,6 +432,21 @@ impl Pass<'_> {
         let facts = &self.view.facts;
         place_with(&self.intent.set, facts, GatewayReports { held: &facts.held, unfit: &unfit }, now)
     }
+}
+
+/// The policies as they are to be published while the allocation of pools is not known: one that asks a pool stays as it is
+/// published, as it may have addresses already.
+pub(super) fn waiting_as_published(set: &PolicySet, view: &View) -> PolicySet {
+    let mut waiting = set.clone();
+    let waits = |policy: &&Policy| policy.gateways.iter().any(|spec| matches!(spec.egress, Egress::Pool(_)));
+    for policy in set.policies.values().filter(waits) {
+        let name = resource_name(set, &policy.id);
+        let before = view.policies.get(&name).and_then(|found| read_policy(&name, &found.spec).ok());
+        if let Some(before) = before.filter(|before| before.id == policy.id) {
+            waiting.policies.insert(before.id.clone(), before);
+        }
+    }
+    waiting
 }
 
 /// Whether `Ready` only waits for agents.

@@ -16,6 +16,8 @@ pub struct PoolAddresses {
     revision: Option<DesiredRevision>,
     /// None: neither the branch nor a copy was read.
     known: Option<Allocation>,
+    /// Another process may have allocated since.
+    outdated: bool,
     /// Why the branch's file could not be read the last time, as it was logged.
     fault: Option<String>,
 }
@@ -27,9 +29,16 @@ impl PoolAddresses {
         Self { known, ..Self::default() }
     }
 
-    /// Whether the branch, or a copy of it, was read.
+    /// Whether the branch, or a copy of it, was read, and no other process may have allocated since.
     pub fn known(&self) -> bool {
-        self.known.is_some()
+        self.known.is_some() && !self.outdated
+    }
+
+    /// Another process may have allocated meanwhile, and what it published has addresses that are not known here: revisions
+    /// have no addresses until the branch is read.
+    pub fn outdated(&mut self) -> Option<DesiredRevision> {
+        self.outdated = true;
+        self.revision.clone()
     }
 
     /// The known allocation.
@@ -44,7 +53,7 @@ impl PoolAddresses {
         resolved
     }
 
-    /// Takes in what the branch has. Returns the revision with its addresses if there is another allocation now.
+    /// Takes in what the branch has. Returns the revision with its addresses if there are others now.
     pub fn learn(&mut self, branch: Option<BranchAllocation>, memory: &mut StateStore) -> Option<DesiredRevision> {
         let known = match branch? {
             Ok(known) => known,
@@ -59,8 +68,9 @@ impl PoolAddresses {
             }
         };
         self.fault = None;
+        let outdated = std::mem::take(&mut self.outdated);
         if self.known.as_ref() == Some(&known) {
-            return None;
+            return self.revision.as_ref().filter(|_| outdated).map(|revision| self.resolved(revision));
         }
         memory.keep(|kept| kept.allocation = Some(write(&known)));
         self.known = Some(known);
@@ -69,7 +79,7 @@ impl PoolAddresses {
 
     fn resolved(&self, revision: &DesiredRevision) -> DesiredRevision {
         let asks = revision.asked.as_ref().is_some_and(|asked| !asked.demand.is_empty());
-        let Some(known) = self.known.as_ref().filter(|_| asks) else { return revision.clone() };
+        let Some(known) = self.known.as_ref().filter(|_| asks && !self.outdated) else { return revision.clone() };
         DesiredRevision { set: known.resolve(&revision.set).into(), ..revision.clone() }
     }
 }

@@ -425,15 +425,11 @@ impl<R: ReportsBranch, O: FnMut(&PublisherOptions) -> git::Result<R>> Writer<R, 
         result.map(Some)
     }
 
-    /// Passes on which allocation the branch has: the planned one only if it was committed.
+    /// Passes on which allocation the branch has: the planned one only if it was committed. Also the same again: a
+    /// receiver may have learnt that its own is outdated.
     fn learnt(&self, allocated: Result<AllocationChange, Unreadable>, committed: bool) {
         let allocation = allocated.map(|change| if committed { change.after } else { change.before });
-        self.allocation.send_if_modified(|known| {
-            let allocation = Some(allocation);
-            let differs = *known != allocation;
-            *known = allocation;
-            differs
-        });
+        self.allocation.send_replace(Some(allocation));
     }
 
     /// Sets when the next snapshot is due.

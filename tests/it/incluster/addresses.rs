@@ -61,6 +61,38 @@ fn await_granted(stand: &Stand, pod: &str, allowed: &[IpAddr]) -> Result<IpAddr,
 }
 
 #[test]
+fn a_controller_that_leads_again_takes_no_address_away_that_another_gave_meanwhile() -> Outcome {
+    let mut stand = Stand::up(Options { ipv6: false, ..Options::default() })?;
+    for last in 50..53 {
+        stand.lab.node("kind-worker2")?.exec(["ip", "address", "add", &format!("10.0.3.{last}/24"), "dev", "net1"])?;
+    }
+    stand.push(&[
+        ("nodes/gateways.yaml", LABELS),
+        ("policies/pool.yaml", POOL),
+        ("policies/outpost.yaml", &policy("outpost", "empire", 1)),
+    ])?;
+    stand.await_that("an address for the first policy", || addresses(&stand, "outpost").len() == 1)?;
+    let published_with = |stand: &Stand, name: &str| published(stand, name).iter().any(|one| one["egressIP"].is_string());
+    stand.await_that("it, published", || published_with(&stand, "outpost"))?;
+    stand.kill9("controller-one")?;
+    // Another leads while this one is away, and gives an address.
+    stand.controller("two")?;
+    stand.push(&[("policies/alliance.yaml", &policy("alliance", "alliance", 1))])?;
+    stand.await_that("an address for the second policy", || published_with(&stand, "alliance"))?;
+    stand.await_that("a policy that works", || {
+        stand.condition("publishedegresspolicies", "alliance", "Ready").0 == "True"
+    })?;
+    let generation = |stand: &Stand| stand.object("publishedegresspolicies", "alliance")["metadata"]["generation"].clone();
+    let before = generation(&stand);
+    stand.kill9("controller-two")?;
+    stand.controller("one")?;
+    stand.push(&[("policies/late.yaml", &policy("late", "rebels", 1))])?;
+    stand.await_that("an address for the third policy", || published_with(&stand, "late"))?;
+    assert_eq!(generation(&stand), before, "nothing was taken from the second in between");
+    Ok(())
+}
+
+#[test]
 fn the_controller_allocates_and_one_without_any_state_takes_no_address_away() -> Outcome {
     let mut stand = Stand::up(Options { ipv6: false, ..Options::default() })?;
     let all: Vec<IpAddr> = (50..53_u8).map(|last| IpAddr::from([10, 0, 3, last])).collect();

@@ -207,6 +207,30 @@ fn a_policy_that_somebody_edits_takes_no_packet_elsewhere_is_restored_and_the_ed
 }
 
 #[test]
+fn a_leader_that_begins_while_git_is_away_says_so_and_moves_nothing() -> Outcome {
+    let mut stand = Stand::at(Side::Second)?;
+    let head = stand.head();
+    let (there, away) = (stand.lab.repository().path().to_owned(), stand.lab.folder().join("away.git"));
+    stand.kill9("controller-one")?;
+    fs::remove_dir_all(stand.state("controller-one")?).expect("a new machine has no state");
+    fs::rename(&there, &away).expect("the repository elsewhere");
+    stand.controller("two")?;
+    let says = |kind| stand.condition("egressconfigs", "default", kind);
+    let fault = ("False".to_owned(), "GitOperationFailed".to_owned());
+    stand.await_that("a head that says that Git is away", || {
+        says("GitReachable") == fault && says("Ready") == fault
+    })?;
+    assert_eq!(stand.object("egressconfigs", "default")["status"]["leader"], "two");
+    assert_eq!(says("PoliciesAccepted").0, "True", "the rest stays");
+    assert_eq!(stand.head(), head);
+    fs::rename(&away, &there).expect("the repository back");
+    stand.await_that("a head that says that all is well", || says("Ready").0 == "True")?;
+    let commit = stand.turn_to(Side::Third)?;
+    stand.await_settled(Side::Third, &commit)?;
+    stand.assert_no_leak_but(&[])
+}
+
+#[test]
 fn while_git_is_away_what_is_published_stays_and_the_head_says_so() -> Outcome {
     let stand = Stand::at(Side::Second)?;
     let head = stand.head();
