@@ -10,7 +10,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::live::{Lease, LeaseRole, Timing};
-use crate::telemetry::{FaultLog, chain};
+use crate::reconcile::fault_log::FaultLog;
+use crate::telemetry::chain;
 
 /// Whether this process leads, for another thread: checked before each write that others read.
 pub type IsLeader = Box<dyn Fn() -> bool + Send>;

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod controller;
+mod fault_log;
 pub mod gitops;
 pub mod leadership;
 pub mod node;

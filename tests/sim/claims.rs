@@ -364,6 +364,17 @@ fn an_hour_with_assertions_costs_a_list_of_pods_every_five_minutes_and_a_write_w
         let path = |rest: &str| (format!("PATCH /apis/egret.dev/v1alpha1/{rest}/status"), 1);
         let expected = ["egressconfigs/default", "publishedegresspolicies/p99"].map(path);
         assert_eq!(tally(&writes(leader(&world).0, since)), expected.into());
+
+        // One list that fails hides what is known for seconds, not until the next list is due.
+        let fault = world.api.fault(Filter::all().verb("list").resource("pods"), Fault::Status(503));
+        let since = Instant::now();
+        while holds(&world).as_deref() != Some("Unknown") {
+            assert!(since.elapsed() < Duration::from_mins(6), "{}", world.log);
+            sleep(SECOND).await;
+        }
+        world.api.clear(fault);
+        let took = until(&world, |world| holds(world).as_deref() == Some("False")).await;
+        println!("measured: assertions are checked again {took:?} after a list of pods that failed");
     });
 }
 

@@ -22,7 +22,7 @@ use super::wire::{Configs, EgressNodes, Namespaces, Nodes, Pods, Policies, Slim,
 use crate::clock::Clock;
 use crate::core::name::NodeName;
 use crate::core::pools::PoolKind;
-use crate::telemetry::{FaultLog, chain};
+use crate::telemetry::chain;
 
 /// Events that were not received yet. When the queue is full, the connections to the server fill up.
 const QUEUE: usize = 256;
@@ -84,8 +84,6 @@ pub struct ClusterWatch {
     news: mpsc::Receiver<Message>,
     view: View,
     faults: BTreeMap<&'static str, WatchError>,
-    /// Which failures of a kind are logged.
-    logs: BTreeMap<&'static str, FaultLog>,
     /// Those faults that the caller has not seen yet, and whether they ended meanwhile.
     unseen: BTreeMap<&'static str, bool>,
     /// Optional kinds that may not be read: the cause, and a hint.
@@ -113,7 +111,6 @@ impl Start<'_> {
             news,
             view: View::default(),
             faults: BTreeMap::new(),
-            logs: BTreeMap::new(),
             unseen: BTreeMap::new(),
             closed: BTreeMap::new(),
             missing: self.missing,
@@ -252,25 +249,17 @@ impl ClusterWatch {
                 let first = self.missing.remove(kind);
                 let (why, hint) = (chain(&error), error.hint());
                 let faults = !self.closed.contains_key(kind);
-                if faults {
-                    tracing::warn!(what = kind, hint, "{why}; what is known of it stays");
-                }
                 self.closed.insert(kind, (why, hint));
                 Changed { synced: first && self.missing.is_empty(), faults, ..Changed::default() }
             }
-            Message::Well(kind) => {
-                if self.logs.get_mut(kind).is_some_and(FaultLog::works) {
-                    tracing::info!(what = kind, "{kind} are watched again");
+            Message::Well(kind) => match self.unseen.get_mut(kind) {
+                // It stays for one return of `changed`: a short one is reported, too.
+                Some(over) => {
+                    *over = true;
+                    Changed::default()
                 }
-                match self.unseen.get_mut(kind) {
-                    // It stays for one return of `changed`: a short one is reported, too.
-                    Some(over) => {
-                        *over = true;
-                        Changed::default()
-                    }
-                    None => Changed { faults: self.faults.remove(kind).is_some(), ..Changed::default() },
-                }
-            }
+                None => Changed { faults: self.faults.remove(kind).is_some(), ..Changed::default() },
+            },
             Message::Fault(kind, error) => {
                 let before = self.faults.remove(kind);
                 let fault = WatchError {
@@ -279,9 +268,6 @@ impl ClusterWatch {
                     since: before.as_ref().map_or_else(|| self.clock.now(), |fault| fault.since),
                     count: before.as_ref().map_or(0, |fault| fault.count) + 1,
                 };
-                if self.logs.entry(kind).or_default().failed(&fault.message) {
-                    tracing::warn!(what = kind, hint = fault.hint, "{}; what is known of it stays", fault.message);
-                }
                 let reported = before.is_some_and(|before| before.message == fault.message);
                 self.faults.insert(kind, fault);
                 if !reported || self.unseen.contains_key(kind) {

@@ -159,9 +159,10 @@ pub fn head_status(facts: HeadStatusInput<'_>, before: &HeadStatus, now: Timesta
 pub fn head_status_without_git(leader: &str, fault: &str, before: &HeadStatus, now: Timestamp) -> HeadStatus {
     use ConditionType::{GitReachable, Ready, Reconciling, Stalled};
     let is = |kind| Condition::new(kind, false, Reason::GitOperationFailed, fault, now);
-    let others = before.conditions.iter().filter(|condition| {
-        !matches!(condition.kind, GitReachable | Ready | Reconciling | Stalled)
-    });
+    let others = before
+        .conditions
+        .iter()
+        .filter(|condition| !matches!(condition.kind, GitReachable | Ready | Reconciling | Stalled));
     let others: Vec<Condition> = [is(GitReachable)].into_iter().chain(others.cloned()).collect();
     let conditions = observe(with_progress(is(Ready), others), before.observed_generation);
     HeadStatus {

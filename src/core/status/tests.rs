@@ -140,7 +140,8 @@ fn a_family_in_which_a_gateway_has_no_way_out_is_named_where_the_policy_has_dest
     let message = |policy: &Policy| ready(&status(policy, &facts(true), &nodes, &[])).2;
     let mut both = policy();
     both.destinations.push("fd00:4::/64".parse().unwrap());
-    let expected = "members leave as 10.0.3.42 through gate; not over IPv6: gate default: eth0 has no global IPv6 address";
+    let expected =
+        "members leave as 10.0.3.42 through gate; not over IPv6: gate default: eth0 has no global IPv6 address";
     assert_eq!(message(&both), expected);
     assert_eq!(message(&policy()), "members leave as 10.0.3.42 through gate", "it has no such destinations");
 }

@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep};
 use crate::backoff::Backoff;
 use crate::cluster::live::{ApiClient, RENEWAL, SILENCE};
 use crate::core::name::NodeName;
-use crate::telemetry::{FaultLog, chain};
+use crate::reconcile::fault_log::FaultLog;
+use crate::telemetry::chain;
 
 /// How long the loop may take between two iterations before it counts as hanging: longer than any round.
 const HANGING: Duration = Duration::from_mins(2);

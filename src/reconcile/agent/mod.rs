@@ -39,6 +39,7 @@ use crate::kernel::{Kernel, KernelError};
 use crate::reconcile::agent::heartbeat::Heartbeat;
 use crate::reconcile::agent::policy_cache::{CacheError, PolicyCache, PublishedHead};
 use crate::reconcile::agent::status_writer::{EventNote, StatusUpdate, StatusWriter};
+use crate::reconcile::fault_log::WatchLog;
 use crate::reconcile::gitops::repository::DesiredRevision;
 use crate::reconcile::node::kernel::{KernelEvents, NodeKernel};
 use crate::reconcile::node::metrics_recorder::{MetricsRecorder, Request};
@@ -209,6 +210,7 @@ struct Agent<K> {
     /// Whether other nodes see this node's status, and how often a client removed it while they needed it.
     seen: bool,
     lost: u64,
+    watch_log: WatchLog,
     /// Answers that are made beside the loop.
     beside: Arc<Semaphore>,
 }
@@ -261,6 +263,7 @@ impl<K: NodeKernel> Agent<K> {
             last_status: NodeStatus::default(),
             seen: false,
             lost: 0,
+            watch_log: WatchLog::default(),
             beside: Arc::new(Semaphore::new(answers::BESIDE)),
         }
     }
@@ -269,6 +272,9 @@ impl<K: NodeKernel> Agent<K> {
         loop {
             self.driver.metrics.beat();
             self.beat();
+            if let Some(watching) = self.driver.reconciler.cluster.watching() {
+                self.watch_log.note(watching);
+            }
             let wake = self.partial_until().into_iter().fold(self.driver.next_wake(), Instant::min);
             let trigger = self.next(&mut stop, &mut kernel, wake).await;
             let due = match trigger {

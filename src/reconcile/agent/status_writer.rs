@@ -15,7 +15,8 @@ use crate::backoff::Backoff;
 use crate::cluster::live::{ApiClient, ApiError, EventKind, Recorder, Regarding};
 use crate::core::name::NodeName;
 use crate::core::status::{NodeStatus, Reason};
-use crate::telemetry::{FaultLog, chain};
+use crate::reconcile::fault_log::FaultLog;
+use crate::telemetry::chain;
 
 /// The longest delay of pod counts if nothing else of the status changes.
 const COUNTS: Duration = Duration::from_mins(5);
@@ -170,7 +171,18 @@ impl UpdateWriter {
     ) -> Self {
         let check = Instant::now() + backoff.spread(CHECK_INTERVAL);
         let log = FaultLog::default();
-        Self { live, node, updates, backoff, log, written: None, known: None, confirmation: None, check, returned: true }
+        Self {
+            live,
+            node,
+            updates,
+            backoff,
+            log,
+            written: None,
+            known: None,
+            confirmation: None,
+            check,
+            returned: true,
+        }
     }
 
     /// Runs until the sender of updates is gone.
@@ -218,9 +230,10 @@ impl UpdateWriter {
                 if self.log.works() {
                     tracing::info!("the node's status is written again");
                 }
-                self.returned |= self.written.as_ref().is_some_and(|before| {
-                    (before.update.lost, &before.update.uid) != (update.lost, &update.uid)
-                });
+                self.returned |= self
+                    .written
+                    .as_ref()
+                    .is_some_and(|before| (before.update.lost, &before.update.uid) != (update.lost, &update.uid));
                 if std::mem::take(&mut self.returned) {
                     self.check = Instant::now() + self.backoff.spread(CHECK_AFTER_RETURN);
                 }

@@ -98,7 +98,8 @@ impl AssertionMonitor {
     /// Lists the pods, if that is due.
     fn list(&mut self, live: &ApiClient, is_new: bool) {
         let every = if is_new { SHORTEST } else { self.every() };
-        if self.listed.is_none_or(|listed| listed.elapsed() >= every) && self.pods.start(live) {
+        let due = self.pods.fault().is_some() || self.listed.is_none_or(|listed| listed.elapsed() >= every);
+        if due && self.pods.start(live) {
             self.listed = Some(Instant::now());
         }
     }

@@ -11,6 +11,7 @@ mod labels;
 mod options;
 mod page;
 mod pass;
+mod pass_error;
 mod pod_list;
 mod removal;
 mod sent;
@@ -32,7 +33,8 @@ use self::heartbeats::HeartbeatMonitor;
 use self::labels::LabelReconciler;
 pub use self::options::{ControllerError, ControllerOptions};
 use self::page::ControllerPage;
-use self::pass::{Pass, PassError, waiting_as_published};
+use self::pass::{Pass, waiting_as_published};
+use self::pass_error::PassError;
 pub use self::removal::{Removal, RemovalError, remove};
 use self::sent::SentPolicies;
 use self::silence::SilentAgents;
@@ -48,6 +50,7 @@ use crate::core::state::net::fnv1a;
 use crate::core::status::head_status_without_git;
 use crate::git::CommitId;
 
+use crate::reconcile::fault_log::WatchLog;
 use crate::reconcile::gitops::pool_addresses::PoolAddresses;
 use crate::reconcile::gitops::publisher::Publisher;
 use crate::reconcile::gitops::pulls::PullPreviews;
@@ -178,6 +181,7 @@ async fn serve_with(
         reading: false,
         followed: None,
         pushed: None,
+        watch_log: WatchLog::default(),
         page,
         live,
         options,
@@ -238,6 +242,7 @@ struct Controller {
     sent: SentPolicies,
     /// Rejected documents for which an event was already recorded.
     recorded_rejected: BTreeSet<Rejected>,
+    watch_log: WatchLog,
     /// The page for people, if it is served.
     page: Option<ControllerPage>,
 }
@@ -245,6 +250,7 @@ struct Controller {
 impl Controller {
     /// Does what is due: one pass, if this process leads and knows enough.
     async fn turn(&mut self) {
+        self.watch_log.note(&self.watching);
         self.observe_heartbeats();
         if let Some(fence) = greatest_fence(self.watching.view()) {
             self.leading.seen_fence(fence);

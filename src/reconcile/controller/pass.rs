@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::super::leadership::Leadership;
 use super::labels::LabelReconciler;
+use super::pass_error::PassError;
 use super::sent::SentPolicies;
 use super::silence::SilentAgents;
 use crate::cluster::live::resources::{ConfigSpec, PolicyDigest};
@@ -35,31 +36,6 @@ use crate::telemetry::chain;
 /// How many writes are sent at once. An API server answers a write in some tens of milliseconds, and priority and
 /// fairness grants a single client not many more at a time.
 const PARALLEL: usize = 16;
-
-/// Why a pass did not finish.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum PassError {
-    /// The API server rejected a request, or is unavailable.
-    #[error(transparent)]
-    Live(#[from] ApiError),
-    /// The EgressConfig of the desired revision is larger than the API server takes. Nothing was written.
-    #[error("{0}")]
-    TooLarge(String),
-    /// Another controller leads.
-    #[error("another controller leads now")]
-    NotLeading,
-}
-
-impl PassError {
-    /// Whether the status of the EgressConfig can report it: a server that does not answer accepts no status either.
-    pub(super) fn is_reportable(&self) -> bool {
-        match self {
-            Self::Live(error) => error.code().is_some(),
-            Self::TooLarge(_) => true,
-            Self::NotLeading => false,
-        }
-    }
-}
 
 /// The inputs of a pass.
 #[derive(Clone, Copy)]

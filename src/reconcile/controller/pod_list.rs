@@ -18,8 +18,9 @@ use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
 use crate::telemetry::chain;
 
-/// The wait after a list that failed.
-const PAUSE: Duration = Duration::from_mins(5);
+/// The wait after a list that failed: twice as long after each, up to the longest.
+const PAUSE: Duration = Duration::from_secs(15);
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 /// How soon to check whether a list is complete.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -33,6 +34,8 @@ pub(super) struct PodLister {
     found: Found,
     /// No list before this time, because one failed.
     pause: Option<Instant>,
+    /// How many lists failed since one was complete.
+    failures: u32,
     /// Why the last list failed.
     last_error: Option<String>,
 }
@@ -53,9 +56,9 @@ impl PodLister {
         true
     }
 
-    /// When to check for the result; none if no list is running.
+    /// When to check for the result, or to list again; none if no list is running, and none failed.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.task.as_ref().map(|_| Instant::now() + SOON)
+        self.task.as_ref().map(|_| Instant::now() + SOON).or(self.pause.filter(|pause| *pause > Instant::now()))
     }
 
     /// The result of a list: pods and namespaces, and nothing else. `what` cannot be done while it fails.
@@ -64,11 +67,12 @@ impl PodLister {
         self.task = None;
         match found {
             Ok(found) => {
-                (self.pause, self.last_error) = (None, None);
+                (self.pause, self.last_error, self.failures) = (None, None, 0);
                 Some(found)
             }
             Err(error) => {
-                self.pause = Some(Instant::now() + PAUSE);
+                self.pause = Some(Instant::now() + LONGEST_PAUSE.min(PAUSE * 2_u32.pow(self.failures.min(8))));
+                self.failures += 1;
                 let why = chain(&error);
                 if self.last_error.as_ref() != Some(&why) {
                     tracing::warn!(error = why, hint = error.hint(), "{what}");

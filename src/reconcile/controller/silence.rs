@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::super::leadership::Leadership;
-use super::pass::PassError;
+use super::pass_error::PassError;
 use crate::cluster::live::{ApiClient, View};
 use crate::core::name::NodeName;
 use crate::core::status::{ConditionType, NodeStatus, condition};

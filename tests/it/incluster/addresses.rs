@@ -72,7 +72,8 @@ fn a_controller_that_leads_again_takes_no_address_away_that_another_gave_meanwhi
         ("policies/outpost.yaml", &policy("outpost", "empire", 1)),
     ])?;
     stand.await_that("an address for the first policy", || addresses(&stand, "outpost").len() == 1)?;
-    let published_with = |stand: &Stand, name: &str| published(stand, name).iter().any(|one| one["egressIP"].is_string());
+    let published_with =
+        |stand: &Stand, name: &str| published(stand, name).iter().any(|one| one["egressIP"].is_string());
     stand.await_that("it, published", || published_with(&stand, "outpost"))?;
     stand.kill9("controller-one")?;
     // Another leads while this one is away, and gives an address.
@@ -82,7 +83,8 @@ fn a_controller_that_leads_again_takes_no_address_away_that_another_gave_meanwhi
     stand.await_that("a policy that works", || {
         stand.condition("publishedegresspolicies", "alliance", "Ready").0 == "True"
     })?;
-    let generation = |stand: &Stand| stand.object("publishedegresspolicies", "alliance")["metadata"]["generation"].clone();
+    let generation =
+        |stand: &Stand| stand.object("publishedegresspolicies", "alliance")["metadata"]["generation"].clone();
     let before = generation(&stand);
     stand.kill9("controller-two")?;
     stand.controller("one")?;

@@ -186,7 +186,8 @@ fn what_an_older_version_left_is_healed_without_touching_what_is_others() -> Out
     for node in stand.nodes() {
         let (one, other) = (stand.lab.node(&node)?, fresh.lab.node(&node)?);
         // The kernel adds the routes of a link's own addresses a moment after the link is up.
-        let differ = || -> Outcome<String> { Ok(difference(&routing(&everything(&one)?), &routing(&everything(&other)?))) };
+        let differ =
+            || -> Outcome<String> { Ok(difference(&routing(&everything(&one)?), &routing(&everything(&other)?))) };
         wait_until(DEADLINE, || differ().is_ok_and(|difference| difference.is_empty()));
         assert_eq!(differ()?, "", "{node}");
         let healed = everything(&one)?;

@@ -217,9 +217,8 @@ fn a_leader_that_begins_while_git_is_away_says_so_and_moves_nothing() -> Outcome
     stand.controller("two")?;
     let says = |kind| stand.condition("egressconfigs", "default", kind);
     let fault = ("False".to_owned(), "GitOperationFailed".to_owned());
-    stand.await_that("a head that says that Git is away", || {
-        says("GitReachable") == fault && says("Ready") == fault
-    })?;
+    stand
+        .await_that("a head that says that Git is away", || says("GitReachable") == fault && says("Ready") == fault)?;
     assert_eq!(stand.object("egressconfigs", "default")["status"]["leader"], "two");
     assert_eq!(says("PoliciesAccepted").0, "True", "the rest stays");
     assert_eq!(stand.head(), head);
