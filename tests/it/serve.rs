@@ -131,7 +131,16 @@ fn the_page_has_what_was_recorded_and_nothing_else() {
         ] {
             assert!(page.lines().any(|one| one == line), "{line} is missing in\n{page}");
         }
+    });
+}
 
+#[test]
+fn a_controller_that_leads_no_more_shows_no_commits() {
+    alone(async {
+        let metrics = Metrics::new();
+        let server = start(&Health::new(), &metrics);
+        metrics.leads();
+        metrics.revision("abc");
         metrics.commit_pending(Some("RemovalsUnconfirmed"));
         metrics.suspended([("cluster".to_owned(), 7)].into());
         let of_leaders = ["egret_revision_info{", "egret_commit_pending{", "egret_suspended_until"];

@@ -69,9 +69,9 @@ fn ask_and_close(server: SocketAddr, path: &str, patience: Duration) -> io::Resu
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
-    let length = head.lines().filter_map(|line| line.split_once(": "));
-    let length = length.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    let length = length.filter_map(|(_, value)| value.parse().ok()).next().ok_or(io::ErrorKind::InvalidData)?;
+    let fields = head.lines().filter_map(|line| line.split_once(": "));
+    let mut lengths = fields.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length = lengths.find_map(|(_, value)| value.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
     let mut body = vec![0; length];
     reply.read_exact(&mut body)?;
     Ok((head, String::from_utf8_lossy(&body).into_owned()))
