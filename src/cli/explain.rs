@@ -15,6 +15,7 @@ use super::output::{self, Failure, Paint, TextOrJson, Verbosity, paint};
 use super::{json, live, plan};
 use crate::clock::Clock;
 use crate::cluster::live::PodsRead;
+use crate::core::address_class::asked_address;
 use crate::core::explain::{
     ExplainedLines, Explanation, LiveConnection, Question, Verdict, address_lines, counted_between, explain,
     leaving_as, lines, seen_as,
@@ -36,13 +37,13 @@ pub(super) struct ExplainArgs {
     #[arg(long, value_name = "NS/NAME", value_parser = pod_name, conflicts_with = "of")]
     pod: Option<PodName>,
     /// The destination's address.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = asked_address)]
     to: Option<IpAddr>,
     /// The source address that a server has seen: whose it is.
-    #[arg(long, value_name = "ADDRESS", requires = "to")]
+    #[arg(long, value_name = "ADDRESS", value_parser = asked_address, requires = "to")]
     seen_as: Option<IpAddr>,
     /// The reverse question: who leaves with this address.
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["of", "pod", "to"])]
+    #[arg(long, value_name = "ADDRESS", value_parser = asked_address, conflicts_with_all = ["of", "pod", "to"])]
     address: Option<IpAddr>,
     /// List the pod's open connections to the destination, of which some may be older than what is active; on the pod's node, or by
     /// --kubeconfig.

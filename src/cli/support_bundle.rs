@@ -22,6 +22,7 @@ use super::output::{self, Failure, Verbosity};
 use super::plan;
 use crate::clock::Clock;
 use crate::cluster::live::PodsRead;
+use crate::core::address_class::asked_address;
 use crate::core::escape::shown;
 use crate::core::explain::{Question, explain, lines as explained};
 use crate::core::facts::PodName;
@@ -63,7 +64,7 @@ pub(super) struct SupportBundleArgs {
     #[arg(long, value_name = "NS/NAME", value_parser = pod_name)]
     pod: Vec<PodName>,
     /// The destination that the case is about: what becomes of packets of these pods to it is explained.
-    #[arg(long, value_name = "ADDRESS", requires = "pod")]
+    #[arg(long, value_name = "ADDRESS", value_parser = asked_address, requires = "pod")]
     to: Option<IpAddr>,
     #[command(flatten)]
     sources: SourceArgs,

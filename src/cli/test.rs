@@ -20,7 +20,7 @@ use crate::core::facts::PodName;
 use crate::core::name::NodeName;
 use crate::core::policy::PolicyId;
 use crate::core::text::wrapped;
-use crate::https::echo::seen_by;
+use crate::https::echo::{EchoError, seen_by};
 use crate::kernel::pod_namespace::PodNamespace;
 use crate::telemetry::chain;
 
@@ -80,8 +80,26 @@ fn echo(text: &str) -> Result<Echo, String> {
 struct Trial {
     to: SocketAddr,
     explanation: Explanation,
-    result: Result<IpAddr, String>,
+    result: Result<IpAddr, Miss>,
     took: Duration,
+}
+
+/// Why no address was seen.
+#[derive(Debug)]
+enum Miss {
+    /// Nothing was sent.
+    NotTried(String),
+    /// The server was reached, and its answer has no address.
+    Reached(String),
+    /// Nothing came back.
+    Lost(String),
+}
+
+impl Miss {
+    fn why(&self) -> &str {
+        let (Self::NotTried(why) | Self::Reached(why) | Self::Lost(why)) = self;
+        why
+    }
 }
 
 /// What a trial shows.
@@ -96,8 +114,11 @@ enum Judgement {
     NoAnswer,
     /// An answer, though the packets are to be dropped.
     NotDropped,
-    /// An answer, and nothing to compare it with: the packets are not steered, or the gateway's address is not known.
+    /// An answer, and nothing to compare it with: the packets are not steered, the gateway's address is not known, or the
+    /// answer has none.
     NothingPromised,
+    /// Nothing could be sent.
+    NotTried,
 }
 
 impl Trial {
@@ -105,10 +126,11 @@ impl Trial {
         match (self.explanation.verdict.decided(), &self.result) {
             (Verdict::Leaves { address, .. }, Ok(seen)) if address == seen => Judgement::AsPromised,
             (Verdict::Leaves { .. }, Ok(_)) => Judgement::WrongAddress,
-            (Verdict::Dropped { .. }, Ok(_)) => Judgement::NotDropped,
-            (Verdict::Dropped { .. }, Err(_)) => Judgement::AsPromised,
-            (_, Ok(_)) => Judgement::NothingPromised,
-            (_, Err(_)) => Judgement::NoAnswer,
+            (_, Err(Miss::NotTried(_))) => Judgement::NotTried,
+            (Verdict::Dropped { .. }, Ok(_) | Err(Miss::Reached(_))) => Judgement::NotDropped,
+            (Verdict::Dropped { .. }, Err(Miss::Lost(_))) => Judgement::AsPromised,
+            (_, Ok(_) | Err(Miss::Reached(_))) => Judgement::NothingPromised,
+            (_, Err(Miss::Lost(_))) => Judgement::NoAnswer,
         }
     }
 
@@ -118,7 +140,9 @@ impl Trial {
         let (to, took) = (self.to, self.took.as_millis());
         let seen = match &self.result {
             Ok(address) => format!("is seen as {address} after {took} ms"),
-            Err(error) => format!("has no answer: {error}"),
+            Err(Miss::NotTried(why)) => format!("was not asked: {why}"),
+            Err(Miss::Reached(why)) => format!("is reached, and its address is not seen: {why}"),
+            Err(Miss::Lost(why)) => format!("has no answer: {why}"),
         };
         let word = match self.judge() {
             Judgement::AsPromised => "ok",
@@ -126,6 +150,7 @@ impl Trial {
             Judgement::NoAnswer => "NO ANSWER",
             Judgement::NotDropped => "NOT DROPPED",
             Judgement::NothingPromised => "not compared",
+            Judgement::NotTried => "not tried",
         };
         format!(
             "{word}  {policy}: {} → {to} {seen}; promised: {}",
@@ -162,6 +187,9 @@ pub(super) fn run(args: &TestArgs, verbosity: &Verbosity) -> Result<ExitCode, Fa
         TextOrJson::Text => shown(&trials, &chosen.untested),
     };
     output::print(&text)?;
+    if trials.iter().all(|trial| trial.judge() == Judgement::NotTried) {
+        return Ok(ExitCode::FAILURE);
+    }
     let good = trials.iter().all(|trial| matches!(trial.judge(), Judgement::AsPromised | Judgement::NothingPromised));
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) })
 }
@@ -217,23 +245,25 @@ impl TestArgs {
     }
 
     /// Asks from the pod's own network namespace.
-    fn ask(&self, to: SocketAddr, explanation: &Explanation) -> Result<IpAddr, String> {
-        let address = explanation.address.ok_or("the pod has no address of this family")?;
+    fn ask(&self, to: SocketAddr, explanation: &Explanation) -> Result<IpAddr, Miss> {
+        let no_address = || Miss::NotTried("the pod has no address of this family".to_owned());
+        let address = explanation.address.ok_or_else(no_address)?;
         let namespace = match &self.netns {
             Some(path) => PodNamespace::at(path),
             None => PodNamespace::of(address),
         };
         let namespace = namespace.map_err(|error| {
             let hint = "name it by --netns; a node's own processes are seen from the machine's process namespace alone";
-            format!("{} ({hint})", chain(&error))
+            Miss::NotTried(format!("{} ({hint})", chain(&error)))
         })?;
         let (patience, echo) = (self.patience, self.echo.clone());
         let inside = move || {
-            let runtime = output::runtime().map_err(|failure| failure.parts().0)?;
+            let runtime = output::runtime().map_err(|failure| Miss::NotTried(failure.parts().0))?;
             let asked = seen_by(to, (&echo.authority, &echo.path), patience);
-            runtime.block_on(asked).map_err(|error| error.to_string())
+            let miss = |error: EchoError| if error.reached() { Miss::Reached } else { Miss::Lost }(error.to_string());
+            runtime.block_on(asked).map_err(miss)
         };
-        namespace.enter(inside).map_err(|error| chain(&error))?
+        namespace.enter(inside).map_err(|error| Miss::NotTried(chain(&error)))?
     }
 }
 
@@ -243,7 +273,7 @@ fn shown(trials: &[Trial], untested: &BTreeSet<PolicyId>) -> String {
     for trial in trials {
         let style = match trial.judge() {
             Judgement::AsPromised => None,
-            Judgement::NothingPromised => Some(Paint::Doubtful),
+            Judgement::NothingPromised | Judgement::NotTried => Some(Paint::Doubtful),
             _ => Some(Paint::Bad),
         };
         for line in wrapped(&trial.line(), 2, width).lines() {
@@ -297,7 +327,7 @@ impl TestJson {
                 _ => None,
             },
             seen: trial.result.as_ref().ok().map(ToString::to_string),
-            error: trial.result.as_ref().err().cloned(),
+            error: trial.result.as_ref().err().map(|miss| miss.why().to_owned()),
             result: trial.judge(),
             milliseconds: u64::try_from(trial.took.as_millis()).unwrap_or(u64::MAX),
         };

@@ -2,7 +2,7 @@
 //!
 //! Networks that are never steered are absent (`networks`).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -60,6 +60,24 @@ pub fn mapped_ipv4(address: IpAddr) -> Option<Ipv4Addr> {
     }
 }
 
+/// Reads an address that a person asks about, as packets have it: a dual-stack socket shows an IPv4 address as a mapped
+/// IPv6 one (RFC 4291, 2.5.5.2). An error says what to give instead.
+pub fn asked_address(text: &str) -> Result<IpAddr, String> {
+    let text = text.trim();
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(address.to_canonical());
+    }
+    if let Ok(with_port) = text.parse::<SocketAddr>() {
+        return Err(format!("an address without a port, as in {}", with_port.ip().to_canonical()));
+    }
+    if text.contains(|character: char| character.is_ascii_alphabetic()) && !text.contains(':') {
+        return Err(format!(
+            "a name is looked up by the pod; give the address that `getent ahosts {text}` shows there"
+        ));
+    }
+    Err("no IP address".to_owned())
+}
+
 /// Whether no host can have this address: 0.0.0.0/8, class E and the limited broadcast (`ipv4_is_zeronet`,
 /// `ipv4_is_lbcast`, include/linux/in.h).
 pub fn is_no_host(address: IpAddr) -> bool {
@@ -69,6 +87,19 @@ pub fn is_no_host(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_asked_about_as_packets_have_it() {
+        let asked = |text| asked_address(text).map(|address| address.to_string());
+        for (text, address) in [("10.0.4.2", "10.0.4.2"), (" fd00::2 ", "fd00::2"), ("::ffff:10.0.4.2", "10.0.4.2")] {
+            assert_eq!(asked(text), Ok(address.to_owned()));
+        }
+        for text in ["10.0.4.2:443", "[::ffff:10.0.4.2]:443"] {
+            assert_eq!(asked(text), Err("an address without a port, as in 10.0.4.2".to_owned()));
+        }
+        assert!(asked("api.example.com").is_err_and(|error| error.contains("getent ahosts api.example.com")));
+        assert_eq!(asked("10.0.4"), Err("no IP address".to_owned()));
+    }
 
     #[test]
     fn an_address_is_of_one_kind_in_both_families() {

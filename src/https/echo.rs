@@ -38,6 +38,17 @@ pub enum EchoError {
     NoAddress(String),
 }
 
+impl EchoError {
+    /// Whether something came back from the server: packets arrive, whatever is wrong with the answer.
+    pub fn reached(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+            Self::Http(_) | Self::Body(_) | Self::NoAddress(_) => true,
+            Self::Request(_) | Self::Late(_) => false,
+        }
+    }
+}
+
 /// Connects to `to` and asks for `path` of `host`; returns the first address in the answer, whatever its status.
 pub async fn seen_by(to: SocketAddr, (host, path): (&str, &str), patience: Duration) -> Result<IpAddr, EchoError> {
     tokio::time::timeout(patience, ask(to, (host, path))).await.unwrap_or(Err(EchoError::Late(patience)))

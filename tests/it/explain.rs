@@ -265,6 +265,77 @@ fn who_leaves_with_an_address_is_answered_by_policies_nodes_and_pods() {
 }
 
 #[test]
+fn an_address_is_a_policys_also_where_none_of_its_pods_is_known() {
+    let set = set(&[outpost()]);
+    let mut facts = facts(|text| text);
+    facts.pods.clear();
+    let address: IpAddr = "10.77.3.42".parse().unwrap();
+    let (head, lines) = with(&set, &facts, |situation| address_lines(address, &leaving_as(address, situation)));
+    assert_eq!(head, "10.77.3.42 is the address of 1 policy, and no pod of it is known");
+    assert_eq!(lines, [("policy", "outpost, policies/0.yaml:1, through beta to 10.88.4.0/24".to_owned())]);
+    let question = question("batuu/tie", "10.88.4.2");
+    let seen = with(&set, &facts, |situation| seen_as(address, &question, situation).to_string());
+    assert_eq!(seen, "the address of outpost (policies/0.yaml:1) through beta; no pod of it is known");
+}
+
+/// Two gateways of one policy, each with an address of its own; the pod leaves by the second, which a source reports as silent.
+fn while_gamma_is_silent<T>(consequence: &str, ask: impl FnOnce(&Situation<'_>) -> T) -> T {
+    let mut both = outpost();
+    let [beta, gamma] = [("true", "10.77.3.42"), ("second", "10.77.3.43")].map(|(label, address)| {
+        format!("{{nodeSelector: {{matchLabels: {{egress-gw: \"{label}\"}}}}, egressIP: {address}}}")
+    });
+    let one = both.lines().find(|line| line.contains("egressGateway:")).unwrap().to_owned();
+    both = both.replace(&one, &format!("  egressGateways: [{beta}, {gamma}]"));
+    let node = "---\napiVersion: v1\nkind: Node\nmetadata: {name: gamma, labels: {egress-gw: \"second\"}}\n\
+                spec: {podCIDRs: [10.61.3.0/24]}\nstatus: {addresses: [{type: InternalIP, address: 172.18.0.4}]}\n";
+    let (set, facts) = (set(&[both]), facts(|text| text + node));
+    let mut report = egret::core::report::history::NodeReport::new("alpha");
+    let finding = egret::core::finding::Finding::new("gateway-silent", "gamma 10.77.3.43", consequence);
+    report.set_findings(vec![finding], "2026-11-30T11:56:00Z".parse().unwrap());
+    let (host_networks, reports) = (BTreeMap::new(), BTreeMap::from([(NodeName::parse("alpha").unwrap(), report)]));
+    ask(&Situation {
+        set: &set,
+        facts: &facts,
+        host_networks: &host_networks,
+        placement: None,
+        reports: &reports,
+        kernel: None,
+        told: &BTreeMap::new(),
+        pending: None,
+        waits: None,
+        rejected: &[],
+        now: now(),
+    })
+}
+
+#[test]
+fn while_a_standby_carries_members_the_first_line_has_its_address_by_the_sources_report() {
+    let said = |consequence: &str| {
+        while_gamma_is_silent(consequence, |situation| {
+            let head = lines(&explain(&question("batuu/tie", "10.88.4.2"), situation).unwrap(), None, now()).0;
+            let row = egret::core::overview::Overview::of_situation("default", "", situation).policies.remove(0);
+            (head.split_once("   ").unwrap().1.to_owned(), row.state, row.reason)
+        })
+    };
+    let silent = "its gateway does not answer this node's probes";
+    let (head, state, _) = said(&format!("{silent}; beta 10.77.3.42 carries its members meanwhile"));
+    assert_eq!(
+        (head.as_str(), state),
+        ("leaves as 10.77.3.42 through beta, in the place of gamma 10.77.3.43, which does not answer", "standby")
+    );
+    let (head, state, reason) =
+        said(&format!("{silent}; no standby answers either; members' packets are lost on the way"));
+    assert!(head.starts_with(&format!("DROPPED on alpha since 11:56:00 (4 min): {silent}")), "{head}");
+    assert_eq!((state, reason.as_str()), ("DROPS", "GatewaySilent"));
+    let (head, state, _) = said(&format!("{silent} over IPv6; beta 10.77.3.42 carries its members meanwhile"));
+    assert_eq!(
+        (head.as_str(), state),
+        ("leaves as 10.77.3.43 through gamma", "ok"),
+        "the destination is of the other family"
+    );
+}
+
+#[test]
 fn a_node_that_reports_is_named_where_its_kernel_is_not_read() {
     let (set, facts) = (set(&[outpost()]), facts(|text| text));
     let beta = NodeName::parse("beta").unwrap();

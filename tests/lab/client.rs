@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -74,6 +74,11 @@ fn ask_and_close(server: SocketAddr, path: &str, patience: Duration) -> io::Resu
     let length = lengths.find_map(|(_, value)| value.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
     let mut body = vec![0; length];
     reply.read_exact(&mut body)?;
+    // Until the other end has closed, too: what is still on its way would count as somebody's packet. An answer is an answer
+    // whatever becomes of that.
+    if reply.get_ref().shutdown(Shutdown::Write).is_ok() {
+        let _ = io::copy(&mut reply, &mut io::sink());
+    }
     Ok((head, String::from_utf8_lossy(&body).into_owned()))
 }
 

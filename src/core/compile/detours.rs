@@ -71,19 +71,41 @@ pub(crate) fn findings(compiled: &Compiled, view: &LivenessView) -> Vec<Finding>
         "look at the gateway, its link, and `egret doctor` there; members return when it has answered for a while";
     let mut findings = Vec::new();
     for (key, exit) in compiled.exits.iter().filter(|(_, exit)| !exit.members.is_empty()) {
+        let is_silent =
+            |family: &AddressFamily| exit.detours.contains_key(family) || view.of(key, *family) == PathState::Silent;
+        let families: Vec<&AddressFamily> = exit.families.iter().filter(|family| is_silent(family)).collect();
         let silent = AddressFamily::BOTH.into_iter().any(|family| view.of(key, family) == PathState::Silent);
         let mut carriers: Vec<String> = exit.detours.values().map(ExitKey::identity).collect();
         carriers.dedup();
         let consequence = match carriers.as_slice() {
             [] if !silent => continue,
             [] => "no standby answers either; members' packets are lost on the way".to_owned(),
-            carriers => format!("{} carries its members meanwhile", carriers.join(" and ")),
+            carriers => format!("{}{CARRIES}", carriers.join(" and ")),
+        };
+        let over = match families.as_slice() {
+            [family] if exit.families.len() > 1 => format!(" over {}", family.version()),
+            _ => String::new(),
         };
         let fault = match exit.role {
             ExitRole::Remote { .. } => "its gateway does not answer this node's probes",
             ExitRole::Own { .. } => "this node has no way out for it",
         };
-        findings.push(Finding::new(SILENT, key.identity(), format!("{fault}; {consequence}")).hint(HINT));
+        findings.push(Finding::new(SILENT, key.identity(), format!("{fault}{over}; {consequence}")).hint(HINT));
     }
     findings
+}
+
+/// How the message of a silent exit ends whose members others carry.
+const CARRIES: &str = " carries its members meanwhile";
+
+/// What a source reports of an exit in a family ([`findings`]): whether its gateway does not answer.
+pub(crate) fn is_silent(finding: &Finding, family: AddressFamily) -> bool {
+    let other = if family == AddressFamily::V4 { AddressFamily::V6 } else { AddressFamily::V4 };
+    finding.code == SILENT && !finding.message.contains(&format!(" over {}; ", other.version()))
+}
+
+/// The identity of the exit that carries the members of a silent one, as the finding has it; none: they are lost.
+pub(crate) fn carrier(finding: &Finding) -> Option<&str> {
+    let carriers = finding.message.strip_suffix(CARRIES)?.rsplit_once("; ")?.1;
+    Some(carriers.split_once(" and ").map_or(carriers, |(first, _)| first))
 }

@@ -10,7 +10,7 @@ use super::{KernelReading, Situation};
 use crate::core::compile::{ExitRole, NodeExit};
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
-use crate::core::placement::ExitKey;
+use crate::core::placement::{ExitKey, place};
 use crate::core::state::nft::AddressFamily;
 
 /// The state of an exit in a node's kernel.
@@ -41,7 +41,8 @@ impl Situation<'_> {
 
     /// An exit of the placement, or one that stands by, by its identity.
     pub(super) fn exit_called(&self, identity: &str) -> Option<ExitKey> {
-        let policies = self.placement.into_iter().flat_map(|placement| placement.policies.values());
+        let placed = self.placement.is_none().then(|| place(self.set, self.facts, self.now));
+        let policies = self.placement.or(placed.as_ref()).into_iter().flat_map(|placement| placement.policies.values());
         let mut all = policies.flat_map(|policy| policy.exits.iter().chain(policy.standbys.values().flatten()));
         all.find(|exit| exit.identity() == identity).cloned()
     }

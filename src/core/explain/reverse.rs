@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Question, Situation, side};
+use crate::core::compile::Disposition;
 use crate::core::facts::PodName;
 use crate::core::fate::{PacketFate, fate};
 use crate::core::name::NodeName;
@@ -18,7 +19,7 @@ use crate::core::text::counted;
 /// What an address is used for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AddressUse {
-    /// The policies whose members leave with it.
+    /// The policies whose members leave with it, or would.
     pub carried: Vec<Carried>,
     /// The nodes whose InternalIP it is: what is not steered there mostly leaves with it.
     pub nodes: Vec<NodeName>,
@@ -81,6 +82,22 @@ pub fn leaving_as(address: IpAddr, situation: &Situation<'_>) -> AddressUse {
             }
         }
     }
+    // An address is a policy's also where none of its pods is known: it has ended, or pods are not known here at all.
+    for (policy, placed) in &side.placement.policies {
+        let Some(document) = side.set.policies.get(policy) else { continue };
+        for exit in placed.exits.iter().chain(placed.standbys.values().flatten()) {
+            let way = Disposition::Exit(exit.clone());
+            for net in &document.destinations {
+                match fate(&way, false, net.addr(), situation.host_networks) {
+                    PacketFate::As(found, gateway) if found == address => {
+                        carried.entry((policy.clone(), gateway)).or_default();
+                    }
+                    PacketFate::Unknown(exit) => unknown.extend([exit.to_string()]),
+                    _ => {}
+                }
+            }
+        }
+    }
     let carried = carried.into_iter().filter_map(|((policy, gateway), pods)| {
         let document = side.set.policies.get(&policy)?;
         let (origin, destinations) = (document.origin.clone(), document.destinations.clone());
@@ -128,11 +145,11 @@ impl std::fmt::Display for Source {
             Self::Policy(one, member) => {
                 let pods = counted(one.pods.len(), "pod");
                 let leave = leave(one.pods.len());
-                write!(
-                    f,
-                    "the address of {} ({}), with which {pods} {leave} through {}",
-                    one.policy, one.origin, one.gateway
-                )?;
+                let (policy, origin, gateway) = (&one.policy, &one.origin, &one.gateway);
+                if one.pods.is_empty() {
+                    return write!(f, "the address of {policy} ({origin}) through {gateway}; no pod of it is known");
+                }
+                write!(f, "the address of {policy} ({origin}), with which {pods} {leave} through {gateway}")?;
                 f.write_str(if *member { ", this one among them" } else { ", and this one does not" })
             }
             Self::Node(node) => write!(f, "the address of the node {node}: these packets were not steered"),

@@ -88,6 +88,7 @@ pub fn address_lines(address: IpAddr, found: &AddressUse) -> ExplainedLines {
         (0, None, Some(pod)) => format!("{address} is the address of the pod {pod}; no policy leads anything to it"),
         (0, None, None) if found.unknown.is_empty() => format!("nobody leaves as {address}"),
         (0, None, None) => format!("nobody is known to leave as {address}"),
+        _ if pods == 0 => format!("{address} is the address of {policies}, and no pod of it is known"),
         _ => format!("{} {} as {address}, by {policies}", counted(pods, "pod"), leave(pods)),
     };
     let mut lines = Vec::new();
@@ -97,6 +98,9 @@ pub fn address_lines(address: IpAddr, found: &AddressUse) -> ExplainedLines {
             "policy",
             format!("{}, {}, through {} to {}", one.policy, one.origin, one.gateway, nets.join(", ")),
         ));
+        if one.pods.is_empty() {
+            continue;
+        }
         let names: Vec<String> = one.pods.iter().take(LISTED).map(ToString::to_string).collect();
         let more = one.pods.len().saturating_sub(LISTED);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };

@@ -13,7 +13,7 @@ use super::claims::{Claim, LostBecause, LostClaim, NearMiss, claims};
 use super::exits::is_fault_of;
 use super::{Question, Situation};
 use crate::core::cidr::AddressRange;
-use crate::core::compile::detours::SILENT;
+use crate::core::compile::detours::{SILENT, carrier, is_silent};
 use crate::core::compile::{Disposition, egress_address};
 use crate::core::facts::Pod;
 use crate::core::fate::{OwnReason, PacketFate, fate};
@@ -271,8 +271,8 @@ fn through(
     source: Option<&NodeName>,
     situation: &Situation<'_>,
 ) -> (Verdict, Option<String>) {
-    let reading = source.and_then(|node| situation.exit_reading(node, exit, destination));
-    if let Some(carrier) = reading.as_ref().and_then(|reading| reading.carrier.as_ref()) {
+    if let Some(carrier) = source.and_then(|node| carrier_at(node, exit, destination, situation)) {
+        let carrier = &carrier;
         let way = Disposition::Exit(carrier.clone());
         let fate = of_way(&way, destination, situation);
         return match address_of(carrier, &fate, situation, destination) {
@@ -288,21 +288,41 @@ fn through(
     address_of(exit, fate, situation, destination)
 }
 
+/// The exit that carries the packets of a silent one for a source, by its kernel or else by its report.
+fn carrier_at(source: &NodeName, exit: &ExitKey, destination: IpAddr, situation: &Situation<'_>) -> Option<ExitKey> {
+    if let Some(reading) = situation.exit_reading(source, exit, destination) {
+        return reading.carrier;
+    }
+    let family = AddressFamily::of(destination);
+    let mut carriers =
+        reported(situation, source, exit).filter(|finding| is_silent(finding, family)).filter_map(carrier);
+    carriers.next().and_then(|identity| situation.exit_called(identity)).filter(|carrier| carrier != exit)
+}
+
 fn of_way(way: &Disposition, destination: IpAddr, situation: &Situation<'_>) -> PacketFate {
     fate(way, false, destination, situation.host_networks)
 }
 
 /// What becomes of packets that any source leads to an exit. A gateway that is gone reports nothing: its sources do.
 pub fn exit_verdict(exit: &ExitKey, destination: IpAddr, situation: &Situation<'_>) -> Verdict {
-    let fate = of_way(&Disposition::Exit(exit.clone()), destination, situation);
+    let (family, fate) =
+        (AddressFamily::of(destination), of_way(&Disposition::Exit(exit.clone()), destination, situation));
     let (verdict, _) = through(exit, &fate, destination, None, situation);
+    if matches!(verdict, Verdict::Dropped { .. }) {
+        return verdict;
+    }
     let silence = situation.reports.keys().find_map(|node| {
         let mut reported = reported(situation, node, exit);
-        reported.find(|finding| is_silence(finding)).map(|finding| (node, finding))
+        reported.find(|finding| is_lost(finding, family)).map(|finding| (node, finding))
     });
-    match (&verdict, silence) {
-        (Verdict::Dropped { .. }, _) | (_, None) => verdict,
-        (_, Some((node, finding))) => dropped(node, finding, situation).0,
+    if let Some((node, finding)) = silence {
+        return dropped(node, finding, situation).0;
+    }
+    let read = situation.kernel.map(|kernel| &kernel.node);
+    let mut sources = read.into_iter().chain(situation.reports.keys()).filter(|node| **node != exit.gateway);
+    match sources.find(|node| carrier_at(node, exit, destination, situation).is_some()) {
+        Some(source) => through(exit, &fate, destination, Some(source), situation).0,
+        None => verdict,
     }
 }
 
@@ -368,15 +388,15 @@ fn fault(
         if let Some(finding) = found {
             return Some((node.clone(), finding));
         }
-        let unheard = reported().find(|finding| is_silence(finding));
+        let unheard = reported().find(|finding| is_lost(finding, AddressFamily::of(destination)));
         silent = silent.or(unheard.map(|finding| (node.clone(), finding.clone())));
     }
     silent
 }
 
-/// A gateway that does not answer, and no standby carries its members.
-fn is_silence(finding: &Finding) -> bool {
-    finding.code == SILENT && !finding.message.contains("carries its members")
+/// A gateway that does not answer in a family, and no standby carries its members.
+fn is_lost(finding: &Finding, family: AddressFamily) -> bool {
+    is_silent(finding, family) && carrier(finding).is_none()
 }
 
 fn reported<'a>(situation: &Situation<'a>, node: &NodeName, exit: &'a ExitKey) -> impl Iterator<Item = &'a Finding> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{NodeRow, Overview, PolicyRow, Urgency, Way};
-use crate::core::compile::detours::SILENT;
+use crate::core::compile::detours::{SILENT, carrier};
 use crate::core::facts::Node;
 use crate::core::name::NodeName;
 use crate::core::policy::{OnNoGateway, Policy};
@@ -56,7 +56,10 @@ impl ClusterState<'_> {
             cluster: self.cluster.to_owned(),
             revision: self.revision.to_owned(),
             waits: self.head.and_then(waits),
-            policies: self.policies.iter().map(|policy| self.policy_row(policy)).collect(),
+            policies: {
+                let silent = self.silent();
+                self.policies.iter().map(|policy| self.policy_row(policy, &silent)).collect()
+            },
             nodes: self.nodes.iter().map(|(name, node)| self.node_row(name, node)).collect(),
         }
         .sorted()
@@ -113,7 +116,7 @@ impl ClusterState<'_> {
     }
 
     /// A policy is Ready once its gateways serve it in one family. What they drop in the other is worse.
-    fn policy_row(&self, published: &PublishedPolicy<'_>) -> PolicyRow {
+    fn policy_row(&self, published: &PublishedPolicy<'_>, silent: &Silent<'_>) -> PolicyRow {
         let mut row = of_status(published);
         let gateways = published.status.map(|status| status.gateways.as_slice()).unwrap_or_default();
         let mut faults = gateways.iter().filter_map(|gateway| {
@@ -125,9 +128,36 @@ impl ClusterState<'_> {
             (row.urgency, row.state, row.since) = (Urgency::Bad, "DROPS", Some(dated.since));
             (row.reason, row.cause) = (reason.to_owned(), Some(format!("{}: {message}", gateway.exit)));
         }
+        let reported = gateways.iter().find_map(|gateway| silent.get(gateway.exit.as_str()));
+        if let Some((source, dated)) = reported.filter(|_| row.urgency == Urgency::Fine) {
+            let finding = &dated.finding;
+            (row.urgency, row.state) =
+                if carrier(finding).is_some() { (Urgency::Doubtful, "standby") } else { (Urgency::Bad, "DROPS") };
+            (row.since, row.reason) = (Some(dated.since), "GatewaySilent".to_owned());
+            row.cause = Some(format!("{} from {source}: {}", finding.subject, finding.message));
+        }
         row
     }
+
+    /// Exits whose gateway does not answer some source: a gateway that is gone reports nothing of itself. One whose members are
+    /// lost comes before one whose members a standby carries.
+    fn silent(&self) -> Silent<'_> {
+        let mut silent = Silent::new();
+        for (source, status) in self.statuses.iter().filter(|(_, status)| status.silence().is_none()) {
+            let findings = status.report.iter().flat_map(|report| &report.findings);
+            for dated in findings.filter(|dated| dated.finding.code == SILENT) {
+                let known = silent.entry(dated.finding.subject.as_str()).or_insert((*source, dated));
+                if carrier(&known.1.finding).is_some() && carrier(&dated.finding).is_none() {
+                    *known = (*source, dated);
+                }
+            }
+        }
+        silent
+    }
 }
+
+/// By exit: a source that its gateway does not answer, and the finding.
+type Silent<'a> = BTreeMap<&'a str, (&'a NodeName, &'a DatedFinding)>;
 
 /// What a gateway reports of an exit by which packets are dropped, and since when.
 fn fault<'a>(gateway: &GatewayStatus, node: &'a NodeStatus) -> Option<(&'a DatedFinding, &'static str)> {
@@ -179,4 +209,68 @@ fn of_status(published: &PublishedPolicy<'_>) -> PolicyRow {
 fn way(gateway: &GatewayStatus) -> Way {
     let GatewayStatus { exit, node, egress_ips, .. } = gateway;
     Way { exit: exit.clone(), gateway: node.clone(), addresses: egress_ips.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::finding::Finding;
+    use crate::core::policy::catalogue::{Catalogue, FileUpdate};
+    use crate::core::report::history::NodeReport;
+
+    const POLICY: &str = "apiVersion: egret.dev/v1alpha1
+kind: EgressPolicy
+metadata: {name: outpost}
+spec:
+  selectors: [{podSelector: {matchLabels: {org: empire}}}]
+  destinationCIDRs: [10.88.4.0/24]
+  egressGateway: {nodeSelector: {matchLabels: {egress-gw: 'true'}}, egressIP: 10.77.3.42}
+";
+
+    /// The row of a policy that is Ready, while a source reports this of its exit.
+    fn row(consequence: &str) -> PolicyRow {
+        let mut catalogue = Catalogue::new("default");
+        let file = ("policies/outpost.yaml".to_owned(), FileUpdate::Text(POLICY.to_owned()));
+        catalogue.update([file].into());
+        let policy = catalogue.policies().policies.values().next().expect("a policy");
+        let exit = "beta 10.77.3.42".to_owned();
+        let (now, is) = (Timestamp::UNIX_EPOCH, ConditionStatus::True);
+        let status = PolicyStatus {
+            gateways: vec![GatewayStatus {
+                node: "beta".to_owned(),
+                exit: exit.clone(),
+                ready: true,
+                ..GatewayStatus::default()
+            }],
+            conditions: vec![Condition::new(ConditionType::Ready, is, Reason::Programmed, "members leave", now)],
+            ..PolicyStatus::default()
+        };
+        let mut report = NodeReport::new("alpha");
+        let message = format!("its gateway does not answer this node's probes; {consequence}");
+        report.set_findings(vec![Finding::new(SILENT, exit, message)], now);
+        let alpha = NodeName::parse("alpha").expect("a name");
+        let source = NodeStatus { report: Some(report), ..NodeStatus::default() };
+        let state = ClusterState {
+            cluster: "default",
+            revision: "",
+            head: None,
+            policies: vec![PublishedPolicy { policy, status: Some(&status) }],
+            nodes: &BTreeMap::new(),
+            statuses: BTreeMap::from([(&alpha, &source)]),
+            heartbeats: None,
+            silence: Duration::from_secs(42),
+            now,
+        };
+        state.overview().policies.remove(0)
+    }
+
+    #[test]
+    fn a_gateway_that_does_not_answer_a_source_is_shown_though_its_policy_is_ready() {
+        let lost = row("no standby answers either; members' packets are lost on the way");
+        assert_eq!((lost.urgency, lost.state, lost.reason.as_str()), (Urgency::Bad, "DROPS", "GatewaySilent"));
+        let cause = lost.cause.expect("a cause");
+        assert!(cause.starts_with("beta 10.77.3.42 from alpha: its gateway does not answer"), "{cause}");
+        let carried = row("gamma 10.77.3.43 carries its members meanwhile");
+        assert_eq!((carried.urgency, carried.state), (Urgency::Doubtful, "standby"));
+    }
 }

@@ -5,8 +5,10 @@
 //! active policy selects gateways by must exist. Not here: the decision (`core::labelling`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::cluster::live::{ApiClient, ApiError, LabelManager, LabelOutcome, Operation, View};
 use crate::core::labelling::{FIGHT, FIGHT_WINDOW, LabelDecision, LabelHistory, LabelOwner, ObservedLabels, reachable};
@@ -22,7 +24,7 @@ const MANAGER: &str = "egret";
 /// How long the removal of a label waits for agents that have not reported the commit. A dead agent leaves its kernel
 /// as it is. An agent that was cut off may find on reconnection that its policies lead nowhere until it has the new
 /// ones.
-const PATIENCE: SignedDuration = SignedDuration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn is_own(owner: &LabelManager) -> bool {
     owner.manager == MANAGER && owner.operation == Operation::Apply
@@ -33,7 +35,7 @@ fn is_own(owner: &LabelManager) -> bool {
 pub(super) struct LabelReconciler {
     nodes: BTreeMap<NodeName, Known>,
     /// The commit whose labels were last requested, and since when.
-    since: Option<(String, Timestamp)>,
+    since: Option<(String, Instant)>,
 }
 
 #[derive(Debug)]
@@ -69,7 +71,7 @@ impl LabelReconciler {
         events: &mut Vec<LabelEvent>,
         now: Timestamp,
     ) -> Result<(), ApiError> {
-        let taken_over = self.is_taken_over(view, commit, now);
+        let taken_over = self.is_taken_over(view, commit, Instant::now());
         self.nodes.retain(|name, known| view.nodes.get(name).is_some_and(|meta| meta.uid == known.uid));
         let mut fault = Ok(());
         for (name, meta) in &view.nodes {
@@ -109,7 +111,7 @@ impl LabelReconciler {
     }
 
     /// Whether every agent that can be waited for has taken the commit over, or the wait has timed out.
-    fn is_taken_over(&mut self, view: &View, commit: &str, now: Timestamp) -> bool {
+    fn is_taken_over(&mut self, view: &View, commit: &str, now: Instant) -> bool {
         let since = self.since.take().filter(|(awaited, _)| awaited == commit).map_or(now, |(_, since)| since);
         self.since = Some((commit.to_owned(), since));
         let behind = view.egress_nodes.iter().any(|(name, object)| {
@@ -259,7 +261,8 @@ mod tests {
 
     #[test]
     fn a_label_that_is_to_go_waits_for_agents_that_can_be_waited_for_and_not_for_ever() {
-        let at = |second| Timestamp::from_second(second).expect("a time");
+        let began = Instant::now();
+        let at = |second| began + Duration::from_secs(second);
         let mut labels = LabelReconciler::default();
         assert!(labels.is_taken_over(&view(&[]), "a", at(0)), "there is no agent to wait for");
         let behind = view(&[("one", "b", true), ("two", "a", true)]);

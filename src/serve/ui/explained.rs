@@ -8,6 +8,7 @@ use super::hint_of;
 use super::layout::badge;
 use super::query::Query;
 use super::site::PolicyLog;
+use crate::core::address_class::asked_address;
 use crate::core::escape::shown;
 use crate::core::explain::{ExplainedLines, Question, UnknownPod, Verdict, address_lines, leaving_as, lines, seen_as};
 use crate::core::facts::PodName;
@@ -36,15 +37,15 @@ impl Asked {
         let (pod, to, address) = (query.get("pod"), query.get("to"), query.get("address"));
         match (pod, to, address) {
             ("", "", "") => Self::Nothing,
-            ("", "", address) => match address.parse() {
+            ("", "", address) => match asked_address(address) {
                 Ok(address) => Self::Address(address),
-                Err(_) => Self::Mistake(format!("“{address}” is no IP address")),
+                Err(why) => Self::Mistake(format!("“{address}”: {why}")),
             },
             (pod, to, _) => {
                 let named = pod.split_once('/').filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty());
-                match (named, to.parse()) {
+                match (named, asked_address(to)) {
                     (None, _) => Self::Mistake(format!("“{pod}” is no pod: write NAMESPACE/NAME")),
-                    (_, Err(_)) => Self::Mistake(format!("“{to}” is no IP address")),
+                    (_, Err(why)) => Self::Mistake(format!("“{to}”: {why}")),
                     (Some((namespace, name)), Ok(destination)) => {
                         let pod = PodName { namespace: namespace.to_owned(), name: name.to_owned() };
                         Self::Pod(Question { pod, destination })
@@ -94,7 +95,7 @@ pub(super) fn answer(
     let mut explanation = known.explain(question)?;
     let file = explanation.document().map(|(_, origin)| origin.file.clone());
     explanation.changed = file.and_then(|file| log.last_change(&file, &known.revision));
-    let seen = query.get("seen").parse::<IpAddr>().ok();
+    let seen = asked_address(query.get("seen")).ok();
     let seen = seen.map(|address| (address, known.with_situation(|all| seen_as(address, question, all))));
     let lines = lines(&explanation, seen.as_ref(), known.now);
     let urgency = match &explanation.verdict {
