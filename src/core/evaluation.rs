@@ -19,7 +19,7 @@ use super::finding::Finding;
 use super::gateway_interfaces;
 use super::host_network::HostNetwork;
 use super::labels::Labels;
-use super::liveness::LivenessView;
+use super::liveness::{LivenessView, PathState};
 use super::name::NodeName;
 use super::placement::handover::{GatewayKnowledge, Handover, Serving};
 use super::placement::{ExitKey, GatewayReports, Placement, UnfitExits, place, place_with};
@@ -179,6 +179,26 @@ impl GatewayState {
         let mut placement = self.handover.next(placement, node, set, facts, known, now);
         // Connections of a gateway that forwards nothing are lost; they may begin anew elsewhere.
         placement.left.retain(|exit, _| !exit.is_among(&self.unfit));
+        // So are those of a gateway that does not answer, unless another exit has its address and carries them. An exit that is
+        // drained has no standbys.
+        let is_lost = |exit: &ExitKey| {
+            let states = AddressFamily::BOTH.map(|family| liveness.of(exit, family));
+            exit.gateway != *node
+                && states.contains(&PathState::Silent)
+                && !states.iter().any(|state| state.answers())
+                && !replaced.contains(exit)
+        };
+        let carried = |exit: &ExitKey| {
+            let mut others =
+                placement.exits.keys().filter(|other| *other != exit && !placement.left.contains_key(*other));
+            exit.egress.is_named() && others.any(|other| other.egress == exit.egress)
+        };
+        let lost: Vec<ExitKey> =
+            placement.left.keys().filter(|exit| is_lost(exit) && !carried(exit)).cloned().collect();
+        for exit in lost {
+            self.handover.forget(&exit);
+            placement.left.remove(&exit);
+        }
         (placement, before)
     }
 }

@@ -32,6 +32,12 @@ impl Kernel {
                 Ok(()) | Err(conntrack::ConntrackError::Missing { .. }) => Ok(()),
                 Err(source) => Err(KernelError::Conntrack { mark: *mark, source }),
             },
+            Step::FlushTranslated { mark, mask, keep } => {
+                match conntrack::flush_translated(*mark, *mask, *keep).await {
+                    Ok(_) | Err(conntrack::ConntrackError::Missing { .. }) => Ok(()),
+                    Err(source) => Err(KernelError::Conntrack { mark: *mark, source }),
+                }
+            }
             Step::FlushSources(sources) => match conntrack::flush_sources(sources).await {
                 Ok(_) | Err(conntrack::ConntrackError::Missing { .. }) => Ok(()),
                 Err(source) => Err(KernelError::Connections(source)),
@@ -101,6 +107,7 @@ impl Kernel {
             | Step::RemoveLabel(..)
             | Step::Nft(_)
             | Step::FlushConntrack { .. }
+            | Step::FlushTranslated { .. }
             | Step::FlushSources(_)
             | Step::Notice
             | Step::RcuBarrier

@@ -8,7 +8,7 @@ mod events;
 mod flows;
 mod statistics;
 
-pub use entries::{at_work, flush_sources, of_source};
+pub use entries::{at_work, flush_sources, flush_translated, of_source};
 pub use events::{FlowEvent, FlowEvents};
 pub use flows::{Ends, Entered, Flow, FlowTable, Handle, NewFlow};
 pub use statistics::{statistics, tracked};

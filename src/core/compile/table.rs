@@ -34,6 +34,8 @@ pub const RP_FILTER_BEFORE: &str = "rp_filter_before";
 
 /// The set of exits' marks: a packet with one leaves with its exit's address or not at all.
 pub const EXITS: &str = "exits";
+/// Which address the packets of an own exit leave with, by mark: the name of the set, without its family.
+pub const LEAVES: &str = "leaves";
 
 /// The chain that drops what would leave with a wrong address, and the chains it leads to.
 pub(crate) const GUARD: &str = "guard";

@@ -10,6 +10,7 @@ pub mod summary;
 mod text;
 
 use std::fmt;
+use std::net::IpAddr;
 
 use super::state::NodeState;
 use super::state::net::{InterfaceAddress, Link, LinkName, Neighbour, Route, RouteKey, RoutingRule, Sysctl};
@@ -65,6 +66,16 @@ pub enum Step {
         mark: u32,
         /// Its mask.
         mask: u32,
+    },
+    /// Flushes an exit's connections in the family of its new egress address that are translated to another one. The guard
+    /// drops their packets, and each packet would keep the connection's entry alive.
+    FlushTranslated {
+        /// The exit's mark.
+        mark: u32,
+        /// The bits that count.
+        mask: u32,
+        /// The egress address.
+        keep: IpAddr,
     },
     /// Flushes connections by the pod address that opened them: the address was released, reassigned, or its group has
     /// changed.
@@ -135,6 +146,8 @@ pub fn plan_with(desired: &NodeState, observed: &NodeState, range: DatapathConfi
         let gone = nft::gone_exits(&desired.nft, &observed.nft, range);
         stale.extend(gone.into_iter().map(|mark| (mark, range.mask)));
     }
+    let moved = nft::moved_addresses(&desired.nft, &observed.nft);
+    let moved: Vec<(u32, IpAddr)> = moved.into_iter().filter(|(mark, _)| !fresh.contains(mark)).collect();
     let mut all = order.labels;
     all.append(&mut steps);
     // A device takes no IPv6 address before IPv6 is switched on there.
@@ -150,11 +163,12 @@ pub fn plan_with(desired: &NodeState, observed: &NodeState, range: DatapathConfi
     all.extend(nft.prepare.map(Step::Nft));
     all.extend(nft.switch.map(Step::Nft));
     all.extend(late);
-    if !stale.is_empty() || due.behind.is_some() || nft.last.is_some() {
+    if !stale.is_empty() || !moved.is_empty() || due.behind.is_some() || nft.last.is_some() {
         all.push(Step::RcuBarrier);
     }
     all.extend(due.behind.map(Step::FlushSources));
     all.extend(stale.into_iter().map(|(mark, mask)| Step::FlushConntrack { mark, mask }));
+    all.extend(moved.into_iter().map(|(mark, keep)| Step::FlushTranslated { mark, mask: range.mask, keep }));
     all.extend(order.delete_rules.into_iter().chain(order.delete_routes).chain(order.delete_neighbours));
     all.extend(order.delete_addresses);
     all.extend(observed.links.keys().filter(|name| !desired.links.contains_key(*name)).cloned().map(Step::DeleteLink));

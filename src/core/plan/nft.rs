@@ -3,10 +3,11 @@
 //! Not here: netlink encoding (`kernel::nft`), and the meaning of the tables (`compile`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::super::assignment;
 use super::super::compile::exit_ids::EXIT_CHAIN;
-use super::super::compile::{EXITS, GROUP, RP_FILTER_BEFORE};
+use super::super::compile::{EXITS, GROUP, LEAVES, RP_FILTER_BEFORE};
 use super::super::state::nft::{
     AddressFamily, Chain, ElementData, ElementKey, Field, Hook, NftChange, NftRule, NftTransaction, Ruleset, Set,
     Statement, Table, TableFamily, Verdict,
@@ -354,6 +355,23 @@ pub(super) fn gone_exits(desired: &Ruleset, observed: &Ruleset, range: DatapathC
     let mut gone: BTreeSet<u32> = fresh_exits(observed, desired, range).into_iter().collect();
     gone.extend(marks(observed).difference(&marks(desired)));
     gone
+}
+
+/// The egress addresses that own exits have from now on: by mark, and by family where there is one of each. Not those that
+/// they had.
+pub(super) fn moved_addresses(desired: &Ruleset, observed: &Ruleset) -> BTreeSet<(u32, IpAddr)> {
+    let addresses = |ruleset: &Ruleset| -> BTreeSet<(u32, IpAddr)> {
+        let table = ruleset.get(&TableFamily::Inet);
+        let set =
+            |family: AddressFamily| table.and_then(|table| table.sets.get(&format!("{LEAVES}{}", family.suffix())));
+        let keys = AddressFamily::BOTH.into_iter().filter_map(set).flat_map(|set| set.elements.keys());
+        keys.filter_map(|key| match key {
+            ElementKey::MarkAddress(mark, address) => Some((*mark, *address)),
+            _ => None,
+        })
+        .collect()
+    };
+    addresses(desired).difference(&addresses(observed)).copied().collect()
 }
 
 /// Marks whose exit's chain does not exist yet, or has another exit's identity.

@@ -35,6 +35,7 @@ impl Compiled {
             | Step::AddAddress(..)
             | Step::DeleteAddress(..)
             | Step::FlushConntrack { .. }
+            | Step::FlushTranslated { .. }
             | Step::FlushSources(_)
             | Step::Notice
             | Step::RcuBarrier

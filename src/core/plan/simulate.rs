@@ -49,7 +49,11 @@ pub fn apply(step: &Step, state: &mut NodeState) {
         Step::DeleteRule(rule) => {
             state.rules.remove(rule);
         }
-        Step::FlushConntrack { .. } | Step::FlushSources(_) | Step::Notice | Step::RcuBarrier => {}
+        Step::FlushConntrack { .. }
+        | Step::FlushTranslated { .. }
+        | Step::FlushSources(_)
+        | Step::Notice
+        | Step::RcuBarrier => {}
         Step::Nft(transaction) => {
             for (family, change) in &transaction.changes {
                 match change {

@@ -48,6 +48,9 @@ impl Step {
             Self::AddRule(rule) => line("add", "rule", rule.to_string()),
             Self::DeleteRule(rule) => line("remove", "rule", rule.to_string()),
             Self::FlushConntrack { mark, mask } => line("flush", "conn", format!("mark {mark:#x}/{mask:#x}")),
+            Self::FlushTranslated { mark, mask, keep } => {
+                line("flush", "conn", format!("mark {mark:#x}/{mask:#x}, translated to another address than {keep}"))
+            }
             Self::FlushSources(sources) => {
                 return sources.to_string().lines().map(|of| line("flush", "conn", of.to_owned())).collect();
             }

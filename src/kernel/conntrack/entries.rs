@@ -101,6 +101,41 @@ pub async fn flush_sources(sources: &ConntrackFlush) -> Result<usize, ConntrackE
     Ok(chosen.len())
 }
 
+/// Deletes the connections whose mark under `mask` is `mark` and whose replies go to another address of the family than
+/// `keep`; the next packet of each starts a new connection. Returns their number. Must be called within a tokio runtime;
+/// works in the network namespace of the calling thread.
+pub async fn flush_translated(mark: u32, mask: u32, keep: IpAddr) -> Result<usize, ConntrackError> {
+    let failed = |source| ConntrackError::Exchange { doing: "flush", mark, mask, source };
+    let mut socket =
+        NetfilterSocket::open(socket::LARGE_BUFFER).map_err(|error| failed(ExchangeError::Socket(error)))?;
+    let mut chosen = Vec::new();
+    let request = |sequence| {
+        let kind = NFNL_SUBSYS_CTNETLINK << 8 | u16::from(IPCTNL_MSG_CT_GET);
+        let mut writer = Writer::default();
+        writer.message((kind, NLM_F_REQUEST | NLM_F_DUMP, sequence), (family_of(keep), 0), |message| {
+            message.number(CTA_MARK, mark);
+            message.number(CTA_MARK_MASK, mask);
+        });
+        writer.finish().unwrap_or_default()
+    };
+    let answer = |message: &Message<'_>| {
+        if message.of_subsystem(NFNL_SUBSYS_CTNETLINK) == Some(IPCTNL_MSG_CT_NEW) {
+            let (family, attributes) = message.netfilter()?;
+            // Kernels without the filter list everything.
+            let is_other = |one: &Connection| one.mark & mask == mark && one.replies_to != keep;
+            if connection(attributes)?.is_some_and(|connection| is_other(&connection)) {
+                chosen.push(entry(family, attributes)?);
+            }
+        }
+        Ok(())
+    };
+    socket.ask(request, answer).await.map_err(|error| missing("flush", error))?;
+    for entry in &chosen {
+        delete(&mut socket, entry).await.map_err(failed)?;
+    }
+    Ok(chosen.len())
+}
+
 /// The connections that an address began. Must be called within a tokio runtime; works in the network namespace of the calling thread.
 pub async fn of_source(source: IpAddr) -> Result<Vec<Connection>, ConntrackError> {
     let mut socket = NetfilterSocket::open(socket::LARGE_BUFFER)

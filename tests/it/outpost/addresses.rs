@@ -4,8 +4,8 @@
 
 use std::net::IpAddr;
 
-use super::stand::{Document, HELD_BACK, Outcome, Stand, labels};
-use crate::lab::{Answer, EGRESS, EGRESS6, EXCLUDED, LabError, OUTPOST, OUTPOST6, Options};
+use super::stand::{DEADLINE, Document, HELD_BACK, Outcome, Stand, labels};
+use crate::lab::{Answer, EGRESS, EGRESS6, EXCLUDED, LabError, LongConnection, OUTPOST, OUTPOST6, Options, wait_until};
 
 /// Runs `ip` on the gateway.
 fn ip(stand: &Stand, words: &str) -> Outcome {
@@ -27,6 +27,9 @@ fn await_finding(stand: &Stand, missing: bool) {
 fn the_address_of_an_interface_is_followed_and_without_one_members_are_dropped() -> Outcome {
     let stand = Stand::applied(Options { rp_filter: 1, ..Options::default() })?;
     stand.lab.outpost().allow([EGRESS, EGRESS6, moved_to()]);
+    // A flow that goes on keeps its entry alive, and with it the translation that it began with.
+    let mut flow = stand.lab.long_datagrams("tiefighter", OUTPOST)?;
+    assert_eq!(flow.echo()?, EGRESS);
     ip(&stand, "address del 10.0.3.42/24 dev net1")?;
     await_finding(&stand, true);
     assert_eq!(stand.lab.ask_within("tiefighter", OUTPOST, HELD_BACK)?, Answer::NoAnswer);
@@ -35,12 +38,15 @@ fn the_address_of_an_interface_is_followed_and_without_one_members_are_dropped()
     ip(&stand, "address add 10.0.3.52/24 dev net1")?;
     stand.await_answer("tiefighter", OUTPOST, Answer::Granted(moved_to()))?;
     await_finding(&stand, false);
+    let follows = |flow: &mut LongConnection, to| wait_until(DEADLINE, || flow.echo().is_ok_and(|seen| seen == to));
+    assert!(follows(&mut flow, moved_to()), "a flow gets the new address");
     // In this order: with the first address of a network the kernel takes its others away, too.
     ip(&stand, "address del 10.0.3.52/24 dev net1")?;
     ip(&stand, "address add 10.0.3.42/24 dev net1")?;
     stand.await_granted("tiefighter")?;
     stand.await_settled()?;
     stand.await_granted("tiefighter")?;
+    assert!(follows(&mut flow, EGRESS), "and the old one again");
     stand.assert_no_leak_but(&[moved_to()])
 }
 

@@ -105,6 +105,20 @@ fn with_keep_long_flows_of_all_protocols_stay_on_their_gateway() -> Outcome {
 }
 
 #[test]
+fn with_keep_flows_of_a_gateway_that_fails_after_its_policy_has_left_it_go_on_by_the_new_one() -> Outcome {
+    let (stand, mut flows) = moved("")?;
+    assert_eq!(seen(&stand, &mut flows)?, [[EGRESS; 3], [EGRESS6; 3]]);
+    // As at a switch, or for work on the interface: the node itself is well.
+    stand.lab.node("kind-worker2")?.ip_batch("link set net1 down\n")?;
+    for (flow, address) in flows.iter_mut().zip([OTHER, OTHER6]) {
+        let follows = wait_until(DEADLINE, || flow.udp.echo().is_ok_and(|seen| seen == address));
+        assert!(follows, "UDP to {}\n{}", flow.icmp.to, stand.log("kind-worker"));
+        assert!(flow.tcp.echo().is_err(), "a connection cannot live with another address, and does not hang");
+    }
+    stand.assert_no_leak_but(&[])
+}
+
+#[test]
 fn with_reset_tcp_is_reset_and_udp_and_icmp_go_on_by_the_new_gateway() -> Outcome {
     let (stand, mut flows) = moved(RESET)?;
     for (flow, address) in flows.iter_mut().zip([OTHER, OTHER6]) {

@@ -11,7 +11,7 @@ use super::statements::{
     accept, address_key, began_by, daddr, device, drop, goto, in_set, is_reply, multicast_range, next_hop, saddr,
     translated_to,
 };
-use super::{Builder, GUARD, INTO_TUNNEL, LAST, LEAVING};
+use super::{Builder, GUARD, INTO_TUNNEL, LAST, LEAVES, LEAVING};
 use crate::core::compile::{ExitRole, NodeExit, routing};
 use crate::core::state::nft::{
     AddressFamily, ChainKind, DataType, ElementData, ElementKey, Field, Hook, KeyType, MatchValue, Statement,
@@ -104,7 +104,7 @@ impl Builder<'_> {
         for family in self.families.iter().copied() {
             let addresses = self.own_addresses(family);
             if !addresses.is_empty() {
-                let set = format!("leaves{}", family.suffix());
+                let set = format!("{LEAVES}{}", family.suffix());
                 let fields = vec![Field::CtMark, saddr(family)];
                 let leaves = Statement::InSet { fields, mask: Some(self.range.mask), negated: false, set: set.clone() };
                 rules.push(vec![leaves, accept()]);
