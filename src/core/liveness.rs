@@ -208,6 +208,13 @@ impl PathMonitor {
         due
     }
 
+    /// A probe that was due could not be sent: that no answer comes does not count.
+    pub fn unsent(&mut self, key: &PathKey) {
+        if let Some(path) = self.paths.get_mut(key) {
+            path.unanswered = path.unanswered.saturating_sub(1);
+        }
+    }
+
     /// Paths of which nothing is known while a standby answers.
     fn unknown_beside_another(&self) -> BTreeSet<PathKey> {
         let answers = |key: PathKey| self.paths.get(&key).is_some_and(|path| path.state.answers());

@@ -22,9 +22,12 @@ pub struct Probe {
     failed: Option<Errno>,
 }
 
+/// Why a probe could not be sent.
+pub type SendError = Errno;
+
 impl Probe {
     /// Sends a probe with a packet mark.
-    pub fn send(mark: u32, to: SocketAddr) -> Result<Self, Errno> {
+    pub fn send(mark: u32, to: SocketAddr) -> Result<Self, SendError> {
         let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let socket = socket(family, SockType::Stream, flags, None)?;

@@ -76,6 +76,21 @@ fn a_process_that_stood_still_blames_nobody() {
 }
 
 #[test]
+fn a_probe_that_cannot_be_sent_makes_no_gateway_silent() {
+    let mut monitor = monitor(&[("a", target(false))]);
+    run(&mut monitor, 0, 1_000, |_| true);
+    for now in (1_000..5_000).step_by(10).map(Duration::from_millis) {
+        for due in monitor.due(now) {
+            monitor.unsent(&due.key);
+        }
+        monitor.judge(now);
+    }
+    assert_eq!(state(&monitor, "a"), PathState::Answering);
+    run(&mut monitor, 5_000, 6_000, |_| false);
+    assert_eq!(state(&monitor, "a"), PathState::Silent);
+}
+
+#[test]
 fn a_slow_path_answers_late_and_is_not_silent() {
     let mut monitor = monitor(&[("a", target(false))]);
     // Every answer takes 250 ms.

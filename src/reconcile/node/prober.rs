@@ -15,7 +15,7 @@ use crate::core::compile::{PROBE_IDLE, PROBE_IN_USE, probe_address};
 use crate::core::liveness::{DueProbe, LivenessView, PathKey, PathMonitor, ProbeTarget};
 use crate::core::policy::config::ProbeTiming;
 use crate::core::state::nft::AddressFamily;
-use crate::kernel::probe::Probe;
+use crate::kernel::probe::{Probe, SendError};
 
 /// The kernel sends a SYN again after a second: a probe is given up before.
 const GIVEN_UP: Duration = Duration::from_millis(900);
@@ -85,6 +85,32 @@ struct Sent {
     at: Instant,
 }
 
+/// Sends a probe. `fault`: why one could not be sent before, as it was logged.
+fn send(
+    DueProbe { key, mark, idle }: DueProbe,
+    monitor: &mut PathMonitor,
+    sent: &mut Vec<Sent>,
+    fault: &mut Option<SendError>,
+) {
+    let port = if idle { PROBE_IDLE } else { PROBE_IN_USE };
+    match Probe::send(mark, SocketAddr::new(probe_address(key.1), port)) {
+        Ok(probe) => {
+            if sent.iter().filter(|one| one.key == key).count() >= AWAITED
+                && let Some(oldest) = sent.iter().position(|one| one.key == key)
+            {
+                sent.remove(oldest);
+            }
+            sent.push(Sent { key, probe, at: Instant::now() });
+        }
+        Err(error) => {
+            monitor.unsent(&key);
+            if fault.replace(error) != Some(error) {
+                tracing::warn!(%error, "probes of gateways cannot be sent; a gateway that fails is noticed late");
+            }
+        }
+    }
+}
+
 fn probe(plans: &Receiver<ProbePlan>, tell: &watch::Sender<LivenessView>, latencies: &Latencies) {
     let began = Instant::now();
     let mut monitor = PathMonitor::default();
@@ -119,23 +145,8 @@ fn probe(plans: &Receiver<ProbePlan>, tell: &watch::Sender<LivenessView>, latenc
             None => one.at.elapsed() < GIVEN_UP,
         });
         monitor.judge(began.elapsed());
-        for DueProbe { key, mark, idle } in monitor.due(began.elapsed()) {
-            let port = if idle { PROBE_IDLE } else { PROBE_IN_USE };
-            match Probe::send(mark, SocketAddr::new(probe_address(key.1), port)) {
-                Ok(probe) => {
-                    if sent.iter().filter(|one| one.key == key).count() >= AWAITED
-                        && let Some(oldest) = sent.iter().position(|one| one.key == key)
-                    {
-                        sent.remove(oldest);
-                    }
-                    sent.push(Sent { key, probe, at: Instant::now() });
-                }
-                Err(error) => {
-                    if fault.replace(error) != Some(error) {
-                        tracing::warn!(%error, "probes of gateways cannot be sent; a gateway that fails is noticed late");
-                    }
-                }
-            }
+        for due in monitor.due(began.elapsed()) {
+            send(due, &mut monitor, &mut sent, &mut fault);
         }
         tell.send_if_modified(|before| {
             let view = monitor.view();
