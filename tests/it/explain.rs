@@ -336,6 +336,38 @@ fn while_a_standby_carries_members_the_first_line_has_its_address_by_the_sources
 }
 
 #[test]
+fn a_member_on_a_node_that_no_agent_ever_reported_from_is_not_steered() {
+    let (set, facts) = (set(&[outpost()]), facts(|text| text));
+    let alpha = NodeName::parse("alpha").unwrap();
+    let told = BTreeMap::from([(alpha.clone(), Err("no agent's pod is on it in egret-system".to_owned()))]);
+    let head = |report: Option<egret::core::report::history::NodeReport>| {
+        let reports = report.map(|report| (alpha.clone(), report)).into_iter().collect();
+        let host_networks = BTreeMap::new();
+        let situation = Situation {
+            set: &set,
+            facts: &facts,
+            host_networks: &host_networks,
+            placement: None,
+            reports: &reports,
+            kernel: None,
+            told: &told,
+            pending: None,
+            waits: None,
+            rejected: &[],
+            now: now(),
+        };
+        let explanation = explain(&question("batuu/tie", "10.88.4.2"), &situation).unwrap();
+        lines(&explanation, None, now()).0.split_once("   ").unwrap().1.to_owned()
+    };
+    let never = head(None);
+    assert!(never.starts_with("DIFFERS on alpha: no agent has ever reported from it"), "{never}");
+    assert!(never.ends_with("what is decided: leaves as 10.77.3.42 through beta"), "{never}");
+    let mut report = egret::core::report::history::NodeReport::new("alpha");
+    report.set_active("d93c4a6d93c4a6", "let the empire through", now());
+    assert_eq!(head(Some(report)), "leaves as 10.77.3.42 through beta", "its kernel goes on without an agent");
+}
+
+#[test]
 fn a_node_that_reports_is_named_where_its_kernel_is_not_read() {
     let (set, facts) = (set(&[outpost()]), facts(|text| text));
     let beta = NodeName::parse("beta").unwrap();

@@ -270,9 +270,12 @@ fn a_question_is_answered_or_what_is_wrong_with_it() {
         assert!(page.contains("there is no pod batuu/pod-9; did you mean batuu/pod-0?"), "{page}");
         for (path, why) in [
             ("/explain?pod=pod-0&to=10.8.0.1", "“pod-0” is no pod: write NAMESPACE/NAME"),
-            ("/explain?pod=batuu/pod-0&to=example.com", "“example.com” is no IP address"),
-            ("/explain?pod=batuu/pod-0", "“” is no IP address"),
-            ("/explain?address=x", "“x” is no IP address"),
+            (
+                "/explain?pod=batuu/pod-0&to=example.com",
+                "“example.com”: a name is looked up by the pod; give the address",
+            ),
+            ("/explain?pod=batuu/pod-0", "“”: no IP address"),
+            ("/explain?address=x", "“x”: a name is looked up by the pod"),
         ] {
             let (status, page) = get(address, path);
             assert!(status == 400 && page.contains(why), "{path}: {status} {page}");

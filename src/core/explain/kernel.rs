@@ -120,13 +120,20 @@ pub fn to_ask(explanation: &Explanation, connections: bool) -> Vec<(NodeName, Ke
 }
 
 /// The answer, if the kernel of the pod's node leads the packets another way than the one decided: its agent is behind, or a handover
-/// is in progress.
+/// is in progress, or no agent ever was there.
 pub(super) fn elsewhere(verdict: Verdict, decided: &Decided, pod: &Pod, situation: &Situation<'_>) -> Verdict {
     let Some(node) = &pod.node else { return verdict };
-    let Some(Ok(answer)) = situation.told.get(node) else { return verdict };
     if matches!(verdict, Verdict::Dropped { .. } | Verdict::Differs { .. }) {
         return verdict;
     }
+    let answer = match situation.told.get(node) {
+        Some(Ok(answer)) => answer,
+        Some(Err(_)) if decided.exit.is_some() && !has_applied(node, situation) => {
+            let cause = "no agent has ever reported from it, so its kernel steers nothing; see where the agents' DaemonSet runs".to_owned();
+            return Verdict::Differs { node: node.clone(), cause, decided: Box::new(verdict) };
+        }
+        _ => return verdict,
+    };
     let expected = decided.exit.as_ref().map(ExitKey::identity);
     let carried = decided.carrier.as_ref().map(ExitKey::identity);
     // Behind one number may be the exit or the one that carries it: the route decides.
@@ -141,6 +148,11 @@ pub(super) fn elsewhere(verdict: Verdict, decided: &Decided, pod: &Pod, situatio
     let revision = short_commit(&answer.revision);
     let cause = format!("its kernel leads the packets {to}; applied there is {revision}");
     Verdict::Differs { node: node.clone(), cause, decided: Box::new(verdict) }
+}
+
+/// Whether a node's agent has reported an active commit. A kernel goes on without its agent.
+fn has_applied(node: &NodeName, situation: &Situation<'_>) -> bool {
+    situation.reports.get(node).is_some_and(|report| report.active.is_some())
 }
 
 /// The answer, if a kernel that was read does not hold what was decided.
