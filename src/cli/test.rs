@@ -260,7 +260,10 @@ impl TestArgs {
         let inside = move || {
             let runtime = output::runtime().map_err(|failure| Miss::NotTried(failure.parts().0))?;
             let asked = seen_by(to, (&echo.authority, &echo.path), patience);
-            let miss = |error: EchoError| if error.reached() { Miss::Reached } else { Miss::Lost }(error.to_string());
+            let miss = |error: EchoError| {
+                let why = error.to_string();
+                if error.reached() { Miss::Reached(why) } else { Miss::Lost(why) }
+            };
             runtime.block_on(asked).map_err(miss)
         };
         namespace.enter(inside).map_err(|error| Miss::NotTried(chain(&error)))?

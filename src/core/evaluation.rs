@@ -173,32 +173,22 @@ impl GatewayState {
         let exits: BTreeSet<&ExitKey> = placement.exits.keys().chain(self.handover.exits()).collect();
         let before = observed_detours(exits.iter().copied(), ids, observed, set.config.range);
         let answers = |exit: &ExitKey| AddressFamily::BOTH.iter().any(|family| liveness.of(exit, *family).answers());
+        let is_silent = |exit: &ExitKey| {
+            let silent = |family: &AddressFamily| liveness.of(exit, *family) == PathState::Silent;
+            !answers(exit) && AddressFamily::BOTH.iter().any(silent)
+        };
+        let silent = exits.iter().filter(|exit| is_silent(exit)).map(|exit| (*exit).clone()).collect();
         let answering = exits.into_iter().filter(|exit| answers(exit)).cloned().collect();
         let replaced = before.keys().map(|(exit, _)| exit.clone()).collect();
-        let known = GatewayKnowledge { serving: self.serving.as_ref(), answering: &answering, replaced: &replaced };
+        let known = GatewayKnowledge {
+            serving: self.serving.as_ref(),
+            answering: &answering,
+            silent: &silent,
+            replaced: &replaced,
+        };
         let mut placement = self.handover.next(placement, node, set, facts, known, now);
         // Connections of a gateway that forwards nothing are lost; they may begin anew elsewhere.
         placement.left.retain(|exit, _| !exit.is_among(&self.unfit));
-        // So are those of a gateway that does not answer, unless another exit has its address and carries them. An exit that is
-        // drained has no standbys.
-        let is_lost = |exit: &ExitKey| {
-            let states = AddressFamily::BOTH.map(|family| liveness.of(exit, family));
-            exit.gateway != *node
-                && states.contains(&PathState::Silent)
-                && !states.iter().any(|state| state.answers())
-                && !replaced.contains(exit)
-        };
-        let carried = |exit: &ExitKey| {
-            let mut others =
-                placement.exits.keys().filter(|other| *other != exit && !placement.left.contains_key(*other));
-            exit.egress.is_named() && others.any(|other| other.egress == exit.egress)
-        };
-        let lost: Vec<ExitKey> =
-            placement.left.keys().filter(|exit| is_lost(exit) && !carried(exit)).cloned().collect();
-        for exit in lost {
-            self.handover.forget(&exit);
-            placement.left.remove(&exit);
-        }
         (placement, before)
     }
 }

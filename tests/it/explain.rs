@@ -11,12 +11,13 @@ use std::net::IpAddr;
 use egret::cluster::read_text;
 use egret::core::explain::{
     ANSWER_FORMAT, ConnectionAnswer, Counted, Difference, ExitAnswer, KernelAnswer, KernelWay, Question, Situation,
-    UnknownPod, address_lines, explain, leaving_as, lines, seen_as,
+    Told, UnknownPod, address_lines, explain, leaving_as, lines, seen_as,
 };
 use egret::core::facts::{Facts, PodName};
 use egret::core::name::NodeName;
 use egret::core::policy::PolicySet;
 use egret::core::policy::catalogue::{Catalogue, FileUpdate};
+use egret::core::report::history::NodeReport;
 use jiff::Timestamp;
 
 /// Two nodes, of which beta is a gateway, two namespaces, and a pod for each case.
@@ -102,15 +103,25 @@ fn question(pod: &str, to: &str) -> Question {
 }
 
 fn with<T>(set: &PolicySet, facts: &Facts, ask: impl FnOnce(&Situation<'_>) -> T) -> T {
-    let (host_networks, reports) = (BTreeMap::new(), BTreeMap::new());
+    with_reports(set, facts, (&[], &BTreeMap::new()), ask)
+}
+
+/// The same with what nodes report of themselves, and what their agents answered.
+fn with_reports<T>(
+    set: &PolicySet,
+    facts: &Facts,
+    (reports, told): (&[NodeReport], &BTreeMap<NodeName, Told>),
+    ask: impl FnOnce(&Situation<'_>) -> T,
+) -> T {
+    let reports = reports.iter().map(|report| (NodeName::parse(&report.node).unwrap(), report.clone())).collect();
     ask(&Situation {
         set,
         facts,
-        host_networks: &host_networks,
+        host_networks: &BTreeMap::new(),
         placement: None,
         reports: &reports,
         kernel: None,
-        told: &BTreeMap::new(),
+        told,
         pending: None,
         waits: None,
         rejected: &[],
@@ -289,23 +300,10 @@ fn while_gamma_is_silent<T>(consequence: &str, ask: impl FnOnce(&Situation<'_>) 
     let node = "---\napiVersion: v1\nkind: Node\nmetadata: {name: gamma, labels: {egress-gw: \"second\"}}\n\
                 spec: {podCIDRs: [10.61.3.0/24]}\nstatus: {addresses: [{type: InternalIP, address: 172.18.0.4}]}\n";
     let (set, facts) = (set(&[both]), facts(|text| text + node));
-    let mut report = egret::core::report::history::NodeReport::new("alpha");
+    let mut report = NodeReport::new("alpha");
     let finding = egret::core::finding::Finding::new("gateway-silent", "gamma 10.77.3.43", consequence);
     report.set_findings(vec![finding], "2026-11-30T11:56:00Z".parse().unwrap());
-    let (host_networks, reports) = (BTreeMap::new(), BTreeMap::from([(NodeName::parse("alpha").unwrap(), report)]));
-    ask(&Situation {
-        set: &set,
-        facts: &facts,
-        host_networks: &host_networks,
-        placement: None,
-        reports: &reports,
-        kernel: None,
-        told: &BTreeMap::new(),
-        pending: None,
-        waits: None,
-        rejected: &[],
-        now: now(),
-    })
+    with_reports(&set, &facts, (&[report], &BTreeMap::new()), ask)
 }
 
 #[test]
@@ -339,39 +337,25 @@ fn while_a_standby_carries_members_the_first_line_has_its_address_by_the_sources
 fn a_member_on_a_node_that_no_agent_ever_reported_from_is_not_steered() {
     let (set, facts) = (set(&[outpost()]), facts(|text| text));
     let alpha = NodeName::parse("alpha").unwrap();
-    let told = BTreeMap::from([(alpha.clone(), Err("no agent's pod is on it in egret-system".to_owned()))]);
-    let head = |report: Option<egret::core::report::history::NodeReport>| {
-        let reports = report.map(|report| (alpha.clone(), report)).into_iter().collect();
-        let host_networks = BTreeMap::new();
-        let situation = Situation {
-            set: &set,
-            facts: &facts,
-            host_networks: &host_networks,
-            placement: None,
-            reports: &reports,
-            kernel: None,
-            told: &told,
-            pending: None,
-            waits: None,
-            rejected: &[],
-            now: now(),
-        };
-        let explanation = explain(&question("batuu/tie", "10.88.4.2"), &situation).unwrap();
-        lines(&explanation, None, now()).0.split_once("   ").unwrap().1.to_owned()
+    let told = BTreeMap::from([(alpha, Err("no agent's pod is on it in egret-system".to_owned()))]);
+    let head = |reports: &[NodeReport]| {
+        with_reports(&set, &facts, (reports, &told), |situation| {
+            let explanation = explain(&question("batuu/tie", "10.88.4.2"), situation).unwrap();
+            lines(&explanation, None, now()).0.split_once("   ").unwrap().1.to_owned()
+        })
     };
-    let never = head(None);
+    let never = head(&[]);
     assert!(never.starts_with("DIFFERS on alpha: no agent has ever reported from it"), "{never}");
     assert!(never.ends_with("what is decided: leaves as 10.77.3.42 through beta"), "{never}");
-    let mut report = egret::core::report::history::NodeReport::new("alpha");
+    let mut report = NodeReport::new("alpha");
     report.set_active("d93c4a6d93c4a6", "let the empire through", now());
-    assert_eq!(head(Some(report)), "leaves as 10.77.3.42 through beta", "its kernel goes on without an agent");
+    assert_eq!(head(&[report]), "leaves as 10.77.3.42 through beta", "its kernel goes on without an agent");
 }
 
 #[test]
 fn a_node_that_reports_is_named_where_its_kernel_is_not_read() {
     let (set, facts) = (set(&[outpost()]), facts(|text| text));
-    let beta = NodeName::parse("beta").unwrap();
-    let mut report = egret::core::report::history::NodeReport::new("beta");
+    let mut report = NodeReport::new("beta");
     report.set_active("d93c4a6d93c4a6", "let the empire through", now());
     let finding = egret::core::finding::Finding::new(
         "not-forwarding",
@@ -380,21 +364,9 @@ fn a_node_that_reports_is_named_where_its_kernel_is_not_read() {
     )
     .hint("`sysctl -w net.ipv4.ip_forward=1`");
     report.set_findings(vec![finding], "2026-11-30T11:56:00Z".parse().unwrap());
-    let (host_networks, reports) = (BTreeMap::new(), BTreeMap::from([(beta, report)]));
-    let situation = Situation {
-        set: &set,
-        facts: &facts,
-        host_networks: &host_networks,
-        placement: None,
-        reports: &reports,
-        kernel: None,
-        told: &BTreeMap::new(),
-        pending: None,
-        waits: None,
-        rejected: &[],
-        now: now(),
-    };
-    let (head, lines) = lines(&explain(&question("batuu/tie", "10.88.4.2"), &situation).unwrap(), None, now());
+    let (head, lines) = with_reports(&set, &facts, (&[report], &BTreeMap::new()), |situation| {
+        lines(&explain(&question("batuu/tie", "10.88.4.2"), situation).unwrap(), None, now())
+    });
     let expected = "batuu/tie (10.61.1.177, alpha) → 10.88.4.2   DROPPED on beta since 11:56:00 (4 min): \
                     net.ipv4.conf.net1.forwarding is 0: beta forwards no reply, so it does not serve";
     assert_eq!(head, expected);

@@ -128,7 +128,8 @@ impl ClusterState<'_> {
             (row.urgency, row.state, row.since) = (Urgency::Bad, "DROPS", Some(dated.since));
             (row.reason, row.cause) = (reason.to_owned(), Some(format!("{}: {message}", gateway.exit)));
         }
-        let reported = gateways.iter().find_map(|gateway| silent.get(gateway.exit.as_str()));
+        let reported = gateways.iter().filter_map(|gateway| silent.get(gateway.exit.as_str()));
+        let reported = reported.min_by_key(|(_, dated)| carrier(&dated.finding).is_some());
         if let Some((source, dated)) = reported.filter(|_| row.urgency == Urgency::Fine) {
             let finding = &dated.finding;
             (row.urgency, row.state) =

@@ -31,6 +31,8 @@ pub struct GatewayKnowledge<'a> {
     pub serving: Option<&'a Serving>,
     /// Exits whose gateway answers this node's probes.
     pub answering: &'a BTreeSet<ExitKey>,
+    /// Exits whose gateway answers none of this node's probes, in no family.
+    pub silent: &'a BTreeSet<ExitKey>,
     /// Exits whose packets another gateway carries.
     pub replaced: &'a BTreeSet<ExitKey>,
 }
@@ -141,7 +143,14 @@ impl Handover {
         }
         self.carried = carried;
         self.leave(&before, &placement, (set, facts), known.replaced, now);
-        self.left.retain(|exit, _| known.replaced.contains(exit) || !known.has_moved(exit, own));
+        // A drained exit has no standbys: connections on a gateway that does not answer begin anew elsewhere, unless another
+        // exit has the address and carries them.
+        let carried = |exit: &ExitKey| {
+            let mut others = placement.exits.keys().filter(|other| *other != exit);
+            exit.egress.is_named() && others.any(|other| other.egress == exit.egress)
+        };
+        let is_lost = |exit: &ExitKey| exit.gateway != *own && known.silent.contains(exit) && !carried(exit);
+        self.left.retain(|exit, _| known.replaced.contains(exit) || !known.has_moved(exit, own) && !is_lost(exit));
         self.keep(&mut placement, facts);
         placement.findings.sort();
         placement

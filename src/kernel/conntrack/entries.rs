@@ -11,7 +11,7 @@ use super::super::nft::uapi::{NFPROTO_UNSPEC, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUE
 use super::super::nft::wire::{self, Malformed, Message, Writer};
 use super::{
     CTA_MARK, CTA_MARK_MASK, ConntrackError, IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_NEW,
-    NFNL_SUBSYS_CTNETLINK, missing, tracked,
+    NFNL_SUBSYS_CTNETLINK, exchange, missing, tracked,
 };
 use crate::core::plan::conntrack::{Connection, ConntrackFlush};
 
@@ -106,30 +106,23 @@ pub async fn flush_sources(sources: &ConntrackFlush) -> Result<usize, ConntrackE
 /// works in the network namespace of the calling thread.
 pub async fn flush_translated(mark: u32, mask: u32, keep: IpAddr) -> Result<usize, ConntrackError> {
     let failed = |source| ConntrackError::Exchange { doing: "flush", mark, mask, source };
-    let mut socket =
-        NetfilterSocket::open(socket::LARGE_BUFFER).map_err(|error| failed(ExchangeError::Socket(error)))?;
     let mut chosen = Vec::new();
-    let request = |sequence| {
-        let kind = NFNL_SUBSYS_CTNETLINK << 8 | u16::from(IPCTNL_MSG_CT_GET);
-        let mut writer = Writer::default();
-        writer.message((kind, NLM_F_REQUEST | NLM_F_DUMP, sequence), (family_of(keep), 0), |message| {
-            message.number(CTA_MARK, mark);
-            message.number(CTA_MARK_MASK, mask);
-        });
-        writer.finish().unwrap_or_default()
-    };
     let answer = |message: &Message<'_>| {
         if message.of_subsystem(NFNL_SUBSYS_CTNETLINK) == Some(IPCTNL_MSG_CT_NEW) {
             let (family, attributes) = message.netfilter()?;
             // Kernels without the filter list everything.
-            let is_other = |one: &Connection| one.mark & mask == mark && one.replies_to != keep;
+            let is_other = |one: &Connection| {
+                one.mark & mask == mark && one.replies_to != keep && one.replies_to.is_ipv4() == keep.is_ipv4()
+            };
             if connection(attributes)?.is_some_and(|connection| is_other(&connection)) {
                 chosen.push(entry(family, attributes)?);
             }
         }
         Ok(())
     };
-    socket.ask(request, answer).await.map_err(|error| missing("flush", error))?;
+    exchange("flush", (mark, mask), (IPCTNL_MSG_CT_GET, NLM_F_DUMP), answer).await?;
+    let mut socket =
+        NetfilterSocket::open(socket::LARGE_BUFFER).map_err(|error| failed(ExchangeError::Socket(error)))?;
     for entry in &chosen {
         delete(&mut socket, entry).await.map_err(failed)?;
     }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use jiff::{Span, Timestamp, Unit};
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -77,9 +77,8 @@ impl Drop for Heartbeat {
 
 /// Whether the controller may have reported a silence meanwhile. While a virtual machine is paused or suspended, its
 /// monotonic clock stands still, and only the wall clock shows it, after it was set.
-fn was_away(elapsed: Duration, clock: Span) -> bool {
-    let clock = clock.total(Unit::Second).unwrap_or_default();
-    elapsed >= MAYBE_SILENT || clock >= MAYBE_SILENT.as_secs_f64()
+fn was_away(elapsed: Duration, clock: SignedDuration) -> bool {
+    elapsed >= MAYBE_SILENT || Duration::try_from(clock).is_ok_and(|clock| clock >= MAYBE_SILENT)
 }
 
 async fn renew(
@@ -108,8 +107,9 @@ async fn renew(
                 if log.works() {
                     tracing::info!("the heartbeat is written again");
                 }
-                let before = last.replace((Instant::now(), live.clock().now()));
-                if before.is_some_and(|(instant, clock)| was_away(instant.elapsed(), live.clock().now() - clock)) {
+                let now = live.clock().now();
+                let before = last.replace((Instant::now(), now));
+                if before.is_some_and(|(instant, clock)| was_away(instant.elapsed(), now.duration_since(clock))) {
                     returned.send_modify(|times| *times += 1);
                 }
                 backoff.spread(RENEWAL / 2) + RENEWAL / 2
@@ -123,5 +123,19 @@ async fn renew(
             }
         };
         sleep(wait).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_was_paused_was_away_by_its_wall_clock_alone() {
+        let (renewal, clock) = (RENEWAL, SignedDuration::from_secs);
+        assert!(!was_away(renewal, clock(20)));
+        assert!(was_away(MAYBE_SILENT, clock(0)), "the wall clock was set back meanwhile");
+        assert!(was_away(renewal, clock(600)), "the monotonic clock stood still");
+        assert!(!was_away(renewal, clock(-3600)));
     }
 }

@@ -443,7 +443,7 @@ impl Controller {
     async fn pass(&mut self, now: Timestamp) -> Result<(), PassError> {
         let Some(mut intent) = self.intent.clone() else { return Ok(()) };
         if !self.addresses.known() {
-            intent.set = waiting_as_published(&intent.set, self.watching.view()).into();
+            intent.set = waiting_as_published(&intent.set, self.watching.view());
         }
         let commit = intent.commit.id.to_string();
         let mut label_events = Vec::new();

@@ -6,6 +6,7 @@
 //! Not here: when a pass is due (the parent module).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp;
@@ -412,9 +413,13 @@ impl Pass<'_> {
 
 /// The policies as they are to be published while the allocation of pools is not known: one that asks a pool stays as it is
 /// published, as it may have addresses already.
-pub(super) fn waiting_as_published(set: &PolicySet, view: &View) -> PolicySet {
-    let mut waiting = set.clone();
+pub(super) fn waiting_as_published(set: &Arc<PolicySet>, view: &View) -> Arc<PolicySet> {
     let waits = |policy: &&Policy| policy.gateways.iter().any(|spec| matches!(spec.egress, Egress::Pool(_)));
+    // Most repositories have no pools, and a pass comes with every burst of statuses.
+    if !set.policies.values().any(|policy| waits(&policy)) {
+        return Arc::clone(set);
+    }
+    let mut waiting = PolicySet::clone(set);
     for policy in set.policies.values().filter(waits) {
         let name = resource_name(set, &policy.id);
         let before = view.policies.get(&name).and_then(|found| read_policy(&name, &found.spec).ok());
@@ -422,7 +427,7 @@ pub(super) fn waiting_as_published(set: &PolicySet, view: &View) -> PolicySet {
             waiting.policies.insert(before.id.clone(), before);
         }
     }
-    waiting
+    waiting.into()
 }
 
 /// Whether `Ready` only waits for agents.

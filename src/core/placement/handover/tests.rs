@@ -55,17 +55,18 @@ fn serving(nodes: &[&str]) -> Serving {
 /// No node probes.
 fn reports(serving: &Serving) -> GatewayKnowledge<'_> {
     const NONE: &BTreeSet<ExitKey> = &BTreeSet::new();
-    GatewayKnowledge { serving: Some(serving), answering: NONE, replaced: NONE }
+    GatewayKnowledge { serving: Some(serving), answering: NONE, silent: NONE, replaced: NONE }
 }
 
 struct Stage {
     set: PolicySet,
     memory: Handover,
+    silent: BTreeSet<ExitKey>,
 }
 
 impl Stage {
     fn new(existing: ExistingConnections) -> Self {
-        Self { set: set(existing), memory: Handover::default() }
+        Self { set: set(existing), memory: Handover::default(), silent: BTreeSet::new() }
     }
 
     /// The gateways that carry the policy, and the exits being drained, on node `own` at a second.
@@ -79,7 +80,9 @@ impl Stage {
     ) -> (Vec<String>, Vec<String>) {
         let (facts, now) = (facts(labelled, dead), Timestamp::from_second(second).unwrap());
         let placed = place(&self.set, &facts, now);
-        let placement = self.memory.next(placed, &name(own), &self.set, &facts, reports(&serving(serve)), now);
+        let serving = serving(serve);
+        let known = GatewayKnowledge { silent: &self.silent, ..reports(&serving) };
+        let placement = self.memory.next(placed, &name(own), &self.set, &facts, known, now);
         let carried = placement.policies.values().flat_map(|placed| placed.exits.iter().map(ExitKey::identity));
         let left: Vec<String> = placement.left.keys().map(ExitKey::identity).collect();
         assert!(placement.left.keys().all(|exit| placement.exits.contains_key(exit)));
@@ -123,6 +126,23 @@ fn a_draining_exit_ends_when_its_gateway_dies_or_is_placed_again() {
     assert_eq!(stage.at("three", "two", &[], &["one", "two"], 1), is("two", &["one"]));
     assert_eq!(stage.at("three", "one", &[], &["one", "two"], 2), is("one", &["two"]));
     assert_eq!(stage.at("three", "one", &["two"], &["one", "two"], 3), is("one", &[]));
+}
+
+#[test]
+fn a_draining_exit_whose_gateway_answers_no_probe_ends_and_does_not_come_back() {
+    let mut stage = Stage::new(ExistingConnections::Keep);
+    stage.at("three", "one", &[], &["one", "two"], 0);
+    assert_eq!(stage.at("three", "two", &[], &["one", "two"], 1), is("two", &["one"]));
+    let one = stage.memory.exits().find(|exit| exit.gateway == name("one")).cloned().unwrap();
+    stage.silent.insert(one);
+    assert_eq!(
+        stage.at("one", "two", &[], &["one", "two"], 2),
+        is("two", &["one"]),
+        "the gateway itself probes nothing"
+    );
+    assert_eq!(stage.at("three", "two", &[], &["one", "two"], 3), is("two", &[]));
+    stage.silent.clear();
+    assert_eq!(stage.at("three", "two", &[], &["one", "two"], 4), is("two", &[]));
 }
 
 #[test]
