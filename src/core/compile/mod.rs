@@ -23,7 +23,7 @@ pub use own_exits::{EgressRoute, ExitRoute};
 pub(crate) use own_exits::{NO_WAY_OUT, egress_address};
 pub use refused::RefusedParts;
 pub(crate) use routing::{TRANSFER_PORT, probe_address, transfer_address};
-pub(crate) use table::{ARRIVED, DROP, GROUP, PROBE_IDLE, PROBE_IN_USE};
+pub(crate) use table::{ARRIVED, CLASSIFY, DROP, GROUP, PROBE_IDLE, PROBE_IN_USE};
 pub use table::{EXITS, LEAVES, RP_FILTER_BEFORE};
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -86,6 +86,9 @@ pub struct KernelWay {
     pub group: Option<String>,
     /// The exit that the packets are led to, by number, or what becomes of them otherwise.
     pub verdict: Option<String>,
+    /// Whether the node does not know the pod, and drops what it sends there until it does.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unknown: bool,
     /// The exit's number.
     pub exit: Option<u32>,
     /// The rule that leads to the exit's table.

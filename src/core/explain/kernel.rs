@@ -13,7 +13,7 @@ use super::answer::{
 use super::exits::ExitReading;
 use super::verdict::Decided;
 use super::{Explanation, KernelReading, Question, Situation, Verdict};
-use crate::core::compile::{Compiled, DROP, GROUP};
+use crate::core::compile::{CLASSIFY, Compiled, DROP, GROUP};
 use crate::core::facts::Pod;
 use crate::core::name::NodeName;
 use crate::core::placement::ExitKey;
@@ -21,7 +21,8 @@ use crate::core::report::drift::{Drift, DriftPlace, between};
 use crate::core::state::NodeState;
 use crate::core::state::net::{Route, route_text};
 use crate::core::state::nft::{
-    AddressFamily, ElementData, ElementKey, RuleCounter, Set, Statement, Table, TableFamily, Verdict as NftVerdict,
+    AddressFamily, ElementData, ElementKey, Field, RuleCounter, Set, Statement, Table, TableFamily,
+    Verdict as NftVerdict,
 };
 use crate::core::state::ownership::{DatapathConfig, TUNNEL};
 use crate::core::text::{counted, short_commit};
@@ -119,35 +120,49 @@ pub fn to_ask(explanation: &Explanation, connections: bool) -> Vec<(NodeName, Ke
     all
 }
 
-/// The answer, if the kernel of the pod's node leads the packets another way than the one decided: its agent is behind, or a handover
-/// is in progress, or no agent ever was there.
-pub(super) fn elsewhere(verdict: Verdict, decided: &Decided, pod: &Pod, situation: &Situation<'_>) -> Verdict {
-    let Some(node) = &pod.node else { return verdict };
+/// The answer and the advice, if the kernel of the pod's node leads the packets another way than the one decided: its agent is behind, does
+/// not know the pod, or never was there; or a handover is in progress.
+pub(super) fn elsewhere(
+    verdict: Verdict,
+    advice: Option<String>,
+    decided: &Decided,
+    pod: &Pod,
+    situation: &Situation<'_>,
+) -> (Verdict, Option<String>) {
+    let Some(node) = &pod.node else { return (verdict, advice) };
     if matches!(verdict, Verdict::Dropped { .. } | Verdict::Differs { .. }) {
-        return verdict;
+        return (verdict, advice);
     }
+    let differs =
+        |cause: String, verdict: Verdict| Verdict::Differs { node: node.clone(), cause, decided: Box::new(verdict) };
     let answer = match situation.told.get(node) {
         Some(Ok(answer)) => answer,
         Some(Err(_)) if decided.exit.is_some() && !has_applied(node, situation) => {
-            let cause = "no agent has ever reported from it, so its kernel steers nothing; see where the agents' DaemonSet runs".to_owned();
-            return Verdict::Differs { node: node.clone(), cause, decided: Box::new(verdict) };
+            let cause = "no agent has ever reported from it, so its kernel steers nothing; see where the agents' DaemonSet runs";
+            return (differs(cause.to_owned(), verdict), advice);
         }
-        _ => return verdict,
+        _ => return (verdict, advice),
     };
+    let revision = short_commit(&answer.revision);
+    if answer.way.unknown && !pod.host_network && !pod.finished {
+        let cause = format!(
+            "its agent does not know the pod, so its kernel drops what the pod sends to destinations of policies; applied there is {revision}"
+        );
+        let advice = "ask again in some seconds: this is normal while a pod starts; if it stays, see the agent's log and the runbook StartGuardDrops";
+        return (differs(cause, verdict), Some(advice.to_owned()));
+    }
     let expected = decided.exit.as_ref().map(ExitKey::identity);
     let carried = decided.carrier.as_ref().map(ExitKey::identity);
     // Behind one number may be the exit or the one that carries it: the route decides.
     if answer.leads_to == expected || (answer.leads_to.is_some() && answer.leads_to == carried) {
-        return verdict;
+        return (verdict, advice);
     }
     let to = match (&answer.leads_to, &answer.way.verdict) {
         (Some(exit), _) => format!("to {exit}"),
         (None, Some(verdict)) => format!("nowhere ({verdict})"),
         (None, None) => "nowhere".to_owned(),
     };
-    let revision = short_commit(&answer.revision);
-    let cause = format!("its kernel leads the packets {to}; applied there is {revision}");
-    Verdict::Differs { node: node.clone(), cause, decided: Box::new(verdict) }
+    (differs(format!("its kernel leads the packets {to}; applied there is {revision}"), verdict), advice)
 }
 
 /// Whether a node's agent has reported an active commit. A kernel goes on without its agent.
@@ -308,11 +323,14 @@ fn way(
             });
         } else {
             way.exit = None;
-            let known = table
-                .sets
-                .get(&format!("others{}", family.suffix()))
-                .is_some_and(|set| set.elements.contains_key(&ElementKey::Address(from)));
-            way.verdict = Some(if known { "in no group" } else { "not classified" }.to_owned());
+            way.unknown = is_held_back(table, from, destination);
+            let known = in_set(table, "others", family, from);
+            let verdict = match (known, way.unknown) {
+                (true, _) => "in no group",
+                (false, true) => "not known there yet, and dropped",
+                (false, false) => "not classified",
+            };
+            way.verdict = Some(verdict.to_owned());
         }
     }
     let Some(id) = way.exit else { return way };
@@ -334,15 +352,39 @@ fn way(
 
 /// The verdict of a map for an address.
 fn look_up(set: &Set, address: IpAddr) -> Option<&NftVerdict> {
-    let has = |key: &ElementKey| match key {
-        ElementKey::Address(one) => *one == address,
-        ElementKey::Range(first, last) => (*first..=*last).contains(&address) && first.is_ipv4() == address.is_ipv4(),
-        _ => false,
-    };
-    match set.elements.iter().find(|(key, _)| has(key)) {
+    match set.elements.iter().find(|(key, _)| has(key, address)) {
         Some((_, Some(ElementData::Verdict(verdict)))) => Some(verdict),
         _ => None,
     }
+}
+
+/// Whether an element of a set is or has an address.
+fn has(key: &ElementKey, address: IpAddr) -> bool {
+    match key {
+        ElementKey::Address(one) => *one == address,
+        ElementKey::Range(first, last) => (*first..=*last).contains(&address) && first.is_ipv4() == address.is_ipv4(),
+        _ => false,
+    }
+}
+
+/// Whether one of the table's sets, which there is for each family, has an address.
+fn in_set(table: &Table, name: &str, family: AddressFamily, address: IpAddr) -> bool {
+    let set = table.sets.get(&format!("{name}{}", family.suffix()));
+    set.is_some_and(|set| set.elements.keys().any(|key| has(key, address)))
+}
+
+/// Whether the node drops what a pod sends to a destination, because it does not know the pod: by the pod's address, or by its interface.
+fn is_held_back(table: &Table, from: IpAddr, destination: IpAddr) -> bool {
+    let family = AddressFamily::of(destination);
+    let of_the_source = |name| in_set(table, name, family, from);
+    let of_the_destination = |name| in_set(table, name, family, destination);
+    let classify = table.chains.get(&format!("{CLASSIFY}{}", family.suffix()));
+    let by_interface = |statement: &Statement| matches!(statement, Statement::Compare { field: Field::Iifkind, .. });
+    let of_a_pod = || classify.is_some_and(|chain| chain.rules.iter().flat_map(|rule| &rule.0).any(by_interface));
+    !of_the_source("others")
+        && !of_the_destination("cluster")
+        && of_the_destination("guarded")
+        && (of_the_source("podnets") || of_a_pod())
 }
 
 /// The exit that a verdict leads to, by the chains in between.

@@ -210,7 +210,7 @@ pub fn explain(question: &Question, situation: &Situation<'_>) -> Result<Explana
     let decided = verdict::decide(&side, question, pod, situation);
     let kernels = kernel::views(&decided, question, pod, situation);
     let (verdict, advice) = kernel::astray(decided.verdict.clone(), decided.advice.clone(), &kernels);
-    let verdict = kernel::elsewhere(verdict, &decided, pod, situation);
+    let (verdict, advice) = kernel::elsewhere(verdict, advice, &decided, pod, situation);
     let pending = situation.pending.map(|(commit, after)| {
         let nothing = BTreeMap::new();
         let then = after.map(|after| {

@@ -166,6 +166,29 @@ fn both_kernels_on_the_way_say_what_they_hold_and_counted() -> Outcome {
 }
 
 #[test]
+fn a_pod_that_its_node_does_not_know_yet_is_held_back_there() -> Outcome {
+    let stand = answering(Options::default())?;
+    let awing = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "awing", "namespace": "batuu", "labels": {"org": "alliance"}},
+        "spec": {"nodeName": "kind-worker", "containers": [{"name": "a", "image": "a:1"}]},
+        "status": {"phase": "Running", "podIP": "10.1.1.199", "podIPs": [{"ip": "10.1.1.199"}]},
+    });
+    stand.api.hold("pods");
+    stand.api.create(&awing);
+    let asked = ["explain", "batuu/awing", "--to", "10.0.4.2"];
+    let (code, text) = stand.say(&asked)?;
+    let head = "DIFFERS on kind-worker: its agent does not know the pod, so its kernel drops what the pod sends to destinations of policies";
+    assert!(code == Some(2) && text.contains(head) && text.contains("do      ask again in some seconds"), "{text}");
+    // Where no policy names the destination, nothing is held back.
+    let (code, text) = stand.say(&["explain", "batuu/awing", "--to", "192.0.2.9"])?;
+    assert!(code == Some(0) && text.contains("NOT STEERED"), "{text}");
+    stand.api.release("pods");
+    stand.await_said(&asked, 0, &["NOT STEERED", ": in no group"])?;
+    Ok(())
+}
+
+#[test]
 fn connections_are_listed_as_the_pods_node_tracks_them() -> Outcome {
     let stand = answering(Options::default())?;
     let words = ["explain", "batuu/tiefighter", "--to", "10.0.4.2", "--connections", "--seen-as", "10.0.3.42"];
