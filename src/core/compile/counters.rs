@@ -12,7 +12,7 @@ use crate::core::finding::Finding;
 use crate::core::placement::ExitKey;
 use crate::core::policy::PolicyId;
 use crate::core::state::nft::{
-    CounterPlace, Field, NftRule, RuleCounter, RuleCounters, Statement, TableFamily, Verdict,
+    AddressFamily, CounterPlace, Field, NftRule, RuleCounter, RuleCounters, Statement, TableFamily, Verdict,
 };
 
 /// Why a packet from the tunnel was dropped.
@@ -116,7 +116,7 @@ fn counted(compiled: &Compiled, family: TableFamily, chain: &str, rule: &NftRule
         let (key, exit) = compiled.exits.iter().find(|(_, exit)| exit.id == id)?;
         let gateway = matches!(exit.role, ExitRole::Own { .. });
         let counted = CountedExit { identity: key.identity(), gateway };
-        return Some(match compiled.drop_reason(key, exit) {
+        return Some(match compiled.drop_reason(key, exit, &families_of(exit, rule)) {
             Some(reason) => Counted::Dropped { policies: names(&exit.policies), reason, exit: Some(counted) },
             None => Counted::Exit(counted),
         });
@@ -221,23 +221,45 @@ impl Counted {
     }
 }
 
+/// The families whose packets a rule of an exit's chain counts (`Builder::exit_chains`).
+fn families_of(exit: &NodeExit, rule: &NftRule) -> Vec<AddressFamily> {
+    let of_ipv6 = |statement: &Statement| matches!(statement, Statement::Compare { field: Field::Ip6Saddr, .. });
+    match (exit.families.len(), rule.0.iter().any(of_ipv6)) {
+        (0, _) => AddressFamily::BOTH.to_vec(),
+        (1, _) => exit.families.iter().copied().collect(),
+        (_, true) => vec![AddressFamily::V6],
+        (_, false) => vec![AddressFamily::V4],
+    }
+}
+
+/// Whether a finding's message names one of the families.
+fn names_one_of(finding: &Finding, families: &[AddressFamily]) -> bool {
+    let message = finding.message.to_ascii_lowercase();
+    families.iter().any(|family| message.contains(&family.version().to_ascii_lowercase()))
+}
+
 /// Names with commas between them.
 fn names(policies: &BTreeSet<PolicyId>) -> String {
     policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>().join(",")
 }
 
 impl Compiled {
-    /// Why all packets are dropped that come to an exit here: there is no way on, in any family, and no detour.
-    fn drop_reason(&self, key: &ExitKey, exit: &NodeExit) -> Option<&'static str> {
-        let closed = match &exit.role {
-            _ if exit.policies.is_empty() || !exit.detours.is_empty() => false,
-            ExitRole::Own { routes, .. } => routes.is_empty(),
+    /// Why all packets of these families are dropped that come to an exit here: there is no way on, and no detour.
+    fn drop_reason(&self, key: &ExitKey, exit: &NodeExit, families: &[AddressFamily]) -> Option<&'static str> {
+        let is_closed = |family: &AddressFamily| match &exit.role {
+            _ if exit.detours.contains_key(family) => false,
+            ExitRole::Own { routes, .. } => !routes.contains_key(family),
             ExitRole::Remote { outer, .. } => outer.is_none() || exit.refused,
         };
+        if exit.policies.is_empty() || !families.iter().all(is_closed) {
+            return None;
+        }
         let (identity, text) = (key.identity(), key.to_string());
         let of_exit = |finding: &&Finding| finding.subject == identity || finding.subject == text;
-        let mut reasons = self.findings.iter().filter(of_exit).filter_map(Finding::drop_reason);
-        closed.then(|| reasons.next().unwrap_or("EgressIPMissing"))
+        let reasons = self.findings.iter().filter(of_exit);
+        let reasons = reasons.filter_map(|finding| Some((names_one_of(finding, families), finding.drop_reason()?)));
+        // Of the other family's finding only if there is none of this one.
+        Some(reasons.min_by_key(|(of_family, _)| !of_family).map_or("EgressIPMissing", |(_, reason)| reason))
     }
 }
 
@@ -267,7 +289,7 @@ impl AddAssign for RuleCounter {
 mod tests {
     use super::*;
     use crate::core::compile::ExitPurpose;
-    use crate::core::compile::{NodeExit, PolicyChain};
+    use crate::core::compile::{EgressRoute, NodeExit, PolicyChain};
     use crate::core::name::{NodeName, ObjectName};
     use crate::core::placement::ExitKey;
     use crate::core::policy::{Egress, PolicyKind};
@@ -372,6 +394,48 @@ mod tests {
             dropped: BTreeMap::new(),
         };
         assert_eq!(*Totals::default().add(&index, &counted), expected);
+    }
+
+    #[test]
+    fn an_exit_that_has_no_way_out_in_one_family_drops_that_one() {
+        let accept = Statement::Verdict(Verdict::Accept);
+        let of_ipv6 = Statement::Compare {
+            field: Field::Ip6Saddr,
+            mask: None,
+            negated: true,
+            value: crate::core::state::nft::MatchValue::Address(std::net::Ipv6Addr::UNSPECIFIED.into()),
+        };
+        let rules =
+            vec![NftRule(vec![of_ipv6, Statement::Counter, accept.clone()]), NftRule(vec![Statement::Counter, accept])];
+        let mut compiled = compiled(&[("exit_1", rules)], "n2");
+        let route = |family: AddressFamily| {
+            let address = if family == AddressFamily::V4 { "10.0.3.42" } else { "fd00::42" };
+            let address = address.parse().unwrap();
+            (family, EgressRoute { address, interface: "net1".to_owned(), routes: Vec::new() })
+        };
+        let mut with = |ways: &[AddressFamily], findings: &[&str]| {
+            let of = compiled.exits.get_mut(&exit("n2")).unwrap();
+            of.role = ExitRole::Own { mac: exit("n2").mac(), routes: ways.iter().copied().map(route).collect() };
+            of.families = AddressFamily::BOTH.into();
+            of.policies = [outpost()].into();
+            let finding = |message: &&str| Finding::new("egress-address-missing", exit("n2"), *message);
+            compiled.findings = findings.iter().map(finding).collect();
+            let read = read(&[(TableFamily::Inet, "exit_1", 0, 10), (TableFamily::Inet, "exit_1", 1, 7)]);
+            let counters = Totals::default().add(&CounterIndex::of(&compiled), &read).clone();
+            let exit = counters.exits.values().map(|counter| counter.packets).sum::<u64>();
+            let dropped: Vec<(String, &str, u64)> = counters
+                .dropped
+                .into_iter()
+                .map(|((names, reason), counter)| (names, reason, counter.packets))
+                .collect();
+            (exit, dropped)
+        };
+        let (v4, v6) = (AddressFamily::V4, AddressFamily::V6);
+        let dropped = |packets| vec![("outpost".to_owned(), "EgressIPMissing", packets)];
+        assert_eq!(with(&[v4, v6], &[]), (17, Vec::new()));
+        assert_eq!(with(&[v6], &["net1 has no global IPv4 address"]), (10, dropped(7)));
+        assert_eq!(with(&[v4], &["net1 has no global IPv6 address"]), (7, dropped(10)));
+        assert_eq!(with(&[], &[]), (0, dropped(17)));
     }
 
     #[test]

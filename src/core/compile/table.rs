@@ -12,7 +12,7 @@ mod underlay;
 use std::collections::BTreeMap;
 
 pub(crate) use self::probes::{PROBE_IDLE, PROBE_IN_USE};
-use self::statements::{accept, address_key, daddr, drop, goto, ranges, whole};
+use self::statements::{accept, address_key, any_ipv6, daddr, drop, goto, ranges, whole};
 use super::exit_ids::EXIT_CHAIN;
 use super::groups::{Disposition, Grouping};
 use super::tunnel::TunnelEndpoint;
@@ -189,17 +189,18 @@ impl Builder<'_> {
         }
     }
 
-    /// One chain for each exit sets the mark, in the packet and in the connection. Only some bits are Egret's, and
+    /// One chain for each exit sets the mark, in the packet and in the connection, and counts. Only some bits are Egret's, and
     /// kernels before 6.13 cannot set some bits from a map: hence constants, and maps that lead to them.
     fn exit_chains(&mut self) {
         let mut of_mark = BTreeMap::new();
         for (key, exit) in self.exits {
             let (name, mark) = (exit_chain(exit.id), self.range.mark(exit.id));
-            let rules = vec![
-                vec![self.set_mark(Field::MetaMark, mark)],
-                vec![self.set_mark(Field::CtMark, mark)],
-                vec![Statement::Counter, accept()],
-            ];
+            let mut rules = vec![vec![self.set_mark(Field::MetaMark, mark)], vec![self.set_mark(Field::CtMark, mark)]];
+            // In one family it may drop while it carries in the other.
+            if exit.families.len() > 1 {
+                rules.push(vec![any_ipv6(), Statement::Counter, accept()]);
+            }
+            rules.push(vec![Statement::Counter, accept()]);
             self.chain(&name, rules);
             if let Some(chain) = self.table.chains.get_mut(&name) {
                 chain.comment = Some(key.identity());

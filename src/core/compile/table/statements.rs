@@ -1,7 +1,7 @@
 //! Helpers that build nft statements: fields of a family, verdicts, sets of addresses.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
@@ -68,6 +68,12 @@ pub(super) fn goto(chain: &str) -> Statement {
 
 pub(super) fn is_reply() -> Statement {
     Statement::Compare { field: Field::CtDirection, mask: None, negated: false, value: MatchValue::Reply(true) }
+}
+
+/// Every IPv6 packet that a router forwards: the unspecified address is no source of one (RFC 4291, 2.5.2).
+pub(super) fn any_ipv6() -> Statement {
+    let value = MatchValue::Address(Ipv6Addr::UNSPECIFIED.into());
+    Statement::Compare { field: Field::Ip6Saddr, mask: None, negated: true, value }
 }
 
 pub(super) fn is_original() -> Statement {
