@@ -116,6 +116,8 @@ struct NodeJson<'a> {
     state: &'static str,
     since: Option<String>,
     cause: Option<&'a str>,
+    heard: Option<String>,
+    dropped_per_minute: Option<u64>,
 }
 
 impl<'a> OverviewJson<'a> {
@@ -167,6 +169,8 @@ impl<'a> From<&'a NodeRow> for NodeJson<'a> {
             state: row.state,
             since: row.since.map(|since| since.to_string()),
             cause: row.cause.as_deref(),
+            heard: row.heard.map(|heard| heard.to_string()),
+            dropped_per_minute: row.dropped_per_minute,
         }
     }
 }

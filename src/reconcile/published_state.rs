@@ -15,6 +15,7 @@ use crate::core::overview::{ClusterState, Overview, PublishedPolicy};
 use crate::core::placement::{GatewayReports, Placement, place_with};
 use crate::core::policy::published::{Published, Unreadable, resource_name};
 use crate::core::policy::{PolicyId, PolicySet};
+use crate::core::rates::Rates;
 use crate::core::report::history::{NodeReport, Rejected};
 use crate::core::status::{ConditionType, HeadStatus, condition, unfit};
 
@@ -120,11 +121,20 @@ impl PublishedState {
 
     /// The cluster at a glance.
     pub fn overview(&self) -> Overview {
+        self.state().overview()
+    }
+
+    /// What passes in a second, as agents tell.
+    pub fn rates(&self) -> Option<Rates> {
+        self.state().rates()
+    }
+
+    fn state(&self) -> ClusterState<'_> {
         let policies = self.set.policies.values().map(|policy| PublishedPolicy {
             policy,
             status: self.view.policies.get(&resource_name(&self.set, &policy.id)).and_then(|one| one.status.as_ref()),
         });
-        let state = ClusterState {
+        ClusterState {
             cluster: self.cluster(),
             revision: self.revision(),
             head: self.head(),
@@ -134,7 +144,6 @@ impl PublishedState {
             heartbeats: self.leases.then_some(&self.view.heartbeats),
             silence: SILENCE,
             now: self.now,
-        };
-        state.overview()
+        }
     }
 }

@@ -18,12 +18,19 @@ use super::error::ApiError;
 use super::lease::leases_of;
 use super::wire::{Identity, Meta, Watched};
 use super::{ANSWER, ApiClient};
+use crate::core::heartbeat::Heartbeat;
 use crate::core::name::NodeName;
+use crate::core::rates::ToldRates;
 
 /// How often an agent renews its Lease. At 5,000 nodes these are 290 small writes a second; the kubelets' own are 500.
 pub const RENEWAL: Duration = Duration::from_secs(20);
 /// An agent that did not renew its Lease for this long is not heard any more: two renewals, and a retry.
 pub const SILENCE: Duration = Duration::from_secs(42);
+
+/// The annotation with what the node's kernel counts: [`ToldRates`]. It is read in `wire`.
+const RATES: &str = "egret.dev/rates";
+/// A longer one is not read, in bytes: an exit's identity has at most 127, a policy's name 253.
+const LONGEST: usize = 16 << 10;
 
 /// Selects these Leases.
 pub(super) const LABEL: &str = "egret.dev/heartbeat";
@@ -39,15 +46,25 @@ fn lease_name(node: &str) -> String {
 }
 
 impl ApiClient {
-    /// Renews the Lease of a node's agent, or creates it. It is deleted together with the Node with this uid.
-    pub async fn renew_heartbeat(&self, namespace: &str, node: &NodeName, uid: &str) -> Result<(), ApiError> {
+    /// Renews the Lease of a node's agent, or creates it. It is deleted together with the Node with this uid. `rates`: what its kernel
+    /// counts.
+    pub async fn renew_heartbeat(
+        &self,
+        namespace: &str,
+        node: &NodeName,
+        uid: &str,
+        rates: Option<&ToldRates>,
+    ) -> Result<(), ApiError> {
         let name = lease_name(node.as_str());
+        let annotations: BTreeMap<&str, String> =
+            rates.and_then(|rates| Some((RATES, serde_json::to_string(rates).ok()?))).into_iter().collect();
         let body = json!({
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",
             "metadata": {
                 "name": name,
                 "labels": {LABEL: "agent"},
+                "annotations": annotations,
                 "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": node.as_str(), "uid": uid}],
             },
             "spec": {
@@ -61,8 +78,8 @@ impl ApiClient {
         self.call::<IgnoredAny>(&format!("renewing Lease {namespace}/{name}"), request, ANSWER).await.map(drop)
     }
 
-    /// When each agent's Lease was renewed, by its node's clock, as it is now: a watch may be late, or say nothing at all.
-    pub async fn read_heartbeats(&self, namespace: &str) -> Result<BTreeMap<NodeName, Option<Timestamp>>, ApiError> {
+    /// Each agent's heartbeat as it is now: a watch may be late, or say nothing at all.
+    pub async fn read_heartbeats(&self, namespace: &str) -> Result<BTreeMap<NodeName, Heartbeat>, ApiError> {
         let leases = self.pages::<LeaseWire>("listing Leases", &leases_of(namespace)).await?;
         Ok(leases.into_iter().filter_map(Heartbeats::read).collect())
     }
@@ -102,20 +119,55 @@ struct Spec {
     renew_time: Option<Timestamp>,
 }
 
+/// What a node tells of its rates; nothing, if that is not of this form.
+fn told(text: &str, node: &NodeName) -> Option<ToldRates> {
+    let text = Some(text).filter(|text| text.len() <= LONGEST)?;
+    serde_json::from_str::<ToldRates>(text).ok()?.of_node(node)
+}
+
 impl Watched for Heartbeats {
     const NAME: &'static str = "leases";
     const PATH: &'static str = "/apis/coordination.k8s.io/v1/leases";
     type Wire = LeaseWire;
     type Key = NodeName;
-    /// When it was renewed, by the node's clock.
-    type Value = Option<Timestamp>;
+    type Value = Heartbeat;
 
-    fn read(wire: Self::Wire) -> Option<(NodeName, Option<Timestamp>)> {
+    fn read(wire: Self::Wire) -> Option<(NodeName, Heartbeat)> {
         let node = NodeName::parse(&wire.spec.holder_identity?).ok()?;
-        (wire.metadata.name == lease_name(node.as_str())).then_some((node, wire.spec.renew_time))
+        let rates =
+            wire.metadata.annotations.and_then(|annotations| annotations.rates).and_then(|text| told(&text, &node));
+        let heartbeat = Heartbeat { renewed: wire.spec.renew_time, rates };
+        (wire.metadata.name == lease_name(node.as_str())).then_some((node, heartbeat))
     }
 
     fn identity(wire: &Self::Wire) -> Identity<'_> {
         wire.metadata.identity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node() -> NodeName {
+        NodeName::parse("g1").expect("a name")
+    }
+
+    #[test]
+    fn what_no_agent_tells_is_nothing() {
+        for wrong in ["", "7", "{", r#"{"seconds":-1}"#, r#"{"dropped":1e999}"#, r#"{"exits":{"g1 dev net1":[1]}}"#] {
+            assert_eq!(told(wrong, &node()), None, "{wrong}");
+        }
+        let long = format!(r#"{{"connections":{{"{}":1}}}}"#, "x".repeat(LONGEST));
+        assert_eq!(told(&long, &node()), None);
+        let odd = told(r#"{"exits":{"g10 dev net1":[1,2],"g1 dev net1":[-1,2]},"more":1}"#, &node());
+        assert_eq!(odd, Some(ToldRates::default()));
+    }
+
+    #[test]
+    fn an_agent_of_a_thousand_busy_exits_tells_what_is_read() {
+        let rates = crate::core::rates::fixture::busy("g1", 1000);
+        let text = serde_json::to_string(&ToldRates::of(&rates)).expect("text");
+        assert!(told(&text, &node()).is_some(), "{} bytes", text.len());
     }
 }

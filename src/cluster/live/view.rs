@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::resources::{ConfigSpec, ConfigStatus, GATEWAY_LABEL, NodeStatus, PolicyStatus};
 use crate::core::facts::{Facts, Node, Pod, PodName};
+use crate::core::heartbeat::Heartbeat;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::pools::{Network, PoolKind, union};
@@ -29,7 +30,7 @@ pub struct View {
     /// EgressNodes: all for the controller, those of gateways for an agent.
     pub egress_nodes: BTreeMap<NodeName, EgressNodeObject>,
     /// When the agents' Leases were renewed, by the clocks of their nodes; only for the controller.
-    pub heartbeats: BTreeMap<NodeName, Option<Timestamp>>,
+    pub heartbeats: BTreeMap<NodeName, Heartbeat>,
     /// Networks by the CNI object that defines them; only for the controller, and without the kinds that it may not
     /// read.
     pub pools: BTreeMap<PoolKind, BTreeMap<String, Vec<Network>>>,
@@ -212,7 +213,7 @@ pub(super) enum WatchItem {
     Policies(ListOrEvent<String, PolicyObject>),
     Config(ListOrEvent<(), ConfigObject>),
     EgressNodes(ListOrEvent<NodeName, EgressNodeObject>),
-    Heartbeats(ListOrEvent<NodeName, Option<Timestamp>>),
+    Heartbeats(ListOrEvent<NodeName, Heartbeat>),
     Pools(PoolKind, ListOrEvent<String, Vec<Network>>),
 }
 

@@ -124,12 +124,14 @@ impl<M: Default> Meta<M> {
     }
 }
 
-/// The one annotation that is read.
+/// The annotations that are read.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Annotations {
     #[serde(rename = "egret.dev/pushed")]
     pushed: Option<String>,
+    #[serde(rename = "egret.dev/rates")]
+    pub(super) rates: Option<String>,
 }
 
 /// One entry of managedFields.

@@ -10,8 +10,10 @@ use jiff::Timestamp;
 use super::{NodeRow, Overview, PolicyRow, Urgency, Way};
 use crate::core::compile::detours::{SILENT, carrier};
 use crate::core::facts::Node;
+use crate::core::heartbeat::Heartbeat;
 use crate::core::name::NodeName;
 use crate::core::policy::{OnNoGateway, Policy};
+use crate::core::rates::{Rates, ToldRates};
 use crate::core::report::history::DatedFinding;
 use crate::core::status::{
     Condition, ConditionStatus, ConditionType, GatewayStatus, HeadStatus, NodeStatus, PolicyStatus, Reason, condition,
@@ -41,8 +43,8 @@ pub struct ClusterState<'a> {
     pub nodes: &'a BTreeMap<NodeName, Node>,
     /// What their agents report.
     pub statuses: BTreeMap<&'a NodeName, &'a NodeStatus>,
-    /// When agents' Leases were renewed, by the nodes' clocks; none where they may not be read.
-    pub heartbeats: Option<&'a BTreeMap<NodeName, Option<Timestamp>>>,
+    /// Heartbeats of agents; none where they may not be read.
+    pub heartbeats: Option<&'a BTreeMap<NodeName, Heartbeat>>,
     /// How old the newest heartbeat of an agent may be.
     pub silence: Duration,
     /// The time.
@@ -79,7 +81,8 @@ impl ClusterState<'_> {
             state: "ok",
             since: ready.map(|ready| ready.last_transition_time),
             cause: None,
-            heard: self.heartbeats.and_then(|beats| beats.get(name).copied().flatten()),
+            heard: self.heartbeat(name).and_then(|beat| beat.renewed),
+            dropped_per_minute: None,
         };
         match (status, ready) {
             (None, _) => row.doubt("no agent", "no agent has reported from it"),
@@ -89,12 +92,34 @@ impl ClusterState<'_> {
         if let Some(why) = node.unfit() {
             row.doubt("not ready", why);
         }
+        row.dropped_per_minute = self.rates_of(name).map(ToldRates::dropped_per_minute);
         row
     }
 
+    /// What passes in a second, as those agents tell that are heard.
+    pub fn rates(&self) -> Option<Rates> {
+        let heard = self.statuses.keys().filter_map(|name| self.rates_of(name));
+        Rates::told(heard, self.policies.iter().map(|published| &published.policy.id))
+    }
+
+    fn heartbeat(&self, name: &NodeName) -> Option<&Heartbeat> {
+        self.heartbeats?.get(name)
+    }
+
+    /// What a node's agent tells of its rates, if it is heard: they are of now.
+    fn rates_of(&self, name: &NodeName) -> Option<&ToldRates> {
+        let Heartbeat { renewed, rates } = self.heartbeat(name)?;
+        let silent = self.statuses.get(name).is_some_and(|status| status.silence().is_some());
+        rates.as_ref().filter(|_| !silent && renewed.is_some_and(|beat| !self.is_late(beat)))
+    }
+
+    /// Whether a heartbeat is too old, by this clock; that of the node may be ahead.
+    fn is_late(&self, beat: Timestamp) -> bool {
+        self.now.duration_since(beat).unsigned_abs() > self.silence && beat < self.now
+    }
+
     fn judge(&self, row: &mut NodeRow, name: &NodeName, status: &NodeStatus, ready: &Condition) {
-        let beat = self.heartbeats.map(|beats| beats.get(name).copied().flatten());
-        let late = |beat: Timestamp| self.now.duration_since(beat).unsigned_abs() > self.silence && beat < self.now;
+        let beat = self.heartbeat(name).and_then(|beat| beat.renewed);
         if ready.status == ConditionStatus::False {
             (row.urgency, row.state) = (Urgency::Bad, "FAILS");
             row.cause = Some(format!("{} ({})", ready.message, ready.reason));
@@ -104,7 +129,7 @@ impl ClusterState<'_> {
             row.cause = drifted.map(|drifted| drifted.message.clone());
         } else if let Some(why) = status.silence() {
             row.doubt("unheard", why);
-        } else if let Some(beat) = beat.flatten().filter(|beat| late(*beat)) {
+        } else if let Some(beat) = beat.filter(|beat| self.is_late(*beat)) {
             // The controller says so only while one runs.
             row.doubt("unheard", &format!("its agent has not been heard since {beat:.0}"));
             row.since = Some(beat);
@@ -273,5 +298,36 @@ spec:
         assert!(cause.starts_with("beta 10.77.3.42 from alpha: its gateway does not answer"), "{cause}");
         let carried = row("gamma 10.77.3.43 carries its members meanwhile");
         assert_eq!((carried.urgency, carried.state), (Urgency::Doubtful, "standby"));
+    }
+
+    #[test]
+    fn what_an_agent_told_before_it_fell_silent_is_not_of_now() {
+        let [heard, late, ahead] = ["heard", "late", "ahead"].map(|name| NodeName::parse(name).expect("a name"));
+        let rates = crate::core::rates::fixture::dropping(0.5);
+        let at = |second| Timestamp::from_second(second).ok();
+        let beats = [(&heard, at(990)), (&late, at(900)), (&ahead, at(1500))];
+        let heartbeat =
+            |(node, renewed): (&NodeName, _)| (node.clone(), Heartbeat { renewed, rates: Some(rates.clone()) });
+        let heartbeats = beats.into_iter().map(heartbeat).collect();
+        let status = NodeStatus::default();
+        let nodes = [&heard, &late, &ahead].map(|node| (node.clone(), Node::default()));
+        let state = ClusterState {
+            cluster: "default",
+            revision: "",
+            head: None,
+            policies: Vec::new(),
+            nodes: &BTreeMap::from(nodes),
+            statuses: [&heard, &late, &ahead].map(|node| (node, &status)).into(),
+            heartbeats: Some(&heartbeats),
+            silence: Duration::from_secs(42),
+            now: at(1000).expect("a time"),
+        };
+        let dropped = state.overview().nodes.into_iter().map(|row| (row.node.to_string(), row.dropped_per_minute));
+        let expected = [("heard", Some(30)), ("late", None), ("ahead", Some(30))];
+        assert_eq!(
+            dropped.collect::<BTreeMap<_, _>>(),
+            expected.map(|(node, dropped)| (node.to_owned(), dropped)).into()
+        );
+        assert_eq!(state.rates().map(|rates| rates.dropped), Some(1.0));
     }
 }

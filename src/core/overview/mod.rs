@@ -100,6 +100,8 @@ pub struct NodeRow {
     pub cause: Option<String>,
     /// When it was last heard, as far as that is known.
     pub heard: Option<Timestamp>,
+    /// Members' packets that it drops in a minute, if its agent tells.
+    pub dropped_per_minute: Option<u64>,
 }
 
 impl Overview {

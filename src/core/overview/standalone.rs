@@ -141,6 +141,7 @@ fn node_row(name: &NodeName, node: &Node, situation: &Situation<'_>) -> NodeRow 
         since: active.and_then(|active| active.since),
         cause: None,
         heard: None,
+        dropped_per_minute: None,
     };
     if let Some(kernel) = situation.kernel.filter(|kernel| kernel.node == *name) {
         let differs = between(&kernel.compiled.desired, &kernel.state);

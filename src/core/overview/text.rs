@@ -21,7 +21,7 @@ pub fn lines(overview: &Overview, now: Timestamp) -> Vec<(Option<Urgency>, Strin
     lines.extend(table(titles, policies.collect()));
     lines.push((None, String::new()));
     let nodes = overview.nodes.iter().map(|row| (row.urgency, node(row, now)));
-    let titles = ["NODE", "REVISION", "EXITS", "DRIFT", "STATE", "SINCE", "CAUSE"];
+    let titles = ["NODE", "REVISION", "EXITS", "DRIFT", "DROPS/MIN", "STATE", "SINCE", "CAUSE"];
     lines.extend(table(titles, nodes.collect()));
     lines
 }
@@ -69,12 +69,13 @@ fn policy(row: &PolicyRow, now: Timestamp) -> [String; 8] {
     ]
 }
 
-fn node(row: &NodeRow, now: Timestamp) -> [String; 7] {
+fn node(row: &NodeRow, now: Timestamp) -> [String; 8] {
     [
         row.node.to_string(),
         row.revision.as_ref().map_or("-".to_owned(), |revision| short_commit(revision).to_owned()),
         few(&row.exits),
         row.drift.to_string(),
+        row.dropped_per_minute.map_or("-".to_owned(), |dropped| dropped.to_string()),
         row.state.to_owned(),
         row.since.map_or("-".to_owned(), |since| age(since, now)),
         row.cause.clone().unwrap_or_default(),

@@ -5,7 +5,6 @@
 
 pub mod links;
 mod picture;
-mod rates;
 mod timeline;
 
 #[cfg(test)]
@@ -18,7 +17,6 @@ use jiff::Timestamp;
 
 use self::links::RepositoryPages;
 pub use self::picture::{ExitBox, GatewayBox, Picture, SourceBox};
-pub use self::rates::{Counted, Rate, Rates};
 pub use self::timeline::{Happening, HappeningKind};
 use super::admission::PendingCommit;
 use super::compile::counters::Counters;
@@ -29,6 +27,7 @@ use super::name::NodeName;
 use super::overview::{Overview, Urgency, headline};
 use super::placement::Placement;
 use super::policy::{PolicyId, PolicySet};
+use super::rates::Rates;
 use super::report::history::{NodeReport, Rejected};
 
 /// What a process knows at one time, without references: it is handed from the loop to whoever draws.
@@ -64,6 +63,8 @@ pub struct Knowledge {
     pub overview: Option<Overview>,
     /// What this node's rules have counted until now.
     pub counters: Option<Counters>,
+    /// What passes in a second as the agents of all nodes tell.
+    pub rates: Option<Rates>,
     /// Open pull requests; none where they are not polled.
     pub pulls: Option<Vec<OpenPull>>,
     /// Where the repository can be looked at.
@@ -112,6 +113,7 @@ impl Knowledge {
             faults: Vec::new(),
             overview: None,
             counters: None,
+            rates: None,
             pulls: None,
             pages: None,
             now,
@@ -169,7 +171,7 @@ pub struct Model {
     pub timeline: Vec<Happening>,
     /// Who leaves where, the worst and the busiest first.
     pub picture: Picture,
-    /// What left per second, from the counters of two times; none at first, and where no kernel is read.
+    /// What passes in a second: as agents tell, or from this kernel's counters of two times; none at first.
     pub rates: Option<Rates>,
 }
 

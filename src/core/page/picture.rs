@@ -5,9 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Rates;
-use super::rates::Rate;
 use crate::core::overview::{Overview, PolicyRow, Urgency};
+use crate::core::rates::{Rate, Rates};
 
 /// At most this many policies are drawn.
 const POLICIES: usize = 12;

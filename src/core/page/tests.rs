@@ -1,16 +1,12 @@
 //! What is shown, from what is known.
 
-use std::time::Duration;
-
 use super::*;
-use crate::core::compile::counters::CountedExit;
 use crate::core::finding::Finding;
 use crate::core::name::ObjectName;
 use crate::core::overview::{NodeRow, PolicyRow, Way};
 use crate::core::policy::PolicyKind;
 use crate::core::report::drift::DriftClass;
 use crate::core::report::history::{DatedFinding, DriftActor, DriftRecord, EffectiveCommit};
-use crate::core::state::nft::RuleCounter;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_790_000_000 + second).expect("a time")
@@ -54,6 +50,7 @@ fn node(name: &str) -> NodeRow {
         since: None,
         cause: None,
         heard: None,
+        dropped_per_minute: None,
     }
 }
 
@@ -156,28 +153,6 @@ fn the_picture_has_the_worst_and_then_the_largest_policies_and_shared_exits_once
     let exits: Vec<(&str, usize)> = picture.exits.iter().map(|one| (one.exit.as_str(), one.gateway)).collect();
     assert_eq!(exits, [("g1 dev net1", 0), ("g2 dev net1", 1)]);
     assert_eq!(picture.lines[..3], [(0, None), (1, Some(0)), (1, Some(1))]);
-}
-
-fn counted(seconds: u64, packets: u64, connections: u64) -> Counted {
-    let exit = CountedExit { identity: "g1 dev net1".to_owned(), gateway: true };
-    let counters = Counters {
-        exits: [(exit, RuleCounter { packets, bytes: packets * 100 })].into(),
-        policies: [((id("outpost"), "g1 dev net1".to_owned()), connections)].into(),
-        dropped: [(("outpost".to_owned(), "NoGateway"), RuleCounter { packets: packets / 2, bytes: 0 })].into(),
-        ..Counters::default()
-    };
-    Counted { counters, at: Duration::from_secs(seconds) }
-}
-
-#[test]
-fn rates_are_what_was_counted_in_between_per_second() {
-    let rates = Rates::between(&counted(10, 100, 5), &counted(14, 140, 6)).expect("rates");
-    assert_eq!(rates.of_exit("g1 dev net1"), Some((Rate { packets: 10.0, bytes: 1000.0 }, true)));
-    assert_eq!((rates.of_exit("g2"), rates.connections(&id("outpost"))), (None, Some(0.25)));
-    assert!((rates.dropped - 5.0).abs() < 1e-9 && rates.connections(&id("other")).is_none());
-    assert_eq!(Rates::between(&counted(10, 100, 5), &counted(10, 140, 6)), None, "too close");
-    let anew = Rates::between(&counted(10, 100, 5), &counted(14, 40, 0)).expect("rates");
-    assert_eq!(anew.of_exit("g1 dev net1"), Some((Rate::default(), true)), "counted anew");
 }
 
 #[test]

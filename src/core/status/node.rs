@@ -20,7 +20,8 @@ use crate::core::host_network::KernelFeatures;
 use crate::core::name::NodeName;
 use crate::core::placement::handover::Serving;
 use crate::core::placement::{HeldAddresses, UnfitExits};
-use crate::core::policy::{PolicyId, PolicyKind};
+use crate::core::policy::PolicyId;
+use crate::core::policy::published::kind_name;
 use crate::core::report::history::NodeReport;
 use crate::core::state::ownership::DatapathConfig;
 use crate::core::text::{short_commit, shortened};
@@ -261,13 +262,6 @@ impl PolicyMembers {
     /// Whether it mentions this policy.
     pub fn is_of(&self, id: &PolicyId) -> bool {
         self.name == id.name.as_str() && self.kind == kind_name(id.kind)
-    }
-}
-
-fn kind_name(kind: PolicyKind) -> &'static str {
-    match kind {
-        PolicyKind::Cilium => "CiliumEgressGatewayPolicy",
-        PolicyKind::Egret => "EgressPolicy",
     }
 }
 

@@ -1,6 +1,7 @@
 //! The heartbeat task: renews the Lease by which the controller knows that this agent is alive. It is a separate task,
 //! but it stops with the loop: a loop that hangs is not alive.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -11,7 +12,11 @@ use tokio::time::{Instant, sleep};
 use crate::backoff::Backoff;
 use crate::cluster::live::{ApiClient, RENEWAL, SILENCE};
 use crate::core::name::NodeName;
+use crate::core::rates::ToldRates;
+use crate::reconcile::agent::rate_meter::RateMeter;
 use crate::reconcile::fault_log::FaultLog;
+use crate::reconcile::node::kernel::NodeKernel;
+use crate::reconcile::node::round::Reconciler;
 use crate::telemetry::chain;
 
 /// How long the loop may take between two iterations before it counts as hanging: longer than any round.
@@ -26,6 +31,7 @@ const MAYBE_SILENT: Duration = SILENCE.saturating_sub(Duration::from_secs(RENEWA
 pub struct Heartbeat {
     beats: watch::Sender<Beat>,
     returns: watch::Receiver<u64>,
+    meter: RateMeter,
     task: JoinHandle<()>,
 }
 
@@ -35,22 +41,36 @@ struct Beat {
     at: Instant,
     /// The Node's UID; none until it is known.
     uid: Option<String>,
+    /// What the kernel counts.
+    rates: Option<Arc<ToldRates>>,
 }
 
 impl Heartbeat {
     /// Starts the task.
     pub fn start(live: ApiClient, namespace: String, node: NodeName, seed: u64) -> Self {
-        let (beats, receiver) = watch::channel(Beat { at: Instant::now(), uid: None });
+        let (beats, receiver) = watch::channel(Beat { at: Instant::now(), uid: None, rates: None });
         let (returned, returns) = watch::channel(0);
         let task = tokio::spawn(renew(live, namespace, node, receiver, returned, Backoff::new(seed)));
-        Self { beats, returns, task }
+        Self { beats, returns, meter: RateMeter::new(), task }
+    }
+
+    /// When the kernel's counters are read for it next.
+    pub(super) fn due(&self) -> Instant {
+        self.meter.due()
+    }
+
+    /// Reads the kernel's counters, if that is due.
+    pub(super) async fn measure<K: NodeKernel>(&mut self, reconciler: &mut Reconciler<K>) {
+        self.meter.measure(reconciler).await;
     }
 
     /// The loop runs.
     pub fn beat(&self, uid: Option<&str>) {
+        let rates = self.meter.told();
         let known = self.beats.borrow().uid.as_deref() == uid;
         let change = |beat: &mut Beat| {
             beat.at = Instant::now();
+            beat.rates = rates;
             if !known {
                 beat.uid = uid.map(str::to_owned);
             }
@@ -92,7 +112,7 @@ async fn renew(
     let mut last: Option<(Instant, Timestamp)> = None;
     let mut log = FaultLog::default();
     loop {
-        let Beat { at, uid } = beats.borrow_and_update().clone();
+        let Beat { at, uid, rates } = beats.borrow_and_update().clone();
         let Some(uid) = uid.filter(|_| at.elapsed() < HANGING) else {
             tokio::select! {
                 biased;
@@ -101,7 +121,7 @@ async fn renew(
             }
             continue;
         };
-        let wait = match live.renew_heartbeat(&namespace, &node, &uid).await {
+        let wait = match live.renew_heartbeat(&namespace, &node, &uid, rates.as_deref()).await {
             Ok(()) => {
                 backoff.reset();
                 if log.works() {

@@ -8,6 +8,7 @@
 mod answers;
 pub mod heartbeat;
 pub mod policy_cache;
+mod rate_meter;
 mod removal;
 pub mod status_writer;
 
@@ -271,11 +272,12 @@ impl<K: NodeKernel> Agent<K> {
     async fn run(&mut self, mut kernel: impl KernelEvents, mut stop: Stop) -> Result<(), AgentError> {
         loop {
             self.driver.metrics.beat();
-            self.beat();
+            self.beat().await;
             if let Some(watching) = self.driver.reconciler.cluster.watching() {
                 self.watch_log.note(watching);
             }
-            let wake = self.partial_until().into_iter().fold(self.driver.next_wake(), Instant::min);
+            let own = [self.partial_until(), self.heartbeat.as_ref().map(Heartbeat::due)];
+            let wake = own.into_iter().flatten().fold(self.driver.next_wake(), Instant::min);
             let trigger = self.next(&mut stop, &mut kernel, wake).await;
             let due = match trigger {
                 Trigger::Stop => {
@@ -328,9 +330,11 @@ impl<K: NodeKernel> Agent<K> {
     }
 
     /// The loop runs: so does the heartbeat.
-    fn beat(&self) {
-        let Some(heartbeat) = &self.heartbeat else { return };
-        let node = self.watching().and_then(|watching| watching.view().nodes.get(&self.driver.reconciler.node));
+    async fn beat(&mut self) {
+        let Some(heartbeat) = &mut self.heartbeat else { return };
+        let reconciler = &mut self.driver.reconciler;
+        heartbeat.measure(reconciler).await;
+        let node = reconciler.cluster.watching().and_then(|watching| watching.view().nodes.get(&reconciler.node));
         heartbeat.beat(node.map(|meta| meta.uid.as_str()));
     }
 

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::cluster::live::SILENCE;
+use crate::core::heartbeat::Heartbeat;
 use crate::core::name::NodeName;
 
 /// After a read that failed the next one is tried.
@@ -53,9 +54,9 @@ impl Heard {
 
 impl HeartbeatMonitor {
     /// Takes in the Leases as the watch has them. `blind`: they cannot be watched, so that nothing follows from silence.
-    pub(super) fn observe(&mut self, leases: &BTreeMap<NodeName, Renewed>, blind: bool, clock: Timestamp) {
+    pub(super) fn observe(&mut self, leases: &BTreeMap<NodeName, Heartbeat>, blind: bool, clock: Timestamp) {
         self.agents.retain(|name, _| leases.contains_key(name));
-        for (name, renewed) in leases {
+        for (name, Heartbeat { renewed, .. }) in leases {
             let heard = self.agents.entry(name.clone()).or_insert_with(|| Heard::now(*renewed, None, clock));
             if blind || heard.watched != *renewed {
                 *heard = Heard::now(*renewed, None, clock);
@@ -69,16 +70,16 @@ impl HeartbeatMonitor {
     }
 
     /// Takes in the Leases as they were read; none: they could not be.
-    pub(super) fn read(&mut self, leases: Option<&BTreeMap<NodeName, Renewed>>, clock: Timestamp) {
+    pub(super) fn read(&mut self, leases: Option<&BTreeMap<NodeName, Heartbeat>>, clock: Timestamp) {
         let Some(leases) = leases else {
             self.read_from = Some(Instant::now() + READ_AGAIN);
             return;
         };
         self.read_from = None;
         for (name, heard) in self.agents.iter_mut().filter(|(_, heard)| heard.seems_silent() && !heard.confirmed) {
-            match leases.get(name) {
-                Some(renewed) if *renewed == heard.read.unwrap_or(heard.watched) => heard.confirmed = true,
-                Some(renewed) => *heard = Heard::now(heard.watched, Some(*renewed), clock),
+            match leases.get(name).map(|lease| lease.renewed) {
+                Some(renewed) if renewed == heard.read.unwrap_or(heard.watched) => heard.confirmed = true,
+                Some(renewed) => *heard = Heard::now(heard.watched, Some(renewed), clock),
                 // It was deleted: an agent without a Lease is of an older version, or removed.
                 None => *heard = Heard::now(heard.watched, heard.read, clock),
             }
@@ -118,7 +119,8 @@ mod tests {
     async fn an_agent_is_silent_once_its_lease_stands_still_for_long_and_this_process_could_see_it() {
         let node = NodeName::parse("kind-worker").expect("a name");
         let second = |second| Timestamp::from_second(second).expect("a time");
-        let lease = |renewed| BTreeMap::from([(node.clone(), Some(second(renewed)))]);
+        let lease =
+            |renewed| BTreeMap::from([(node.clone(), Heartbeat { renewed: Some(second(renewed)), rates: None })]);
         let mut monitor = HeartbeatMonitor::default();
         monitor.observe(&lease(7), false, second(100));
         tokio::time::advance(SILENCE.saturating_sub(Duration::from_secs(1))).await;
@@ -144,7 +146,8 @@ mod tests {
     async fn an_agent_whose_lease_changes_unseen_by_the_watch_is_not_silent() {
         let node = NodeName::parse("kind-worker").expect("a name");
         let second = |second| Timestamp::from_second(second).expect("a time");
-        let lease = |renewed| BTreeMap::from([(node.clone(), Some(second(renewed)))]);
+        let lease =
+            |renewed| BTreeMap::from([(node.clone(), Heartbeat { renewed: Some(second(renewed)), rates: None })]);
         let mut monitor = HeartbeatMonitor::default();
         monitor.observe(&lease(7), false, second(100));
         tokio::time::advance(SILENCE).await;

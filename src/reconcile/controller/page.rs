@@ -103,7 +103,7 @@ fn completed(mut known: Knowledge, view: View, leases: bool) -> Result<Arc<Knowl
     let state = PublishedState::new(view, leases, known.now).map_err(|error| error.to_string())?;
     state.cluster().clone_into(&mut known.cluster);
     state.revision().clone_into(&mut known.revision);
-    known.overview = Some(state.overview());
+    (known.overview, known.rates) = (Some(state.overview()), state.rates());
     known.reports = state.reports();
     known.waits = state.waits();
     known.rejected = state.rejected();

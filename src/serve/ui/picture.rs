@@ -7,7 +7,8 @@ use maud::{Markup, html};
 use super::layout::{class, mark};
 use crate::core::escape::shown;
 use crate::core::overview::Urgency;
-use crate::core::page::{Model, Picture, Rate};
+use crate::core::page::{Model, Picture};
+use crate::core::rates::Rate;
 use crate::core::text::{counted, shortened};
 
 /// The height of a box, and of the space between two.
@@ -27,11 +28,15 @@ pub(super) fn figure(model: &Model) -> Markup {
                 figcaption {
                     @match &model.rates {
                         Some(rates) => {
-                            "Rates over the last " (format!("{:.0}", rates.over.as_secs_f64())) " s, as this node's kernel counts them. "
-                            @if rates.dropped > 0.0 { strong.bad { (mark(Urgency::Bad)) (per_second(rates.dropped).replace("/s", " packets/s")) " of members are dropped here." } }
+                            @let own = model.known.kernel.is_some();
+                            "Rates over the last " (format!("{:.0}", rates.over.as_secs_f64())) " s, as "
+                            @if own { "this node's kernel counts them. " } @else { "the kernels of gateways and sources count them; each agent reports its node's. " }
+                            @if rates.dropped > 0.0 {
+                                strong.bad { (mark(Urgency::Bad)) (per_second(rates.dropped).replace("/s", " packets/s")) " of members are dropped" @if own { " here" } "." }
+                            }
                         }
                         None if model.known.kernel.is_some() => { "Rates are there when the page is loaded again." }
-                        None => { "Rates are in the metrics of the nodes: no kernel is read here." }
+                        None => { "No agent reports rates: none is heard, or their Leases may not be read." }
                     }
                     @if picture.more > 0 { " " (counted(picture.more, "policy")) " more " a href="/policies" { "in the list" } "." }
                 }

@@ -12,7 +12,8 @@ use tokio::time::timeout;
 use super::PATIENCE;
 use crate::core::explain::DocumentChange;
 use crate::core::facts::PodName;
-use crate::core::page::{Counted, Knowledge, Model, Rates};
+use crate::core::page::{Knowledge, Model};
+use crate::core::rates::{Counted, Rates};
 
 /// Knowledge this fresh is shown again.
 const FRESH: Duration = Duration::from_secs(1);
@@ -161,9 +162,9 @@ impl Site {
         let counted = known.counters.clone().map(|counters| Counted { counters, at: self.began.elapsed() });
         let rates = match (&last.counted, &counted) {
             (Some(before), Some(now)) => Rates::between(before, now),
-            _ => None,
+            _ => known.rates.clone(),
         };
-        if rates.is_some() || last.counted.is_none() {
+        if counted.is_some() && (rates.is_some() || last.counted.is_none()) {
             last.counted = counted;
         }
         let log = self.log();

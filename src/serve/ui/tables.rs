@@ -14,7 +14,7 @@ use crate::core::policy::{Policy, PolicyId};
 use crate::core::text::{short_commit, url_part};
 
 /// Columns of numbers.
-const COUNTED: [&str; 3] = ["Pods", "Connections", "Drift"];
+const COUNTED: [&str; 4] = ["Pods", "Connections", "Drift", "Drops/min"];
 /// Rows of one part.
 const SIZE: usize = 100;
 /// At most so many destinations or addresses of a row are named.
@@ -103,7 +103,7 @@ pub(super) fn policy_table<'a>(seen: &Seen, rows: impl IntoIterator<Item = &'a P
 /// Rows of nodes.
 pub(super) fn node_table<'a>(seen: &Seen, rows: impl IntoIterator<Item = &'a NodeRow>) -> Markup {
     let known = &seen.model.known;
-    let titles = ["Node", "State", "Since", "Heard", "Commit", "Serves", "Drift"];
+    let titles = ["Node", "State", "Since", "Heard", "Commit", "Serves", "Drift", "Drops/min"];
     html! {
         div.scroll role="region" aria-label="Nodes" tabindex="0" {
             table {
@@ -121,6 +121,7 @@ pub(super) fn node_table<'a>(seen: &Seen, rows: impl IntoIterator<Item = &'a Nod
                             td { @if let Some(revision) = &row.revision { code { (short_commit(revision)) } } @else { span.none { "–" } } }
                             td { (few(row.exits.iter().cloned())) }
                             td.number { (row.drift) }
+                            td.number { @match row.dropped_per_minute { Some(dropped) => (dropped), None => span.none { "–" } } }
                         }
                     }
                 }
@@ -177,7 +178,7 @@ pub(super) fn policy(seen: &Seen, query: &Query, log: &dyn PolicyLog) -> Option<
                     }
                 }
             }
-            @if let Some(rate) = model.connections(&row.policy) { dt { "Connections" } dd { (super::picture::per_second(rate)) " begin on this node" } }
+            @if let Some(rate) = model.connections(&row.policy) { dt { "Connections" } dd { (super::picture::per_second(rate)) " begin" @if known.kernel.is_some() { " on this node" } } }
         }
         h2 { "What nodes report of it" }
         (happenings::list(known, &told))

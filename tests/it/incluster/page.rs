@@ -1,10 +1,11 @@
 //! The controller's page, from nothing but what it watches and one pod that it reads for a question.
 //!
-//! Deliberately absent: rates and kernels (`outpost::page`), and what is said by itself (`page`).
+//! Deliberately absent: kernels (`outpost::page`), and what is said by itself (`page`).
 
+use super::answered::answering;
 use super::stand::{Outcome, Stand};
 use crate::harness::DEADLINE;
-use crate::lab::{LabError, Options, get, wait_until};
+use crate::lab::{LabError, OUTPOST, Options, get, wait_until};
 
 /// Where the page is served, beside the router.
 const UI: &str = "127.0.0.1:9092";
@@ -47,5 +48,39 @@ fn the_controller_shows_the_cluster_and_explains_a_pod_that_it_does_not_watch() 
     let says = ["verdict bad", "1 policy DROPS: outpost: kind-worker2 dev net1: net1 has no global IPv4 address"];
     stand.await_ui("/", &says)?;
     stand.await_ui(asked, &["DROPPED on kind-worker2 since "])?;
+    Ok(())
+}
+
+#[test]
+fn agents_tell_the_page_and_the_status_what_leaves_and_what_is_dropped() -> Outcome {
+    let mut stand = answering(Options::default())?;
+    stand.controller_with("shown", &["--ui", UI])?;
+    let mut flow = stand.lab.long_datagrams("tiefighter", OUTPOST)?;
+    let mut page = String::new();
+    let told = wait_until(DEADLINE * 2, || {
+        // Whether it comes back does not matter: it is counted.
+        let _ = flow.echo();
+        page = stand.ui("/").unwrap_or_default().1;
+        page.contains(" packets/s</text>") && !page.contains(">0 B/s, 0 packets/s</text>")
+    });
+    assert!(told, "{page}");
+    assert!(
+        page.contains(" s, as the kernels of gateways and sources count them; each agent reports its node's."),
+        "{page}"
+    );
+    let gateway = stand.lab.node("kind-worker2")?;
+    gateway.exec(["ip", "address", "del", "10.0.3.42/24", "dev", "net1"])?;
+    let mut status = serde_json::Value::Null;
+    let told = wait_until(DEADLINE * 2, || {
+        let _ = flow.echo();
+        let (_, text) = stand.say(&["status", "-ojson"]).unwrap_or_default();
+        status = serde_json::from_str(&text).unwrap_or_default();
+        let nodes = status["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let of = |name: &str| nodes.iter().find(|node| node["name"] == name).map(|node| &node["droppedPerMinute"]);
+        let dropped = of("kind-worker2").and_then(serde_json::Value::as_u64);
+        dropped > Some(0) && of("kind-worker").and_then(serde_json::Value::as_u64) == Some(0)
+    });
+    assert!(told, "{status:#}");
+    stand.await_ui("/", &[" packets/s of members are dropped."])?;
     Ok(())
 }

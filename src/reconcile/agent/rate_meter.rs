@@ -1,0 +1,59 @@
+//! Measures what the kernel counts between two heartbeats, which tell of it.
+//!
+//! Not here: what a counter means (`core::compile::counters`), and scrapes of metrics.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::cluster::live::RENEWAL;
+use crate::core::rates::{Counted, Rates, ToldRates};
+use crate::reconcile::node::kernel::NodeKernel;
+use crate::reconcile::node::round::Reconciler;
+use crate::telemetry::chain;
+
+/// What was counted last, and when to count again.
+#[derive(Debug)]
+pub(super) struct RateMeter {
+    began: Instant,
+    last: Option<Counted>,
+    told: Option<Arc<ToldRates>>,
+    due: Instant,
+}
+
+impl RateMeter {
+    /// Counts at once, and soon again: a new agent tells of its rates early.
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self { began: now, last: None, told: None, due: now }
+    }
+
+    /// When to count again.
+    pub(super) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// What is counted between the last two times; nothing at first, and while the counters cannot be read.
+    pub(super) fn told(&self) -> Option<Arc<ToldRates>> {
+        self.told.clone()
+    }
+
+    /// Counts, if that is due.
+    pub(super) async fn measure<K: NodeKernel>(&mut self, reconciler: &mut Reconciler<K>) {
+        let now = Instant::now();
+        if now < self.due {
+            return;
+        }
+        self.due = now + if self.last.is_none() { RENEWAL / 4 } else { RENEWAL };
+        let counted = match reconciler.counters().await {
+            Ok(counters) => Some(Counted { counters: counters.clone(), at: now.duration_since(self.began) }),
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "the kernel's counters cannot be read for the heartbeat");
+                None
+            }
+        };
+        let rates = self.last.as_ref().zip(counted.as_ref()).and_then(|(before, now)| Rates::between(before, now));
+        self.told = rates.map(|rates| Arc::new(ToldRates::of(&rates)));
+        self.last = counted;
+    }
+}
