@@ -103,11 +103,21 @@ impl ApiClient {
 
     /// All objects at a path.
     pub(super) async fn pages<T: DeserializeOwned>(&self, doing: &str, path: &str) -> Result<Vec<T>, ApiError> {
+        let list = |page: &ListParams| Request::new(path).list(page);
+        self.pages_of(doing, &Query::default(), list).await
+    }
+
+    /// The objects of a query. `list` makes the request for a page.
+    pub(super) async fn pages_of<T: DeserializeOwned>(
+        &self,
+        doing: &str,
+        query: &Query,
+        list: impl Fn(&ListParams) -> Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+    ) -> Result<Vec<T>, ApiError> {
         let mut found = Vec::new();
         let mut next: Option<String> = None;
         loop {
-            let parameters = ListParams { limit: Some(OBJECTS), continue_token: next.take(), ..ListParams::default() };
-            let page: Page<T> = self.call(doing, Request::new(path).list(&parameters), PAGE).await?;
+            let page: Page<T> = self.call(doing, list(&query.list(Some(OBJECTS), next.take())), PAGE).await?;
             found.extend(page.items.unwrap_or_default());
             next = page.metadata.next.filter(|token| !token.is_empty());
             if next.is_none() {

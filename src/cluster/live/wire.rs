@@ -323,6 +323,12 @@ pub(super) struct MetaWire {
     metadata: Meta<IgnoredAny>,
 }
 
+impl MetaWire {
+    pub(super) fn named(self) -> (String, Labels) {
+        (self.metadata.name, self.metadata.labels.unwrap_or_default())
+    }
+}
+
 impl Watched for Namespaces {
     const NAME: &'static str = "namespaces";
     const PATH: &'static str = "/api/v1/namespaces";
@@ -331,7 +337,7 @@ impl Watched for Namespaces {
     type Value = Labels;
 
     fn read(wire: MetaWire) -> Option<(String, Labels)> {
-        Some((wire.metadata.name, wire.metadata.labels.unwrap_or_default()))
+        Some(wire.named())
     }
 
     fn identity(wire: &MetaWire) -> Identity<'_> {

@@ -56,19 +56,20 @@ fn of_a_pod_in_a_large_cluster_one_pod_is_read_and_those_with_its_addresses() ->
     stand.await_asked(&EXPLAIN, 0, &["leaves as 10.0.3.42 through kind-worker2"])?;
     let before = stand.api.requests().len();
     stand.say(&EXPLAIN)?;
-    let lists: Vec<String> = stand
-        .api
-        .requests()
-        .split_off(before)
-        .into_iter()
-        .filter(|one| one.resource == "pods")
-        .map(|one| one.query)
-        .collect();
+    let requests = stand.api.requests().split_off(before);
+    let lists_of = |resource: &str| -> Vec<String> {
+        requests.iter().filter(|one| one.resource == resource).map(|one| one.query.clone()).collect()
+    };
+    let lists = lists_of("pods");
     let of = |what: &str| lists.iter().filter(|query| query.contains(what)).count();
     assert_eq!((of("metadata.name%3Dtiefighter"), of("status.podIP%3D10.0.4.2")), (1, 1), "{lists:?}");
     // The third is that of the release's agents.
     let narrow = |query: &&String| query.contains("fieldSelector=") || query.contains("labelSelector=");
     assert_eq!(lists.iter().find(|query| !narrow(query)), None);
+    // Of what agents report, what the pod's own agent reads: that of gateways, and its own. No heartbeat.
+    let reports = lists_of("egressnodes.egret.dev");
+    assert!(reports.len() == 2 && reports.iter().all(|query| narrow(&query)), "{reports:?}");
+    assert_eq!(lists_of("leases.coordination.k8s.io"), Vec::<String>::new());
     // Who is meant by a name that does not exist, all of them tell.
     assert_eq!(stand.failing(&["explain", "batuu/tiefigther", "--to", "10.0.4.2"])?, 1);
     Ok(())
