@@ -148,6 +148,7 @@ pub(super) fn fields(statement: &Statement) -> Vec<Field> {
         | Statement::PacketForHost
         | Statement::Reset
         | Statement::WithoutSyn
+        | Statement::WithRst
         | Statement::NoTrack
         | Statement::NoRouteBack
         | Statement::FromThisHost
@@ -227,6 +228,8 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
         Statement::Reset => Some(reset()),
         // tcp flags ! syn
         Statement::WithoutSyn => Some(without_syn()),
+        // tcp flags rst
+        Statement::WithRst => Some(with_rst()),
         // notrack
         Statement::NoTrack => Some(vec![Expression::NoTrack]),
         // fib saddr . iif oif missing
@@ -278,17 +281,22 @@ pub(super) fn reset() -> Vec<Expression> {
 
 /// `tcp flags ! syn`
 pub(super) fn without_syn() -> Vec<Expression> {
-    syn(false)
+    flag(mss::Part::SynFlag, false)
+}
+
+/// `tcp flags rst`
+pub(super) fn with_rst() -> Vec<Expression> {
+    flag(mss::Part::RstFlag, true)
 }
 
 /// `tcp flags syn` or `tcp flags ! syn`
-fn syn(set: bool) -> Vec<Expression> {
+fn flag(flag: mss::Part, set: bool) -> Vec<Expression> {
     let register = Register::FIRST;
     vec![
         Expression::Meta { key: NFT_META_L4PROTO, register },
         Expression::Compare { register, negated: false, value: vec![mss::TCP] },
         Expression::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: mss::FLAGS_OFFSET, length: 1, register },
-        Expression::Mss(mss::Part::SynFlag),
+        Expression::Mss(flag),
         Expression::Compare { register, negated: set, value: vec![0] },
     ]
 }
@@ -296,7 +304,7 @@ fn syn(set: bool) -> Vec<Expression> {
 /// `tcp flags syn tcp option maxseg size set rt mtu`
 pub(super) fn clamp_mss() -> Vec<Expression> {
     let register = Register::FIRST;
-    let mut expressions = syn(true);
+    let mut expressions = flag(mss::Part::SynFlag, true);
     expressions.extend([
         Expression::Rt { key: NFT_RT_TCPMSS, register },
         Expression::Mss(mss::Part::NetworkOrder),

@@ -73,6 +73,60 @@ fn starts(stand: &Stand, pod: Pod, as_seen: IpAddr) -> Result<UdpSocket, LabErro
     Ok(socket)
 }
 
+/// Sends three segments in the place of the outpost, so far ahead that connection tracking finds them invalid, with the acknowledgement of
+/// now: a reset that answers them is believed.
+const INVALID_SEGMENTS: &str = "import socket, struct, sys
+server, egress = [socket.inet_aton(one) for one in sys.argv[1:3]]
+sniff = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3)); sniff.settimeout(20)
+print('ready', flush=True)
+while True:
+    packet = sniff.recv(2048)
+    if packet[9] == 6 and packet[12:16] == server and packet[16:20] == egress and packet[33] & 7 == 0: break
+sport, dport, seq, ack = struct.unpack('!HHII', packet[20:32])
+def checksum(data):
+    total = sum(struct.unpack('!%dH' % (len(data) // 2), data))
+    while total >> 16: total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+def segment(sum): return struct.pack('!HHIIBBHHH', sport, dport, (seq + 0x30000000) & 0xffffffff, ack, 0x50, 0x18, 500, sum, 0) + b'far!'
+pseudo = server + egress + struct.pack('!BBH', 0, 6, 24)
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+head = struct.pack('!BBHHHBBH', 0x45, 0, 44, 0, 0, 64, 6, 0) + server + egress
+for _ in range(3): raw.sendto(head + segment(checksum(pseudo + segment(0))), (sys.argv[2], 0))
+print('sent', flush=True)";
+
+/// Such a segment is for no pod, and the gateway's own reset for it would end the pod's connection.
+#[test]
+fn an_invalid_segment_of_a_server_resets_no_connection() -> Outcome {
+    let stand = Stand::applied(Options::default())?;
+    let mut connection = stand.lab.long_connection("tiefighter", OUTPOST)?;
+    let egress = connection.echo()?;
+    let router = stand.lab.router();
+    let mut script = router.enter(|| {
+        let mut python = std::process::Command::new("python3");
+        python.args(["-c", INVALID_SEGMENTS, &OUTPOST.to_string(), &egress.to_string()]);
+        python.stdout(std::process::Stdio::piped()).spawn()
+    })?;
+    let script = script.as_mut().expect("python");
+    let mut lines = BufReader::new(script.stdout.take().expect("its output")).lines();
+    assert_eq!(lines.next().transpose().ok().flatten().as_deref(), Some("ready"));
+    connection.echo()?;
+    assert_eq!(lines.next().transpose().ok().flatten().as_deref(), Some("sent"));
+    let _ = script.wait();
+    // The host's resets are counted, so the segments were what they are meant to be.
+    let dropped = || {
+        stand
+            .lab
+            .node("kind-worker2")
+            .and_then(|node| node.exec(["nft", "list", "chain", "inet", "egret", "unsteer_output"]))
+    };
+    let counted = || dropped().is_ok_and(|text| text.contains("tcp flags rst counter packets 3 "));
+    assert!(wait_until(DEADLINE, counted), "{:?}", dropped());
+    for _ in 0..3 {
+        assert_eq!(connection.echo()?, egress);
+    }
+    Ok(())
+}
+
 /// 13: within conntrack's time, on the same port, towards the same server.
 /// Answers to such a port look like packets of the tunnel until it is seen where they come from.
 #[test]
