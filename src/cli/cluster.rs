@@ -27,10 +27,15 @@ pub(super) struct ApiCluster {
 }
 
 impl ApiCluster {
-    /// Reads it.
-    pub(super) fn read(kubeconfig: &Path, pods: PodsRead<'_>, runtime: &output::Runtime) -> Result<Self, Failure> {
+    /// Reads it. `namespace`: that of the release.
+    pub(super) fn read(
+        kubeconfig: &Path,
+        namespace: &str,
+        pods: PodsRead<'_>,
+        runtime: &output::Runtime,
+    ) -> Result<Self, Failure> {
         let client = connect(kubeconfig, runtime)?;
-        let (view, leases) = runtime.block_on(client.read_once(pods)).map_err(refused)?;
+        let (view, leases) = runtime.block_on(client.read_once(namespace, pods)).map_err(refused)?;
         let state = PublishedState::new(view, leases, Clock::system().now()).map_err(|error| {
             let hint = "a controller writes it: `kubectl get pods -n egret-system`";
             let hint = matches!(error, StateError::NoConfig).then(|| hint.to_owned());

@@ -195,14 +195,19 @@ impl Known {
         verbosity: &Verbosity,
     ) -> Result<(Self, Option<Mirror>), Failure> {
         match &inputs.cluster.kubeconfig {
-            Some(kubeconfig) => Ok((Self::of_api(kubeconfig, pods, runtime)?, None)),
+            Some(kubeconfig) => Ok((Self::of_api(kubeconfig, &inputs.cluster.namespace, pods, runtime)?, None)),
             None => Self::read(inputs, runtime, scratch, verbosity),
         }
     }
 
     /// Reads a cluster by its API server.
-    fn of_api(kubeconfig: &std::path::Path, pods: PodsRead<'_>, runtime: &output::Runtime) -> Result<Self, Failure> {
-        let api = ApiCluster::read(kubeconfig, pods, runtime)?;
+    fn of_api(
+        kubeconfig: &std::path::Path,
+        namespace: &str,
+        pods: PodsRead<'_>,
+        runtime: &output::Runtime,
+    ) -> Result<Self, Failure> {
+        let api = ApiCluster::read(kubeconfig, namespace, pods, runtime)?;
         let state = &api.state;
         Ok(Self {
             facts: state.facts().clone(),

@@ -54,8 +54,10 @@ pub(super) fn run(args: &StatusArgs, verbosity: &Verbosity) -> Result<ExitCode, 
 
 impl StatusArgs {
     fn overview(&self, runtime: &output::Runtime, verbosity: &Verbosity) -> Result<Overview, Failure> {
-        if let Some(kubeconfig) = &self.sources.cluster.kubeconfig {
-            return Ok(ApiCluster::read(&PathBuf::from(kubeconfig), PodsRead::None, runtime)?.state.overview());
+        let cluster = &self.sources.cluster;
+        if let Some(kubeconfig) = &cluster.kubeconfig {
+            let api = ApiCluster::read(&PathBuf::from(kubeconfig), &cluster.namespace, PodsRead::None, runtime)?;
+            return Ok(api.state.overview());
         }
         let scratch = plan::Scratch::new()?;
         let (known, _) = Known::read(&self.sources.inputs(&self.git, None, None), runtime, &scratch, verbosity)?;

@@ -55,17 +55,21 @@ impl Rates {
             bytes: per_second(before.bytes, after.bytes),
         };
         let (old, new) = (&before.counters, &after.counters);
-        let exits = new.exits.iter().map(|(exit, counter)| {
-            let before = old.exits.get(exit).copied().unwrap_or_default();
-            (exit.clone(), rate(before, *counter))
-        });
+        // What was not counted before may have counted for long, by rules that are older than this process.
+        let exits =
+            new.exits.iter().filter_map(|(exit, counter)| Some((exit.clone(), rate(*old.exits.get(exit)?, *counter))));
         let mut connections = BTreeMap::new();
-        for ((policy, exit), count) in &new.policies {
-            let before = old.policies.get(&(policy.clone(), exit.clone())).copied().unwrap_or_default();
-            *connections.entry(policy.clone()).or_default() += per_second(before, *count);
+        for (key, count) in &new.policies {
+            if let Some(before) = old.policies.get(key) {
+                *connections.entry(key.0.clone()).or_default() += per_second(*before, *count);
+            }
         }
-        let dropped = |counters: &Counters| counters.dropped.values().map(|counter| counter.packets).sum();
-        let dropped = per_second(dropped(old), dropped(new));
+        // A reason that is new has dropped nothing before. One that went takes nothing from the others.
+        let of_reason = |(reason, counter): (_, &RuleCounter)| {
+            let before = old.dropped.get(reason).map_or(0, |counter| counter.packets);
+            per_second(before, counter.packets)
+        };
+        let dropped = new.dropped.iter().map(of_reason).sum();
         Some(Self { over, exits: exits.collect(), connections, dropped })
     }
 
@@ -109,8 +113,8 @@ impl Rates {
 /// The most exits and policies that an agent tells of: the busiest.
 const TOLD: usize = 32;
 
-/// What a node's agent tells of its rates with each heartbeat, for whoever reads no kernel: `egret status`, and the controller's page. A Lease
-/// is written by its node alone, which is believed for nothing but its own exits and pods.
+/// What a node's agent tells of its rates with each heartbeat, for whoever reads no kernel: `egret status`, and the controller's page. A node
+/// is believed for nothing but its own exits and pods.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ToldRates {
@@ -209,6 +213,20 @@ mod tests {
         assert_eq!(Rates::between(&counted(10, 100, 5), &counted(10, 140, 6)), None, "too close");
         let anew = Rates::between(&counted(10, 100, 5), &counted(14, 40, 0)).expect("rates");
         assert_eq!(anew.of_exit("g1 dev net1"), Some((Rate::default(), true)), "counted anew");
+        let nothing = Counted { counters: Counters::default(), at: Duration::from_secs(10) };
+        let first = Rates::between(&nothing, &counted(14, 1_000_000, 9)).expect("rates");
+        assert_eq!(
+            (first.of_exit("g1 dev net1"), first.connections(&id("outpost"))),
+            (None, None),
+            "older than the process"
+        );
+        let mut more = counted(14, 140, 6);
+        let of_another = RuleCounter { packets: 1_000_000, bytes: 0 };
+        let mut before = counted(10, 100, 5);
+        before.counters.dropped.insert(("deleted".to_owned(), "NoGateway"), of_another);
+        more.counters.dropped.insert(("other".to_owned(), "EgressIPMissing"), RuleCounter { packets: 4, bytes: 0 });
+        let rates = Rates::between(&before, &more).expect("rates");
+        assert!((rates.dropped - 6.0).abs() < 1e-9, "{}", rates.dropped);
     }
 
     #[test]

@@ -193,7 +193,6 @@ fn statement() -> impl Strategy<Value = Statement> {
         Just(Statement::PacketForHost),
         Just(Statement::Reset),
         Just(Statement::WithoutSyn),
-        Just(Statement::WithRst),
         Just(Statement::NoTrack),
         Just(Statement::NoRouteBack),
         Just(Statement::FromThisHost),

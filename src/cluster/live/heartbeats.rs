@@ -32,10 +32,8 @@ const RATES: &str = "egret.dev/rates";
 /// A longer one is not read, in bytes: an exit's identity has at most 127, a policy's name 253.
 const LONGEST: usize = 16 << 10;
 
-/// The label of these Leases.
-const LABEL: &str = "egret.dev/heartbeat";
-/// Selects the Leases of agents.
-pub(super) const OF_AGENTS: &str = "egret.dev/heartbeat=agent";
+/// Selects these Leases.
+pub(super) const LABEL: &str = "egret.dev/heartbeat";
 /// The field manager.
 const MANAGER: &str = "egret-agent";
 /// What the names of these Leases begin with.

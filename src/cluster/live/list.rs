@@ -103,21 +103,20 @@ impl ApiClient {
 
     /// All objects at a path.
     pub(super) async fn pages<T: DeserializeOwned>(&self, doing: &str, path: &str) -> Result<Vec<T>, ApiError> {
-        let list = |page: &ListParams| Request::new(path).list(page);
-        self.pages_of(doing, &Query::default(), list).await
+        self.pages_by(doing, |page| Request::new(path).list(page)).await
     }
 
-    /// The objects of a query. `list` makes the request for a page.
-    pub(super) async fn pages_of<T: DeserializeOwned>(
+    /// All objects. `list` makes the request for a page.
+    pub(super) async fn pages_by<T: DeserializeOwned>(
         &self,
         doing: &str,
-        query: &Query,
         list: impl Fn(&ListParams) -> Result<http::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<Vec<T>, ApiError> {
         let mut found = Vec::new();
         let mut next: Option<String> = None;
         loop {
-            let page: Page<T> = self.call(doing, list(&query.list(Some(OBJECTS), next.take())), PAGE).await?;
+            let parameters = ListParams { limit: Some(OBJECTS), continue_token: next.take(), ..ListParams::default() };
+            let page: Page<T> = self.call(doing, list(&parameters), PAGE).await?;
             found.extend(page.items.unwrap_or_default());
             next = page.metadata.next.filter(|token| !token.is_empty());
             if next.is_none() {

@@ -2,6 +2,7 @@
 //!
 //! Not here: the loops' view, which follows (see `watch`).
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -12,13 +13,11 @@ use kube::core::params::ListParams;
 
 use super::ApiClient;
 use super::error::{ApiError, ApiErrorCause};
-use super::heartbeats::{Heartbeats, OF_AGENTS};
-use super::reflector::Query;
-use super::resources::GATEWAYS;
 use super::view::View;
 use super::wire::{Configs, EgressNodes, MetaWire, Nodes, Policies, Slim, Watched, Whole};
 use crate::core::facts::{Facts, PodName};
 use crate::core::gateway_interfaces::host_network;
+use crate::core::heartbeat::Heartbeat;
 use crate::core::labels::Labels;
 use crate::core::name::NodeName;
 use crate::core::status::held;
@@ -52,17 +51,17 @@ impl ApiClient {
         Self::open(config.map_err(|error| failed(error.to_string()))?)
     }
 
-    /// The cluster as it is now, and whether heartbeats are in it: they are left out where this user may not list Leases. For one pod, of
-    /// EgressNodes those of gateways and of its node are read, as its node's agent does, and no heartbeat.
-    pub async fn read_once(&self, pods: PodsRead<'_>) -> Result<(View, bool), ApiError> {
+    /// The cluster as it is now, and whether heartbeats are in it. `namespace`: that of the release, where agents' Leases are; they are left
+    /// out where this user may not list them, and for one pod, whose packets do not depend on them.
+    pub async fn read_once(&self, namespace: &str, pods: PodsRead<'_>) -> Result<(View, bool), ApiError> {
         let mut view = View::default();
-        let one = matches!(pods, PodsRead::Of { .. });
+        let leases = (!matches!(pods, PodsRead::Of { .. })).then_some(namespace);
         let (nodes, policies, configs, egress_nodes, beats, pods) = tokio::join!(
-            self.kind::<Nodes<Slim>>(Query::default()),
-            self.kind::<Policies<Whole>>(Query::default()),
-            self.kind::<Configs<Whole>>(Query::default()),
-            self.kind::<EgressNodes>(if one { Query::labelled(GATEWAYS) } else { Query::default() }),
-            self.heartbeats(!one),
+            self.kind::<Nodes<Slim>>(),
+            self.kind::<Policies<Whole>>(),
+            self.kind::<Configs<Whole>>(),
+            self.kind::<EgressNodes>(),
+            self.heartbeats(leases),
             self.pods_and_namespaces(pods),
         );
         for (name, (node, meta)) in nodes? {
@@ -71,11 +70,11 @@ impl ApiClient {
         }
         view.policies = policies?.into_iter().collect();
         view.config = configs?.into_iter().next().map(|((), config)| config);
-        let (pods, own) = pods?;
-        view.egress_nodes = egress_nodes?.into_iter().chain(own).collect();
+        view.egress_nodes = egress_nodes?.into_iter().collect();
         let beats = beats?;
         let may_read_leases = beats.is_some();
-        view.heartbeats = beats.into_iter().flatten().collect();
+        view.heartbeats = beats.unwrap_or_default();
+        let pods = pods?;
         (view.facts.namespaces, view.facts.pods) = (pods.namespaces, pods.pods);
         let statuses = || view.egress_nodes.iter().map(|(name, node)| (name, &node.status));
         view.facts.held = held(statuses());
@@ -86,58 +85,48 @@ impl ApiClient {
         Ok((view, may_read_leases))
     }
 
-    /// None, if they are not wanted or may not be read.
-    async fn heartbeats(&self, wanted: bool) -> Result<Option<Listed<Heartbeats>>, ApiError> {
-        if !wanted {
-            return Ok(None);
-        }
-        // Kubelets have as many Leases, in all namespaces together.
-        match self.kind::<Heartbeats>(Query::labelled(OF_AGENTS)).await {
+    /// The heartbeats in a namespace: who may write in another one is not believed. None, if they are not wanted or may not be read.
+    async fn heartbeats(&self, namespace: Option<&str>) -> Result<Option<BTreeMap<NodeName, Heartbeat>>, ApiError> {
+        let Some(namespace) = namespace else { return Ok(None) };
+        match self.read_heartbeats(namespace).await {
             Ok(beats) => Ok(Some(beats)),
             Err(error) if error.code() == Some(403) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Pods and namespaces; of one pod, what its node's agent reports, too.
-    async fn pods_and_namespaces(&self, pods: PodsRead<'_>) -> Result<(Facts, Listed<EgressNodes>), ApiError> {
+    async fn pods_and_namespaces(&self, pods: PodsRead<'_>) -> Result<Facts, ApiError> {
         let mut facts = Facts::default();
-        let mut own = Vec::new();
         match pods {
             PodsRead::None => {}
-            PodsRead::All => facts = self.list_facts().await?,
+            PodsRead::All => return self.list_facts().await,
             PodsRead::Of { pod: name, destination } => {
                 let Some((pod, labels)) = self.pod(name).await? else {
                     // Which one is meant can be found only among all pods.
-                    return Ok((self.list_facts().await?, own));
+                    return self.list_facts().await;
                 };
                 for address in pod.addresses.iter().copied().chain([destination]) {
                     facts.pods.extend(self.pods_with(address).await?);
-                }
-                if let Some(node) = &pod.node {
-                    let of_node = Query { fields: Some(format!("metadata.name={node}")), ..Query::default() };
-                    own = self.kind::<EgressNodes>(of_node).await?;
                 }
                 facts.namespaces.insert(name.namespace.clone(), labels);
                 facts.pods.insert(name.clone(), pod);
             }
         }
-        Ok((facts, own))
+        Ok(facts)
     }
 
     /// The nodes that run Linux, which all have an agent.
     pub async fn linux_nodes(&self) -> Result<Vec<NodeName>, ApiError> {
         // A Node with its images has ten times the size of its metadata.
         let list = |page: &ListParams| Request::new(Nodes::<Slim>::PATH).list_metadata(page);
-        let all: Vec<MetaWire> = self.pages_of("listing nodes", &Query::default(), list).await?;
+        let all: Vec<MetaWire> = self.pages_by("listing nodes", list).await?;
         let is_linux = |labels: &Labels| labels.get("kubernetes.io/os").is_none_or(|os| os.as_str() == "linux");
         let linux = all.into_iter().map(MetaWire::named).filter(|(_, labels)| is_linux(labels));
         Ok(linux.filter_map(|(name, _)| NodeName::parse(&name).ok()).collect())
     }
 
-    async fn kind<W: Watched>(&self, query: Query) -> Result<Listed<W>, ApiError> {
-        let list = |page: &ListParams| Request::new(query.path::<W>()).list(page);
-        let items: Vec<W::Wire> = self.pages_of(&format!("listing {}", W::NAME), &query, list).await?;
+    async fn kind<W: Watched>(&self) -> Result<Listed<W>, ApiError> {
+        let items: Vec<W::Wire> = self.pages(&format!("listing {}", W::NAME), W::PATH).await?;
         Ok(items.into_iter().filter_map(W::read).collect())
     }
 }

@@ -83,11 +83,6 @@ pub(super) struct Query {
 }
 
 impl Query {
-    /// The objects that a selector of labels selects.
-    pub(super) fn labelled(selector: &str) -> Self {
-        Self { labels: Some(selector.to_owned()), ..Self::default() }
-    }
-
     /// Where the objects are.
     pub(super) fn path<W: Watched>(&self) -> &str {
         self.path.as_deref().unwrap_or(W::PATH)

@@ -17,8 +17,6 @@ pub const API_VERSION: &str = "egret.dev/v1alpha1";
 pub const CONFIG_NAME: &str = "default";
 /// The label, with the value `true`, of EgressNodes that serve exits: agents watch only these of the other nodes.
 pub const GATEWAY_LABEL: &str = "egret.dev/gateway";
-/// Selects the EgressNodes of gateways.
-pub(super) const GATEWAYS: &str = "egret.dev/gateway=true";
 
 /// The startup taint: set when a node is created, and removed by the controller once the node's agent is ready. While
 /// it is there, only pods that tolerate it start.

@@ -11,12 +11,12 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::ApiClient;
-use super::heartbeats::{Heartbeats, OF_AGENTS};
+use super::heartbeats::{Heartbeats, LABEL as HEARTBEAT_LABEL};
 use super::lease::leases_of;
 use super::outage::Outage;
 use super::pools::{CalicoPools, CiliumNodes, CiliumPools, Pools};
 use super::reflector::{Message, Query, Reflector};
-use super::resources::GATEWAYS;
+use super::resources::GATEWAY_LABEL;
 use super::view::{Changed, ListOrEvent, View, WatchItem};
 use super::wire::{Configs, EgressNodes, Namespaces, Nodes, Pods, Policies, Slim, Watched, Whole};
 use crate::clock::Clock;
@@ -165,7 +165,7 @@ impl ClusterWatch {
                 start.pods_of(node);
                 start.follow::<Policies<Slim>>(start.all(), WatchItem::Policies);
                 start.follow::<Configs<Slim>>(start.all(), WatchItem::Config);
-                let gateways = Query { page: start.all().page, ..Query::labelled(GATEWAYS) };
+                let gateways = Query { labels: Some(format!("{GATEWAY_LABEL}=true")), ..start.all() };
                 start.follow::<EgressNodes>(gateways, WatchItem::EgressNodes);
             }
             WatchScope::Controller { pools, heartbeats } => {
@@ -176,9 +176,9 @@ impl ClusterWatch {
                 if let Some(namespace) = heartbeats {
                     let of_agents = Query {
                         path: Some(leases_of(namespace)),
-                        page: start.all().page,
+                        labels: Some(format!("{HEARTBEAT_LABEL}=agent")),
                         optional: Some(RARELY),
-                        ..Query::labelled(OF_AGENTS)
+                        ..start.all()
                     };
                     start.follow::<Heartbeats>(of_agents, WatchItem::Heartbeats);
                 }

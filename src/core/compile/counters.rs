@@ -116,7 +116,7 @@ fn counted(compiled: &Compiled, family: TableFamily, chain: &str, rule: &NftRule
         let (key, exit) = compiled.exits.iter().find(|(_, exit)| exit.id == id)?;
         let gateway = matches!(exit.role, ExitRole::Own { .. });
         let counted = CountedExit { identity: key.identity(), gateway };
-        return Some(match compiled.drop_reason(key, exit, &families_of(exit, rule)) {
+        return Some(match compiled.drop_reason(key, exit, &counted_families(exit, rule)) {
             Some(reason) => Counted::Dropped { policies: names(&exit.policies), reason, exit: Some(counted) },
             None => Counted::Exit(counted),
         });
@@ -222,7 +222,7 @@ impl Counted {
 }
 
 /// The families whose packets a rule of an exit's chain counts (`Builder::exit_chains`).
-fn families_of(exit: &NodeExit, rule: &NftRule) -> Vec<AddressFamily> {
+fn counted_families(exit: &NodeExit, rule: &NftRule) -> Vec<AddressFamily> {
     let of_ipv6 = |statement: &Statement| matches!(statement, Statement::Compare { field: Field::Ip6Saddr, .. });
     match (exit.families.len(), rule.0.iter().any(of_ipv6)) {
         (0, _) => AddressFamily::BOTH.to_vec(),

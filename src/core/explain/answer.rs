@@ -86,15 +86,25 @@ pub struct KernelWay {
     pub group: Option<String>,
     /// The exit that the packets are led to, by number, or what becomes of them otherwise.
     pub verdict: Option<String>,
-    /// Whether the node does not know the pod, and drops what it sends there until it does.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub unknown: bool,
+    /// By what the node, which does not know the pod, drops what it sends there until it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<HeldBack>,
     /// The exit's number.
     pub exit: Option<u32>,
     /// The rule that leads to the exit's table.
     pub rule: Option<String>,
     /// The route in that table.
     pub route: Option<String>,
+}
+
+/// How a packet of a pod that the node does not know is recognised as one of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum HeldBack {
+    /// By its address, which is in a network of pods.
+    ByAddress,
+    /// By its interface, if that is a veth.
+    ByInterface,
 }
 
 /// What the rules on the way have counted.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use super::answer::{
-    ANSWER_FORMAT, Counted, Difference, ExitAnswer, ExitNumbers, KernelAnswer, KernelQuestion, KernelWay,
+    ANSWER_FORMAT, Counted, Difference, ExitAnswer, ExitNumbers, HeldBack, KernelAnswer, KernelQuestion, KernelWay,
 };
 use super::exits::ExitReading;
 use super::verdict::Decided;
@@ -144,9 +144,13 @@ pub(super) fn elsewhere(
         _ => return (verdict, advice),
     };
     let revision = short_commit(&answer.revision);
-    if answer.way.unknown && !pod.host_network && !pod.finished {
+    if let Some(held_back) = answer.way.held_back.filter(|_| !pod.host_network && !pod.finished) {
+        let only_if = match held_back {
+            HeldBack::ByAddress => "",
+            HeldBack::ByInterface => ", if its interface is a veth",
+        };
         let cause = format!(
-            "its agent does not know the pod, so its kernel drops what the pod sends to destinations of policies; applied there is {revision}"
+            "its agent does not know the pod, so its kernel drops what the pod sends to destinations of policies{only_if}; applied there is {revision}"
         );
         let advice = "ask again in some seconds: this is normal while a pod starts; if it stays, see the agent's log and the runbook StartGuardDrops";
         return (differs(cause, verdict), Some(advice.to_owned()));
@@ -323,12 +327,12 @@ fn way(
             });
         } else {
             way.exit = None;
-            way.unknown = is_held_back(table, from, destination);
-            let known = in_set(table, "others", family, from);
-            let verdict = match (known, way.unknown) {
+            way.held_back = held_back(table, from, destination);
+            let verdict = match (in_set(table, "others", family, from), way.held_back) {
                 (true, _) => "in no group",
-                (false, true) => "not known there yet, and dropped",
-                (false, false) => "not classified",
+                (false, Some(HeldBack::ByAddress)) => "not known there yet, and dropped",
+                (false, Some(HeldBack::ByInterface)) => "not known there yet, and dropped if its interface is a veth",
+                (false, None) => "not classified",
             };
             way.verdict = Some(verdict.to_owned());
         }
@@ -373,18 +377,21 @@ fn in_set(table: &Table, name: &str, family: AddressFamily, address: IpAddr) -> 
     set.is_some_and(|set| set.elements.keys().any(|key| has(key, address)))
 }
 
-/// Whether the node drops what a pod sends to a destination, because it does not know the pod: by the pod's address, or by its interface.
-fn is_held_back(table: &Table, from: IpAddr, destination: IpAddr) -> bool {
+/// By what the node drops what a pod sends to a destination, because it does not know the pod; none: it does not.
+fn held_back(table: &Table, from: IpAddr, destination: IpAddr) -> Option<HeldBack> {
     let family = AddressFamily::of(destination);
     let of_the_source = |name| in_set(table, name, family, from);
     let of_the_destination = |name| in_set(table, name, family, destination);
-    let classify = table.chains.get(&format!("{CLASSIFY}{}", family.suffix()));
+    if of_the_source("others") || of_the_destination("cluster") || !of_the_destination("guarded") {
+        return None;
+    }
+    if of_the_source("podnets") {
+        return Some(HeldBack::ByAddress);
+    }
+    let classify = table.chains.get(&format!("{CLASSIFY}{}", family.suffix()))?;
     let by_interface = |statement: &Statement| matches!(statement, Statement::Compare { field: Field::Iifkind, .. });
-    let of_a_pod = || classify.is_some_and(|chain| chain.rules.iter().flat_map(|rule| &rule.0).any(by_interface));
-    !of_the_source("others")
-        && !of_the_destination("cluster")
-        && of_the_destination("guarded")
-        && (of_the_source("podnets") || of_a_pod())
+    let mut statements = classify.rules.iter().flat_map(|rule| &rule.0);
+    statements.any(by_interface).then_some(HeldBack::ByInterface)
 }
 
 /// The exit that a verdict leads to, by the chains in between.

@@ -210,8 +210,6 @@ pub enum Statement {
     Reset,
     /// `tcp flags ! syn`: a TCP segment that begins no connection.
     WithoutSyn,
-    /// `tcp flags rst`: a TCP reset.
-    WithRst,
     /// `notrack`: exempts the packet from connection tracking.
     NoTrack,
     /// `fib saddr . iif oif missing`: the route back to the source does not use the incoming interface.

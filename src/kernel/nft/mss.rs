@@ -1,5 +1,5 @@
 //! `tcp flags syn tcp option maxseg size set rt mtu`: the expressions that clamp a TCP connection's MSS to its route's
-//! MTU, and those of `tcp flags ! syn` and `tcp flags rst`.
+//! MTU, and those of `tcp flags ! syn`.
 //!
 //! Three kinds of expression occur only in these statements, always with the same operands, so each is known as a whole. Not
 //! here: the whole statement (`statement`), and why the MSS is clamped (`core::compile::table`).
@@ -26,10 +26,9 @@ const NFT_EXTHDR_OP_TCPOPT: u32 = 1;
 const FIRST: u32 = 1;
 /// `IPPROTO_TCP`
 pub(super) const TCP: u8 = 6;
-/// TCP's flags are the 14th byte of its header, SYN is their second bit, and RST the third (RFC 9293, 3.1).
+/// TCP's flags are the 14th byte of its header, and SYN is their second bit (RFC 9293, 3.1).
 pub(super) const FLAGS_OFFSET: u32 = 13;
 const SYN: u8 = 2;
-const RST: u8 = 4;
 /// The option's number, and where its value begins (RFC 9293, 3.2).
 const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 
@@ -38,8 +37,6 @@ const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 pub(super) enum Part {
     /// `bitwise reg 1 = ( reg 1 & 0x02 ) ^ 0x00`, one byte
     SynFlag,
-    /// The same of 0x04.
-    RstFlag,
     /// `byteorder reg 1 = hton(reg 1, 2, 2)`
     NetworkOrder,
     /// `exthdr write tcpopt reg 1 => 2b @ 2 + 2`; the kernel only ever lowers this option.
@@ -47,20 +44,15 @@ pub(super) enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::SynFlag, Self::RstFlag, Self::NetworkOrder, Self::Write];
+    const ALL: [Self; 3] = [Self::SynFlag, Self::NetworkOrder, Self::Write];
 
     /// The kernel's name of the expression.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::SynFlag | Self::RstFlag => "bitwise",
+            Self::SynFlag => "bitwise",
             Self::NetworkOrder => "byteorder",
             Self::Write => "exthdr",
         }
-    }
-
-    /// The flag that it leaves of a byte.
-    fn flag(self) -> u8 {
-        if self == Self::RstFlag { RST } else { SYN }
     }
 
     /// Writes its attributes.
@@ -68,9 +60,9 @@ impl Part {
         let mut numbers =
             |attributes: &[(u16, u32)]| attributes.iter().for_each(|(kind, number)| data.number(*kind, *number));
         match self {
-            Self::SynFlag | Self::RstFlag => {
+            Self::SynFlag => {
                 numbers(&[(NFTA_BITWISE_SREG, FIRST), (NFTA_BITWISE_DREG, FIRST), (NFTA_BITWISE_LEN, 1)]);
-                data.nested(NFTA_BITWISE_MASK, |nested| nested.bytes(NFTA_DATA_VALUE, &[self.flag()]));
+                data.nested(NFTA_BITWISE_MASK, |nested| nested.bytes(NFTA_DATA_VALUE, &[SYN]));
                 data.nested(NFTA_BITWISE_XOR, |nested| nested.bytes(NFTA_DATA_VALUE, &[0]));
             }
             Self::NetworkOrder => numbers(&[
@@ -98,11 +90,12 @@ impl Part {
             let found = wire::find(attributes, kind).ok().flatten();
             found.and_then(|data| wire::find(data, NFTA_DATA_VALUE).ok().flatten()) == Some(&[value][..])
         };
-        let same = |part: &Self| match part {
-            Self::SynFlag | Self::RstFlag => {
+        let part = Self::ALL.into_iter().find(|part| part.name() == name)?;
+        let same = match part {
+            Self::SynFlag => {
                 [NFTA_BITWISE_SREG, NFTA_BITWISE_DREG, NFTA_BITWISE_LEN].map(number)
                     == [Some(FIRST), Some(FIRST), Some(1)]
-                    && byte(NFTA_BITWISE_MASK, part.flag())
+                    && byte(NFTA_BITWISE_MASK, SYN)
                     && byte(NFTA_BITWISE_XOR, 0)
             }
             Self::NetworkOrder => {
@@ -122,7 +115,7 @@ impl Part {
                     && kinds.map(number) == [Some(FIRST), Some(2), Some(2), Some(NFT_EXTHDR_OP_TCPOPT)]
             }
         };
-        Self::ALL.into_iter().filter(|part| part.name() == name).find(same)
+        same.then_some(part)
     }
 }
 
@@ -130,7 +123,6 @@ impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::SynFlag => "bitwise reg 1 = ( reg 1 & 0x02 ) ^ 0x00",
-            Self::RstFlag => "bitwise reg 1 = ( reg 1 & 0x04 ) ^ 0x00",
             Self::NetworkOrder => "byteorder reg 1 = hton(reg 1, 2, 2)",
             Self::Write => "exthdr write tcpopt reg 1 => 2b @ 2 + 2",
         })

@@ -10,7 +10,6 @@ use crate::core::state::net::Mac;
 use crate::core::state::nft::{Field, MatchValue, NftRule, Statement, TableFamily};
 
 use super::expression::{Expression, Found, Register};
-use super::mss;
 use super::statement::{self, Dependency, Established};
 use super::uapi::*;
 use super::wire;
@@ -108,13 +107,6 @@ fn dependency(expressions: &[Expression]) -> Option<(Dependency, &[Expression])>
 fn guess(expressions: &[Expression]) -> Option<(Statement, usize)> {
     match expressions {
         [Expression::Counter { .. }, ..] => Some((Statement::Counter, 1)),
-        [
-            Expression::Meta { key: NFT_META_L4PROTO, .. },
-            _,
-            Expression::Payload { .. },
-            Expression::Mss(mss::Part::RstFlag),
-            ..,
-        ] => Some((Statement::WithRst, statement::with_rst().len())),
         [
             Expression::Meta { key: NFT_META_L4PROTO, .. },
             _,

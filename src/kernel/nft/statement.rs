@@ -148,7 +148,6 @@ pub(super) fn fields(statement: &Statement) -> Vec<Field> {
         | Statement::PacketForHost
         | Statement::Reset
         | Statement::WithoutSyn
-        | Statement::WithRst
         | Statement::NoTrack
         | Statement::NoRouteBack
         | Statement::FromThisHost
@@ -228,8 +227,6 @@ pub(super) fn own_expressions(statement: &Statement) -> Option<Vec<Expression>> 
         Statement::Reset => Some(reset()),
         // tcp flags ! syn
         Statement::WithoutSyn => Some(without_syn()),
-        // tcp flags rst
-        Statement::WithRst => Some(with_rst()),
         // notrack
         Statement::NoTrack => Some(vec![Expression::NoTrack]),
         // fib saddr . iif oif missing
@@ -281,22 +278,17 @@ pub(super) fn reset() -> Vec<Expression> {
 
 /// `tcp flags ! syn`
 pub(super) fn without_syn() -> Vec<Expression> {
-    flag(mss::Part::SynFlag, false)
-}
-
-/// `tcp flags rst`
-pub(super) fn with_rst() -> Vec<Expression> {
-    flag(mss::Part::RstFlag, true)
+    syn(false)
 }
 
 /// `tcp flags syn` or `tcp flags ! syn`
-fn flag(flag: mss::Part, set: bool) -> Vec<Expression> {
+fn syn(set: bool) -> Vec<Expression> {
     let register = Register::FIRST;
     vec![
         Expression::Meta { key: NFT_META_L4PROTO, register },
         Expression::Compare { register, negated: false, value: vec![mss::TCP] },
         Expression::Payload { base: NFT_PAYLOAD_TRANSPORT_HEADER, offset: mss::FLAGS_OFFSET, length: 1, register },
-        Expression::Mss(flag),
+        Expression::Mss(mss::Part::SynFlag),
         Expression::Compare { register, negated: set, value: vec![0] },
     ]
 }
@@ -304,7 +296,7 @@ fn flag(flag: mss::Part, set: bool) -> Vec<Expression> {
 /// `tcp flags syn tcp option maxseg size set rt mtu`
 pub(super) fn clamp_mss() -> Vec<Expression> {
     let register = Register::FIRST;
-    let mut expressions = flag(mss::Part::SynFlag, true);
+    let mut expressions = syn(true);
     expressions.extend([
         Expression::Rt { key: NFT_RT_TCPMSS, register },
         Expression::Mss(mss::Part::NetworkOrder),

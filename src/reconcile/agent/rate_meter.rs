@@ -22,7 +22,7 @@ pub(super) struct RateMeter {
 }
 
 impl RateMeter {
-    /// Counts at once, and soon again: a new agent tells of its rates early.
+    /// Counts as soon as it can, and soon again: a new agent tells of its rates early.
     pub(super) fn new() -> Self {
         let now = Instant::now();
         Self { began: now, last: None, told: None, due: now }
@@ -45,6 +45,10 @@ impl RateMeter {
             return;
         }
         self.due = now + if self.last.is_none() { RENEWAL / 4 } else { RENEWAL };
+        // Until a round says what each rule means, nothing is counted; then all that the rules have counted before this process.
+        if reconciler.applied().is_none() {
+            return;
+        }
         let counted = match reconciler.counters().await {
             Ok(counters) => Some(Counted { counters: counters.clone(), at: now.duration_since(self.began) }),
             Err(error) => {

@@ -36,7 +36,8 @@ pub(super) fn figure(model: &Model) -> Markup {
                             }
                         }
                         None if model.known.kernel.is_some() => { "Rates are there when the page is loaded again." }
-                        None => { "No agent reports rates: none is heard, or their Leases may not be read." }
+                        None if model.known.overview.is_some() => { "No agent has reported rates yet." }
+                        None => { "Rates are there once this node's kernel has been read twice." }
                     }
                     @if picture.more > 0 { " " (counted(picture.more, "policy")) " more " a href="/policies" { "in the list" } "." }
                 }

@@ -225,11 +225,7 @@ pub(crate) fn every_kind() -> (Table, Table) {
                 Hook::Input,
                 0,
                 ChainPolicy::Accept,
-                vec![
-                    vec![Statement::Reset],
-                    vec![Statement::WithoutSyn, Statement::Counter],
-                    vec![Statement::WithRst, Statement::Counter],
-                ],
+                vec![vec![Statement::Reset], vec![Statement::WithoutSyn, Statement::Counter]],
             ),
         ),
         ("own", base(Route, Hook::Output, 1000, ChainPolicy::Accept, vec![])),

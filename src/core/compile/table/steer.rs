@@ -26,8 +26,6 @@ const BEFORE_IPVS: i32 = 97;
 const NEW: u32 = 8;
 /// `NF_CT_STATE_BIT(IP_CT_RELATED)`.
 const RELATED: u32 = 4;
-/// `NF_CT_STATE_INVALID_BIT`
-const INVALID: u32 = 1;
 
 impl Builder<'_> {
     /// The chains of prerouting and output, and what they lead to.
@@ -64,8 +62,8 @@ impl Builder<'_> {
         self.base("steer", ChainKind::Filter, Hook::Prerouting, LAST, rules);
         // What comes by the output hook has its route already, and is routed once more if its mark changes in the second look: so it
         // comes there without one.
-        let mut unsteer = self.unasked_resets();
-        unsteer.extend([vec![Statement::FromThisHost, accept()], vec![self.of_an_exit(Field::MetaMark, false), clean]]);
+        let unsteer =
+            vec![vec![Statement::FromThisHost, accept()], vec![self.of_an_exit(Field::MetaMark, false), clean]];
         self.base("unsteer_output", ChainKind::Filter, Hook::Output, LAST - 1, unsteer);
         // A second look, at what never was forwarded: kube-proxy in IPVS mode translates in the input hook and sends on from the
         // output hook (net/netfilter/ipvs/ip_vs_xmit.c), and a proxy on the host may speak with a pod's address. What this
@@ -89,18 +87,6 @@ impl Builder<'_> {
         self.base("steer_output", ChainKind::Route, Hook::Output, LAST, again);
         self.outbound();
         self.remember();
-    }
-
-    /// A server's segment that connection tracking finds invalid, as one ahead of the window that it has seen, is translated back to no pod: it is
-    /// for this host, which knows no such connection and answers with a reset. That would end the member's connection; kube-proxy had the same
-    /// (kubernetes/kubernetes#74839). A reset of a connection that this host does know is valid, and so is one for a refused SYN.
-    fn unasked_resets(&self) -> Vec<Vec<Statement>> {
-        let invalid = Statement::CtState { bits: INVALID, negated: false };
-        let from = |family: AddressFamily| in_set(saddr(family), false, format!("translated{}", family.suffix()));
-        let families = self.families.iter().filter(|_| self.is_gateway);
-        families
-            .map(|family| vec![from(*family), invalid.clone(), Statement::WithRst, Statement::Counter, drop()])
-            .collect()
     }
 
     /// Packets that IPVS forwards have no input interface in the output hook, and an unclassified pod may be recognisable by

@@ -111,7 +111,6 @@ impl fmt::Display for Statement {
             Self::PacketForHost => f.write_str("meta pkttype set host"),
             Self::Reset => f.write_str("meta l4proto tcp reject with tcp reset"),
             Self::WithoutSyn => f.write_str("tcp flags ! syn"),
-            Self::WithRst => f.write_str("tcp flags rst"),
             Self::NoTrack => f.write_str("notrack"),
             Self::NoRouteBack => f.write_str("fib saddr . iif oif missing"),
             Self::FromThisHost => f.write_str("fib saddr type local"),

@@ -296,8 +296,8 @@ fn apply(table: &Table, rule: &NftRule, packet: &mut Packet) -> Said {
             Statement::SnatTo { address } if address.is_ipv4() == packet.source.is_ipv4() => {
                 return snat(packet, *address);
             }
-            // The rule for all protocols follows, with the same address. No packet here is a reset.
-            Statement::SnatTo { .. } | Statement::SnatTcpTo { .. } | Statement::WithRst => false,
+            // The rule for all protocols follows, with the same address.
+            Statement::SnatTo { .. } | Statement::SnatTcpTo { .. } => false,
             Statement::PacketForHost => {
                 packet.for_host = true;
                 true
