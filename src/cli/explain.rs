@@ -17,8 +17,8 @@ use crate::clock::Clock;
 use crate::cluster::live::PodsRead;
 use crate::core::address_class::asked_address;
 use crate::core::explain::{
-    ExplainedLines, Explanation, LiveConnection, Question, Verdict, address_lines, counted_between, explain,
-    leaving_as, lines, seen_as,
+    ExplainedLines, Explanation, LiveConnection, LiveOutcome, Question, Verdict, address_lines, counted_between,
+    explain, leaving_as, lines, seen_as,
 };
 use crate::core::facts::PodName;
 use crate::core::name::NodeName;
@@ -27,7 +27,7 @@ use crate::git::mirror::Mirror;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit codes: 0 the packets leave or are not steered, 2 they are dropped or a kernel differs, 1 failure."
+    after_help = "Exit codes: 0 the packets leave or are not steered, 2 they are dropped, a kernel differs or --live was not accepted, 1 failure."
 )]
 pub(super) struct ExplainArgs {
     /// The pod: NAMESPACE/NAME.
@@ -123,7 +123,8 @@ pub(super) fn run(args: &ExplainArgs, verbosity: &Verbosity) -> Result<ExitCode,
         TextOrJson::Text => shown(lines(&explanation, seen.as_ref(), now), Some(&explanation.verdict)),
     };
     output::print(&text)?;
-    let bad = matches!(explanation.verdict, Verdict::Dropped { .. } | Verdict::Differs { .. });
+    let unanswered = explanation.live.as_ref().is_some_and(|live| live.outcome != LiveOutcome::Connected);
+    let bad = unanswered || matches!(explanation.verdict, Verdict::Dropped { .. } | Verdict::Differs { .. });
     Ok(if bad { ExitCode::from(CHANGES) } else { ExitCode::SUCCESS })
 }
 

@@ -15,6 +15,7 @@ use super::{json, plan};
 use crate::clock::Clock;
 use crate::cluster::live::PodsRead;
 use crate::core::overview::{NodeRow, Overview, PolicyRow, Urgency, lines};
+use crate::core::report::history::Rejected;
 use crate::core::text::wrapped;
 
 #[derive(Debug, clap::Args)]
@@ -88,6 +89,7 @@ struct OverviewJson<'a> {
     revision: &'a str,
     urgency: &'static str,
     waits: Option<&'a str>,
+    rejected: &'a [Rejected],
     policies: Vec<PolicyJson<'a>>,
     nodes: Vec<NodeJson<'a>>,
 }
@@ -129,6 +131,7 @@ impl<'a> OverviewJson<'a> {
             revision: &overview.revision,
             urgency: word(overview.urgency()),
             waits: overview.waits.as_deref(),
+            rejected: &overview.rejected,
             policies: overview.policies.iter().map(PolicyJson::from).collect(),
             nodes: overview.nodes.iter().map(NodeJson::from).collect(),
         }

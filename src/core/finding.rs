@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use super::state::AddressFamily;
+
 /// One finding. Ordered by code and subject, so that lists are stable.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Finding {
@@ -43,6 +45,13 @@ impl Finding {
     /// A finding without a hint.
     pub fn new(code: &str, subject: impl fmt::Display, message: impl Into<String>) -> Self {
         Self { code: code.to_owned(), subject: subject.to_string(), message: message.into(), hint: None }
+    }
+
+    /// Whether it is about packets of a family: a message that names one family alone is about that one.
+    pub fn is_about(&self, family: AddressFamily) -> bool {
+        let message = self.message.to_ascii_lowercase();
+        let names = |family: AddressFamily| message.contains(&family.version().to_ascii_lowercase());
+        names(family) || !AddressFamily::BOTH.into_iter().any(names)
     }
 
     /// Whether something does not work because of it. Other findings are informational.

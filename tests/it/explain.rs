@@ -10,14 +10,14 @@ use std::net::IpAddr;
 
 use egret::cluster::read_text;
 use egret::core::explain::{
-    ANSWER_FORMAT, ConnectionAnswer, Counted, Difference, ExitAnswer, KernelAnswer, KernelWay, Question, Situation,
-    Told, UnknownPod, address_lines, explain, leaving_as, lines, seen_as,
+    ANSWER_FORMAT, ConnectionAnswer, Counted, Difference, DocumentChange, ExitAnswer, KernelAnswer, KernelWay,
+    Question, Situation, Told, UnknownPod, address_lines, explain, leaving_as, lines, seen_as,
 };
 use egret::core::facts::{Facts, PodName};
 use egret::core::name::NodeName;
 use egret::core::policy::PolicySet;
 use egret::core::policy::catalogue::{Catalogue, FileUpdate};
-use egret::core::report::history::NodeReport;
+use egret::core::report::history::{NodeReport, Rejected};
 use jiff::Timestamp;
 
 /// Two nodes, of which beta is a gateway, two namespaces, and a pod for each case.
@@ -182,14 +182,17 @@ fn a_pod_that_is_no_member_is_told_which_label_it_lacks() {
                     the pod has org=alliance, and org=empire is wanted
   near    outpost (policies/0.yaml:1), 10.88.4.0/24, selector 1: the pod has org=alliance, and org=empire is wanted
   waits   nothing is known of it: no node was read, and none reports
-  do      kubectl label pod -n batuu xwing org=empire --overwrite; and in the template that the pod is made from";
+  do      if outpost is meant to select it: kubectl label pod -n batuu xwing org=empire --overwrite; and in the template that the pod is made from";
     assert_eq!(said(&[outpost()], &facts(|text| text), "batuu/xwing", "10.88.4.2"), expected);
     let text = said(&[outpost()], &facts(|text| text), "hoth/walker", "10.88.4.2");
     assert!(
         text.lines().next().unwrap().ends_with("the namespace has no label team, and team=blue is wanted"),
         "{text}"
     );
-    assert!(text.ends_with("do      kubectl label namespace hoth team=blue"), "{text}");
+    assert!(
+        text.ends_with("do      if outpost is meant to select it: kubectl label namespace hoth team=blue"),
+        "{text}"
+    );
     // The one that lacks least comes first.
     let other = outpost().replace("name: outpost", "name: another").replace("org: empire", "org: empire, class: x");
     let text = said(&[outpost(), other], &facts(|text| text), "hoth/walker", "10.88.4.2");
@@ -373,6 +376,72 @@ fn a_node_that_reports_is_named_where_its_kernel_is_not_read() {
     let of = |wanted: &str| lines.iter().find(|(label, _)| *label == wanted).map(|(_, text)| text.as_str());
     assert_eq!(of("kernel"), Some("beta: not read here; it reports d93c4a6d93c4 as active"));
     assert_eq!(of("do"), Some("on beta: `sysctl -w net.ipv4.ip_forward=1`"));
+}
+
+/// What is said with these findings of a node.
+fn with_finding(node: &str, finding: (&str, &str, &str), pod: &str, to: &str) -> String {
+    let (set, facts) = (set(&[outpost()]), facts(|text| text));
+    let mut report = NodeReport::new(node);
+    report.set_active("d93c4a6d93c4a6", "let the empire through", now());
+    let (code, subject, message) = finding;
+    report.set_findings(vec![egret::core::finding::Finding::new(code, subject, message)], now());
+    with_reports(&set, &facts, (&[report], &BTreeMap::new()), |situation| {
+        lines(&explain(&question(pod, to), situation).unwrap(), None, now()).0
+    })
+}
+
+#[test]
+fn what_is_wrong_in_one_family_is_no_fault_of_the_other() {
+    let head = |message| {
+        with_finding("beta", ("egress-address-missing", "beta 10.77.3.42", message), "batuu/tie", "10.88.4.2")
+    };
+    let wrong = head("net1 has no global IPv4 address; members' packets are dropped there");
+    assert!(wrong.contains("DROPPED on beta"), "{wrong}");
+    let of_the_other = head("net1 has no global IPv6 address; members' packets are dropped there");
+    assert!(of_the_other.ends_with("leaves as 10.77.3.42 through beta"), "{of_the_other}");
+}
+
+#[test]
+fn a_pod_whose_own_node_forwards_nothing_of_it_is_dropped_there() {
+    let message = |pods: &str| format!("net.ipv4.conf.lxc1.forwarding is 0: what {pods} sends ends on this node");
+    let head =
+        |pods: &str| with_finding("alpha", ("not-forwarding", "alpha", &message(pods)), "batuu/tie", "10.88.4.2");
+    let expected = "DROPPED on alpha since 12:00:00 (0 s): net.ipv4.conf.lxc1.forwarding is 0: what batuu/other, batuu/tie sends ends on this node";
+    assert!(head("batuu/other, batuu/tie").ends_with(expected), "{}", head("batuu/other, batuu/tie"));
+    assert!(head("batuu/tiefighter").ends_with("leaves as 10.77.3.42 through beta"));
+}
+
+#[test]
+fn a_document_whose_newest_version_is_not_active_is_mended_before_any_label() {
+    let of = |file: &str, pod: &str| {
+        let rejected = Rejected {
+            place: format!("{file}:7:3"),
+            message: "an error".to_owned(),
+            instead: "No earlier version is active".to_owned(),
+        };
+        with(&set(&[outpost()]), &facts(|text| text), |situation| {
+            let rejected = [rejected];
+            let mut explanation =
+                explain(&question(pod, "10.88.4.2"), &Situation { rejected: &rejected, ..*situation }).unwrap();
+            explanation.changed = Some(DocumentChange {
+                commit: "d93c4a6d93c4a6".to_owned(),
+                summary: "oops".to_owned(),
+                author: "Ada <ada@example.com>".to_owned(),
+                time: now(),
+            });
+            lines(&explanation, None, now()).1
+        })
+    };
+    let line = |lines: &[(&str, String)], wanted: &str| {
+        lines.iter().find(|(label, _)| *label == wanted).map(|(_, text)| text.clone()).unwrap_or_default()
+    };
+    let others = of("policies/rebel.yaml", "batuu/xwing");
+    assert_eq!(line(&others, "stale"), "policies/rebel.yaml:7:3: an error. No earlier version is active");
+    assert_eq!(line(&others, "do"), "mend policies/rebel.yaml:7:3, whose newest version is not active: an error");
+    // The commit that last changed the file is not the one that is active.
+    let own = of("policies/0.yaml", "batuu/tie");
+    let expected = "outpost, policies/0.yaml:1, the last good version: d93c4a6d93c4 \"oops\" (Ada, 0 s) is not active";
+    assert_eq!(line(&own, "policy"), expected);
 }
 
 #[test]

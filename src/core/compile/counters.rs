@@ -232,12 +232,6 @@ fn counted_families(exit: &NodeExit, rule: &NftRule) -> Vec<AddressFamily> {
     }
 }
 
-/// Whether a finding's message names one of the families.
-fn names_one_of(finding: &Finding, families: &[AddressFamily]) -> bool {
-    let message = finding.message.to_ascii_lowercase();
-    families.iter().any(|family| message.contains(&family.version().to_ascii_lowercase()))
-}
-
 /// Names with commas between them.
 fn names(policies: &BTreeSet<PolicyId>) -> String {
     policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>().join(",")
@@ -257,7 +251,9 @@ impl Compiled {
         let (identity, text) = (key.identity(), key.to_string());
         let of_exit = |finding: &&Finding| finding.subject == identity || finding.subject == text;
         let reasons = self.findings.iter().filter(of_exit);
-        let reasons = reasons.filter_map(|finding| Some((names_one_of(finding, families), finding.drop_reason()?)));
+        let reasons = reasons.filter_map(|finding| {
+            Some((families.iter().any(|family| finding.is_about(*family)), finding.drop_reason()?))
+        });
         // Of the other family's finding only if there is none of this one.
         Some(reasons.min_by_key(|(of_family, _)| !of_family).map_or("EgressIPMissing", |(_, reason)| reason))
     }

@@ -100,8 +100,7 @@ const CARRIES: &str = " carries its members meanwhile";
 
 /// What a source reports of an exit in a family ([`findings`]): whether its gateway does not answer.
 pub(crate) fn is_silent(finding: &Finding, family: AddressFamily) -> bool {
-    let other = if family == AddressFamily::V4 { AddressFamily::V6 } else { AddressFamily::V4 };
-    finding.code == SILENT && !finding.message.contains(&format!(" over {}; ", other.version()))
+    finding.code == SILENT && finding.is_about(family)
 }
 
 /// The identity of the exit that carries the members of a silent one, as the finding has it; none: they are lost.

@@ -21,8 +21,17 @@ use crate::core::state::nft::AddressFamily;
 
 /// Code of the findings.
 const CODE: &str = "not-forwarding";
+/// How the message about pods ends.
+const ENDS_HERE: &str = " sends ends on this node";
 /// At most this many pods are named.
 const NAMED: usize = 3;
+
+/// Whether a finding names a pod whose packets end on its own node ([`of_pods`]).
+pub(crate) fn names_pod(finding: &Finding, pod: &PodName) -> bool {
+    let pods = || finding.message.split_once(": what ")?.1.strip_suffix(ENDS_HERE);
+    let name = pod.to_string();
+    finding.code == CODE && pods().is_some_and(|pods| pods.split(", ").any(|one| one == name))
+}
 
 /// Removes a gateway's routes out through an interface that does not forward: replies would be dropped there.
 pub(super) fn close(
@@ -75,7 +84,7 @@ pub(super) fn of_pods(
         if pods.len() > NAMED {
             names.push(format!("{} more", pods.len() - NAMED));
         }
-        let message = format!("{} is 0: what {} sends ends on this node", setting(interface, family), names.join(", "));
+        let message = format!("{} is 0: what {}{ENDS_HERE}", setting(interface, family), names.join(", "));
         Finding::new(CODE, input.node, message).hint(hint(interface, family))
     };
     pods.into_iter().map(finding).collect()
@@ -123,16 +132,12 @@ fn setting(interface: &str, family: AddressFamily) -> String {
 }
 
 fn hint(interface: &str, family: AddressFamily) -> String {
+    // `ip_forward` changes interfaces only if it changes itself (`devinet_sysctl_forward`, net/ipv4/devinet.c).
     let all = match family {
-        AddressFamily::V4 => "net.ipv4.ip_forward=1",
-        AddressFamily::V6 => "net.ipv6.conf.all.forwarding=1",
+        AddressFamily::V4 => ", or net.ipv4.ip_forward=1 if that is 0",
+        AddressFamily::V6 => "",
     };
-    let alone = if family == AddressFamily::V4 {
-        format!(", or `sysctl -w {}=1`", setting(interface, family))
-    } else {
-        String::new()
-    };
-    format!("`sysctl -w {all}`{alone}; a file in /etc/sysctl.d may have disabled it")
+    format!("`sysctl -w {}=1`{all}; a file in /etc/sysctl.d may have disabled it", setting(interface, family))
 }
 
 /// The interface through which the main table routes to an address.

@@ -16,6 +16,7 @@ mod table;
 mod transfers;
 mod tunnel;
 
+pub(crate) use forwarding::names_pod;
 pub use forwarding::unfit;
 pub use groups::{Disposition, RouteTarget};
 pub(crate) use groups::{targets, way};

@@ -67,7 +67,8 @@ impl KernelReading {
             Some(NodeExit { role: ExitRole::Remote { outer, .. }, .. }) => outer.is_none(),
             Some(NodeExit { role: ExitRole::Own { routes, .. }, .. }) => !routes.contains_key(&family),
         };
-        let finding = || self.compiled.findings.iter().find(|finding| is_fault_of(finding, exit)).cloned();
+        let of_exit = |finding: &&Finding| is_fault_of(finding, exit) && finding.is_about(family);
+        let finding = || self.compiled.findings.iter().find(of_exit).cloned();
         closed.then(finding).flatten()
     }
 

@@ -17,7 +17,7 @@ use crate::core::compile::{CLASSIFY, Compiled, DROP, GROUP};
 use crate::core::facts::Pod;
 use crate::core::name::NodeName;
 use crate::core::placement::ExitKey;
-use crate::core::report::drift::{Drift, DriftPlace, between};
+use crate::core::report::drift::{Drift, DriftPlace, between, how};
 use crate::core::state::NodeState;
 use crate::core::state::net::{Route, route_text};
 use crate::core::state::nft::{
@@ -26,6 +26,9 @@ use crate::core::state::nft::{
 };
 use crate::core::state::ownership::{DatapathConfig, TUNNEL};
 use crate::core::text::{counted, short_commit};
+
+/// How the route of a table ends that leads nowhere.
+const UNREACHABLE: &str = " unreachable";
 
 /// What is known of a kernel on the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,10 +177,44 @@ fn has_applied(node: &NodeName, situation: &Situation<'_>) -> bool {
     situation.reports.get(node).is_some_and(|report| report.active.is_some())
 }
 
+/// The answer, if a kernel that was read has no way for the packets of the exit that they are led to: as it has to, for a cause of the whole
+/// node or of a family.
+pub(super) fn closed(
+    verdict: Verdict,
+    advice: Option<String>,
+    views: &[KernelView],
+    destination: IpAddr,
+    situation: &Situation<'_>,
+) -> (Verdict, Option<String>) {
+    if !matches!(verdict, Verdict::Leaves { .. } | Verdict::AddressUnknown { .. }) {
+        return (verdict, advice);
+    }
+    let unreachable = views.iter().find_map(|view| match view {
+        KernelView::Read { node, way, .. }
+            if way.route.as_deref().is_some_and(|route| route.ends_with(UNREACHABLE)) =>
+        {
+            Some((node, way))
+        }
+        _ => None,
+    });
+    let Some((node, way)) = unreachable else { return (verdict, advice) };
+    let family = AddressFamily::of(destination);
+    let read = situation.kernel.filter(|kernel| kernel.node == *node);
+    let mut findings = read.into_iter().flat_map(|kernel| &kernel.compiled.findings).chain(situation.findings_of(node));
+    let of_node = findings.find(|one| one.subject == node.as_str() && one.is_problem() && one.is_about(family));
+    let cause = match of_node {
+        Some(finding) => finding.message.clone(),
+        None => format!("the exit has no way there: {}", way.route.clone().unwrap_or_default()),
+    };
+    let since = of_node.and_then(|finding| situation.since(node, finding));
+    let advice = of_node.and_then(|finding| finding.hint.as_ref()).map(|hint| format!("on {node}: {hint}")).or(advice);
+    (Verdict::Dropped { node: Some(node.clone()), reason: "NoRoute", cause, since }, advice)
+}
+
 /// The answer, if a kernel that was read does not hold what was decided.
 pub(super) fn astray(verdict: Verdict, advice: Option<String>, views: &[KernelView]) -> (Verdict, Option<String>) {
-    // What is dropped or not steered for another cause has that one to be put right first.
-    if matches!(verdict, Verdict::Dropped { .. }) {
+    // What is dropped for another cause has that one to be put right first. That a gateway does not answer may follow from what differs.
+    if matches!(&verdict, Verdict::Dropped { reason, .. } if *reason != "GatewaySilent") {
         return (verdict, advice);
     }
     let found = views.iter().find_map(|view| match view {
@@ -186,11 +223,7 @@ pub(super) fn astray(verdict: Verdict, advice: Option<String>, views: &[KernelVi
     });
     let Some((node, differs, running)) = found else { return (verdict, advice) };
     let first = &differs[0];
-    let what = match (&first.desired, &first.observed) {
-        (Some(_), None) => format!("{} is missing", first.object),
-        (None, Some(_)) => format!("{} is not Egret's", first.object),
-        _ => format!("{} differs", first.object),
-    };
+    let what = format!("{} {}", first.object, how(first.desired.is_some(), first.observed.is_some()));
     let more = match differs.len() - 1 {
         0 => String::new(),
         more => format!(" and {}", counted(more, "other difference")),
@@ -201,7 +234,9 @@ pub(super) fn astray(verdict: Verdict, advice: Option<String>, views: &[KernelVi
     } else {
         format!("on {node}: start `egret run`, which corrects it at once; `egret run --once` does it now")
     };
-    let cause = format!("{what}{more}; {process}");
+    let lost = first.object == "nft table inet egret" && first.observed.is_none();
+    let effect = if lost { "; without it nothing is steered or held back" } else { "" };
+    let cause = format!("{what}{more}{effect}; {process}");
     (Verdict::Differs { node: node.clone(), cause, decided: Box::new(verdict) }, Some(advice))
 }
 
@@ -348,7 +383,7 @@ fn way(
         .filter(|(key, _)| key.family == family && key.table == table && key.destination.contains(&destination));
     let best = routes.min_by_key(|(key, _)| (std::cmp::Reverse(key.destination.prefix_len()), key.metric));
     way.route = best.map(|(key, route)| match route {
-        Route::Unreachable => format!("table {table} unreachable"),
+        Route::Unreachable => format!("table {table}{UNREACHABLE}"),
         _ => route_text(key, route).trim_end_matches(" proto egret").to_owned(),
     });
     way

@@ -209,7 +209,9 @@ pub fn explain(question: &Question, situation: &Situation<'_>) -> Result<Explana
     let side = side(situation);
     let decided = verdict::decide(&side, question, pod, situation);
     let kernels = kernel::views(&decided, question, pod, situation);
-    let (verdict, advice) = kernel::astray(decided.verdict.clone(), decided.advice.clone(), &kernels);
+    let (verdict, advice) = (decided.verdict.clone(), decided.advice.clone());
+    let (verdict, advice) = kernel::astray(verdict, advice, &kernels);
+    let (verdict, advice) = kernel::closed(verdict, advice, &kernels, question.destination, situation);
     let (verdict, advice) = kernel::elsewhere(verdict, advice, &decided, pod, situation);
     let pending = situation.pending.map(|(commit, after)| {
         let nothing = BTreeMap::new();
@@ -224,6 +226,14 @@ pub fn explain(question: &Question, situation: &Situation<'_>) -> Result<Explana
     });
     let document = decided.claim.as_ref().map(|claim| claim.origin.file.clone());
     let concerns = |one: &&Rejected| document.is_none() || one.place.split(':').next() == document.as_deref();
+    let rejected: Vec<Rejected> = situation.rejected.iter().filter(concerns).cloned().collect();
+    // The policy that is meant may be the one that is not active.
+    let advice = match rejected.first() {
+        Some(first) if matches!(verdict, Verdict::NotSteered { .. }) => {
+            Some(format!("mend {}, whose newest version is not active: {}", first.place, first.message))
+        }
+        _ => advice,
+    };
     Ok(Explanation {
         question: question.clone(),
         address: pod.addresses.iter().copied().find(|one| one.is_ipv4() == question.destination.is_ipv4()),
@@ -238,7 +248,7 @@ pub fn explain(question: &Question, situation: &Situation<'_>) -> Result<Explana
         kernels,
         pending,
         waits: situation.waits.map(str::to_owned),
-        rejected: situation.rejected.iter().filter(concerns).cloned().collect(),
+        rejected,
         advice,
         changed: None,
         connections: None,
@@ -266,6 +276,14 @@ pub(super) fn side<'a>(situation: &Situation<'a>) -> RevisionState<'a> {
         side.placement = Placement { findings, ..placement.clone() };
     }
     side
+}
+
+impl<'a> Situation<'a> {
+    /// What a node reports.
+    fn findings_of(&self, node: &NodeName) -> impl Iterator<Item = &'a Finding> + use<'a> {
+        let reports: &'a BTreeMap<NodeName, NodeReport> = self.reports;
+        reports.get(node).into_iter().flat_map(|report| &report.findings).map(|dated| &dated.finding)
+    }
 }
 
 impl Situation<'_> {

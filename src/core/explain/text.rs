@@ -10,8 +10,10 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::reverse::leave;
-use super::{AddressUse, Difference, Explanation, KernelView, OpenConnection, Source, Verdict};
+use super::{AddressUse, Explanation, KernelView, OpenConnection, Source, Verdict};
 use crate::core::escape::EscapedText;
+use crate::core::report::drift::how;
+use crate::core::report::history::Rejected;
 use crate::core::snapshot;
 use crate::core::text::{counted, short_commit};
 
@@ -72,7 +74,7 @@ pub fn lines(explanation: &Explanation, seen: Option<&(IpAddr, Source)>, now: Ti
         open(connections, &mut lines);
     }
     for rejected in &explanation.rejected {
-        lines.push(("stale", format!("{}: {}; active is {}", rejected.place, rejected.message, rejected.instead)));
+        lines.push(("stale", format!("{}: {}. {}", rejected.place, rejected.message, rejected.instead)));
     }
     lines.push(("waits", waits(explanation)));
     lines.extend(explanation.advice.iter().map(|advice| ("do", advice.clone())));
@@ -142,12 +144,18 @@ fn head(explanation: &Explanation, now: Timestamp) -> String {
 
 fn policy(explanation: &Explanation, now: Timestamp, lines: &mut Vec<(&'static str, String)>) {
     if let Some(claim) = &explanation.claim {
+        let of_document = |one: &Rejected| one.place.split(':').next() == Some(claim.origin.file.as_str());
+        let is_stale = explanation.rejected.iter().any(of_document);
         let changed = explanation.changed.as_ref().map(|changed| {
             let author = changed.author.split(" <").next().unwrap_or_default();
             let commit = short_commit(&changed.commit);
+            let age = age(changed.time, now);
             match changed.summary.as_str() {
-                "" => format!(", published with {commit} ({})", age(changed.time, now)),
-                summary => format!(", {commit} \"{summary}\" ({author}, {})", age(changed.time, now)),
+                "" => format!(", published with {commit} ({age})"),
+                summary if is_stale => {
+                    format!(", the last good version: {commit} \"{summary}\" ({author}, {age}) is not active")
+                }
+                summary => format!(", {commit} \"{summary}\" ({author}, {age})"),
             }
         });
         lines.push(("policy", format!("{}, {}{}", claim.policy, claim.origin, changed.unwrap_or_default())));
@@ -184,7 +192,7 @@ fn kernel(view: &KernelView) -> String {
                 text.push_str("; no egret runs there");
             }
             for drift in differs.iter().take(LISTED) {
-                let _ = write!(text, "; {} {}", drift.object, word(drift));
+                let _ = write!(text, "; {} {}", drift.object, how(drift.desired.is_some(), drift.observed.is_some()));
             }
             text
         }
@@ -198,14 +206,6 @@ fn kernel(view: &KernelView) -> String {
                 if *drift == 0 { String::new() } else { format!(", {} not corrected", counted(*drift, "drift")) };
             format!("{node}: not read here; it reports {commit} as active{drift}")
         }
-    }
-}
-
-fn word(drift: &Difference) -> &'static str {
-    match (&drift.desired, &drift.observed) {
-        (Some(_), None) => "is missing",
-        (None, Some(_)) => "is not Egret's",
-        _ => "differs",
     }
 }
 

@@ -4,7 +4,6 @@
 //! from what was compiled for that node, and otherwise from the findings that the node reports. Not here: what the kernel holds beside
 //! that (`kernel`).
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use jiff::Timestamp;
@@ -14,15 +13,14 @@ use super::exits::is_fault_of;
 use super::{Question, Situation};
 use crate::core::cidr::AddressRange;
 use crate::core::compile::detours::{SILENT, carrier, is_silent};
-use crate::core::compile::{Disposition, egress_address};
-use crate::core::facts::Pod;
+use crate::core::compile::{Disposition, egress_address, names_pod};
+use crate::core::facts::{Pod, PodName};
 use crate::core::fate::{OwnReason, PacketFate, fate};
 use crate::core::finding::Finding;
 use crate::core::host_network::HostNetwork;
 use crate::core::name::NodeName;
 use crate::core::placement::ExitKey;
 use crate::core::preview::revision::{EgressPath, RevisionState, passes};
-use crate::core::report::history::NodeReport;
 use crate::core::state::nft::AddressFamily;
 
 /// What becomes of the packets.
@@ -217,7 +215,8 @@ fn unclaimed(decided: &mut Decided, question: &Question, pod: &Pod, policies: us
         ("Suspended", format!("{} is suspended until {until} ({})", lost.policy, lost.origin))
     } else if let Some(near) = decided.near.first() {
         let missing: Vec<String> = near.missing.iter().map(ToString::to_string).collect();
-        decided.advice = near.command(question, pod);
+        decided.advice =
+            near.command(question, pod).map(|command| format!("if {} is meant to select it: {command}", near.policy));
         ("NotSelected", format!("{} has {} and does not select the pod: {}", near.policy, near.net, missing.join("; ")))
     } else if policies > 0 {
         let of = if policies == 1 { "the pod's policy does not have" } else { "none of the pod's policies has" };
@@ -252,7 +251,14 @@ fn judged(
             };
             (Verdict::NotSteered { reason, cause }, None)
         }
-        (_, Disposition::Exit(exit)) => through(exit, fate, question.destination, pod.node.as_ref(), situation),
+        (_, Disposition::Exit(exit)) => {
+            let (family, node) = (AddressFamily::of(question.destination), pod.node.as_ref());
+            let held_up = node.and_then(|node| Some((node, held_up(&question.pod, node, family, situation)?)));
+            match held_up {
+                Some((node, finding)) => dropped(node, &finding, situation),
+                None => through(exit, fate, question.destination, node, situation),
+            }
+        }
         (_, _) => {
             let finding = of_policy("no-gateway");
             let cause = finding.map_or("no gateway is fit".to_owned(), |finding| finding.message.clone());
@@ -295,7 +301,7 @@ fn carrier_at(source: &NodeName, exit: &ExitKey, destination: IpAddr, situation:
     }
     let family = AddressFamily::of(destination);
     let mut carriers =
-        reported(situation, source, exit).filter(|finding| is_silent(finding, family)).filter_map(carrier);
+        reported(situation, source, exit, family).filter(|finding| is_silent(finding, family)).filter_map(carrier);
     carriers.next().and_then(|identity| situation.exit_called(identity)).filter(|carrier| carrier != exit)
 }
 
@@ -312,7 +318,7 @@ pub fn exit_verdict(exit: &ExitKey, destination: IpAddr, situation: &Situation<'
         return verdict;
     }
     let silence = situation.reports.keys().find_map(|node| {
-        let mut reported = reported(situation, node, exit);
+        let mut reported = reported(situation, node, exit, family);
         reported.find(|finding| is_lost(finding, family)).map(|finding| (node, finding))
     });
     if let Some((node, finding)) = silence {
@@ -380,7 +386,7 @@ fn fault(
     let mut silent = None;
     for node in source.into_iter().chain(Some(&exit.gateway).filter(|gateway| source != Some(*gateway))) {
         let own = situation.exit_reading(node, exit, destination);
-        let reported = || reported(situation, node, exit);
+        let reported = || reported(situation, node, exit, AddressFamily::of(destination));
         let found = match own {
             Some(reading) => reading.fault,
             None => reported().find(|finding| finding.code != SILENT).cloned(),
@@ -399,10 +405,22 @@ fn is_lost(finding: &Finding, family: AddressFamily) -> bool {
     is_silent(finding, family) && carrier(finding).is_none()
 }
 
-fn reported<'a>(situation: &Situation<'a>, node: &NodeName, exit: &'a ExitKey) -> impl Iterator<Item = &'a Finding> {
-    let reports: &'a BTreeMap<NodeName, NodeReport> = situation.reports;
-    let findings = reports.get(node).into_iter().flat_map(|report| &report.findings).map(|dated| &dated.finding);
-    findings.filter(move |finding| is_fault_of(finding, exit))
+/// What a node reports of an exit by which packets of a family end.
+fn reported<'a>(
+    situation: &Situation<'a>,
+    node: &NodeName,
+    exit: &'a ExitKey,
+    family: AddressFamily,
+) -> impl Iterator<Item = &'a Finding> {
+    situation.findings_of(node).filter(move |finding| is_fault_of(finding, exit) && finding.is_about(family))
+}
+
+/// What ends the pod's packets on its own node before any exit has them: its interface does not forward.
+fn held_up(pod: &PodName, node: &NodeName, family: AddressFamily, situation: &Situation<'_>) -> Option<Finding> {
+    let read = situation.kernel.filter(|kernel| kernel.node == *node);
+    let of_kernel = read.into_iter().flat_map(|kernel| &kernel.compiled.findings);
+    let mut all = of_kernel.chain(situation.findings_of(node));
+    all.find(|finding| finding.is_about(family) && names_pod(finding, pod)).cloned()
 }
 
 fn dropped(node: &NodeName, finding: &Finding, situation: &Situation<'_>) -> (Verdict, Option<String>) {

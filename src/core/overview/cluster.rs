@@ -58,6 +58,7 @@ impl ClusterState<'_> {
             cluster: self.cluster.to_owned(),
             revision: self.revision.to_owned(),
             waits: self.head.and_then(waits),
+            rejected: self.head.map(|head| head.rejected.clone()).unwrap_or_default(),
             policies: {
                 let silent = self.silent();
                 self.policies.iter().map(|policy| self.policy_row(policy, &silent)).collect()
@@ -92,6 +93,8 @@ impl ClusterState<'_> {
         if let Some(why) = node.unfit() {
             row.doubt("not ready", why);
         }
+        let report = status.and_then(|status| status.report.as_ref());
+        row.doubt_by_findings(report.into_iter().flat_map(|report| &report.findings).map(|dated| &dated.finding));
         row.dropped_per_minute = self.rates_of(name).map(ToldRates::dropped_per_minute);
         row
     }
@@ -129,6 +132,7 @@ impl ClusterState<'_> {
             row.cause = drifted.map(|drifted| drifted.message.clone());
         } else if let Some(why) = status.silence() {
             row.doubt("unheard", why);
+            row.since = Some(ready.last_transition_time);
         } else if let Some(beat) = beat.filter(|beat| self.is_late(*beat)) {
             // The controller says so only while one runs.
             row.doubt("unheard", &format!("its agent has not been heard since {beat:.0}"));

@@ -14,6 +14,7 @@ pub use self::cluster::{ClusterState, PublishedPolicy};
 pub use self::text::{headline, lines};
 use super::name::NodeName;
 use super::policy::PolicyId;
+use super::report::history::Rejected;
 
 /// How urgent a row is; the most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +36,8 @@ pub struct Overview {
     pub revision: String,
     /// Why the newest commit is not active, or Git cannot be read.
     pub waits: Option<String>,
+    /// Documents whose newest version is not active.
+    pub rejected: Vec<Rejected>,
     /// The policies, the worst first, then by name.
     pub policies: Vec<PolicyRow>,
     /// The nodes, the worst first, then by name.
@@ -92,7 +95,7 @@ pub struct NodeRow {
     pub exits: Vec<String>,
     /// Objects that differ and could not be corrected.
     pub drift: u64,
-    /// `ok`, `DIFFERS`, `unheard`, `not ready`, `behind` or `unknown`.
+    /// `ok`, `DIFFERS`, `unheard`, `not ready`, `behind`, `finding` or `unknown`.
     pub state: &'static str,
     /// Since when, as far as it is known.
     pub since: Option<Timestamp>,
@@ -109,6 +112,7 @@ impl Overview {
     pub fn urgency(&self) -> Urgency {
         let policies = self.policies.iter().map(|row| row.urgency);
         let all = policies.chain(self.nodes.iter().map(|row| row.urgency));
+        let all = all.chain(self.rejected.first().map(|_| Urgency::Doubtful));
         all.min().unwrap_or(Urgency::Fine)
     }
 

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{NodeRow, Overview, PolicyRow, Urgency, Way};
 use crate::core::explain::{Situation, Verdict, exit_verdict, side};
 use crate::core::facts::Node;
+use crate::core::finding::Finding;
 use crate::core::name::NodeName;
 use crate::core::policy::{OnNoGateway, Policy, PolicyId};
 use crate::core::preview::revision::RevisionState;
-use crate::core::report::drift::between;
+use crate::core::report::drift::{between, how};
 use crate::core::state::nft::AddressFamily;
 use crate::core::text::counted;
 
@@ -25,6 +26,7 @@ impl Overview {
             cluster: cluster.to_owned(),
             revision: revision.to_owned(),
             waits: pending.or_else(|| situation.waits.map(str::to_owned)),
+            rejected: situation.rejected.to_vec(),
             policies: situation.set.policies.values().map(row).collect(),
             nodes: side.facts.nodes.iter().map(|(name, node)| node_row(name, node, situation)).collect(),
         }
@@ -149,7 +151,12 @@ fn node_row(name: &NodeName, node: &Node, situation: &Situation<'_>) -> NodeRow 
         row.exits = kernel.compiled.served_addresses();
         if let Some(first) = differs.first() {
             let process = if kernel.running { "egret runs there" } else { "no egret runs there" };
-            let what = format!("{} and {}; {process}", first.object, counted(differs.len() - 1, "other difference"));
+            let more = match differs.len() - 1 {
+                0 => String::new(),
+                more => format!(" and {}", counted(more, "other difference")),
+            };
+            let what =
+                format!("{} {}{more}; {process}", first.object, how(first.desired.is_some(), first.observed.is_some()));
             (row.urgency, row.state, row.cause) = (Urgency::Bad, "DIFFERS", Some(what));
             row.drift = differs.len() as u64;
         } else if !kernel.running && !kernel.state.nft.is_empty() {
@@ -165,6 +172,9 @@ fn node_row(name: &NodeName, node: &Node, situation: &Situation<'_>) -> NodeRow 
     if let Some(why) = node.unfit() {
         row.doubt("not ready", why);
     }
+    let of_kernel = situation.kernel.filter(|kernel| kernel.node == *name).map(|kernel| &kernel.compiled.findings);
+    let reported = report.into_iter().flat_map(|report| &report.findings).map(|dated| &dated.finding);
+    row.doubt_by_findings(of_kernel.into_iter().flatten().chain(reported));
     row
 }
 
@@ -173,6 +183,15 @@ impl NodeRow {
     pub(super) fn doubt(&mut self, state: &'static str, cause: &str) {
         if self.urgency == Urgency::Fine {
             (self.urgency, self.state, self.cause) = (Urgency::Doubtful, state, Some(cause.to_owned()));
+            // That is the time of what it has, not of what is wrong.
+            self.since = None;
+        }
+    }
+
+    /// Notes the first finding by which something does not work, unless something is known already.
+    pub(super) fn doubt_by_findings<'f>(&mut self, mut findings: impl Iterator<Item = &'f Finding>) {
+        if let Some(first) = findings.find(|finding| finding.is_problem()) {
+            self.doubt("finding", &format!("{}: {}", first.subject, first.message));
         }
     }
 }

@@ -7,15 +7,20 @@ use jiff::Timestamp;
 use super::{NodeRow, Overview, PolicyRow, Urgency};
 use crate::core::escape::shown;
 use crate::core::explain::age;
+use crate::core::report::history::Rejected;
 use crate::core::text::{counted, short_commit, shortened};
 
 /// At most this many destinations or addresses of a row are named.
 const NAMED: usize = 2;
+/// At most this many documents that are not active are listed.
+const STALE: usize = 5;
 
 /// The lines, each with its urgency; titles have none.
 pub fn lines(overview: &Overview, now: Timestamp) -> Vec<(Option<Urgency>, String)> {
     let mut lines = vec![(Some(overview.urgency()), headline(overview))];
     lines.extend(overview.waits.iter().map(|waits| (Some(Urgency::Doubtful), shown(&format!("waits: {waits}")))));
+    let rejected = |one: &Rejected| shown(&format!("stale: {}: {}. {}", one.place, one.message, one.instead));
+    lines.extend(overview.rejected.iter().take(STALE).map(|one| (Some(Urgency::Doubtful), rejected(one))));
     let policies = overview.policies.iter().map(|row| (row.urgency, policy(row, now)));
     let titles = ["POLICY", "PODS", "TO", "GATEWAY", "ADDRESS", "STATE", "SINCE", "REASON"];
     lines.extend(table(titles, policies.collect()));
@@ -49,7 +54,8 @@ pub fn headline(overview: &Overview) -> String {
         return shown(&text);
     }
     let doubtful = overview.policies.iter().filter(|row| row.urgency == Urgency::Doubtful).count()
-        + overview.nodes.iter().filter(|row| row.urgency == Urgency::Doubtful).count();
+        + overview.nodes.iter().filter(|row| row.urgency == Urgency::Doubtful).count()
+        + overview.rejected.len();
     let all = format!("{}, {}", counted(overview.policies.len(), "policy"), counted(overview.nodes.len(), "node"));
     let rest = if doubtful == 0 { "nothing is wrong".to_owned() } else { format!("{doubtful} to look at") };
     shown(&format!("{begin}  {all}: {rest}"))

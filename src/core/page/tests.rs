@@ -55,7 +55,14 @@ fn node(name: &str) -> NodeRow {
 }
 
 fn overview(policies: Vec<PolicyRow>, nodes: Vec<NodeRow>) -> Overview {
-    Overview { cluster: "prod".to_owned(), revision: "a".repeat(40), waits: None, policies, nodes }
+    Overview {
+        cluster: "prod".to_owned(),
+        revision: "a".repeat(40),
+        waits: None,
+        rejected: Vec::new(),
+        policies,
+        nodes,
+    }
 }
 
 fn model(overview: Overview, reports: Vec<NodeReport>, commits: &[DocumentChange]) -> Model {

@@ -58,6 +58,15 @@ pub struct Drift {
     pub place: DriftPlace,
 }
 
+/// How an object differs, in words behind its name. `desired` and `observed`: whether it has to be there, and is.
+pub fn how(desired: bool, observed: bool) -> &'static str {
+    match (desired, observed) {
+        (true, false) => "is missing",
+        (false, true) => "is not Egret's",
+        _ => "differs",
+    }
+}
+
 /// All differences, sorted.
 pub fn between(desired: &NodeState, observed: &NodeState) -> Vec<Drift> {
     // No `..`: a new field of the state must be compared too.

@@ -58,7 +58,8 @@ fn of_a_pod_in_a_large_cluster_one_pod_is_read_and_those_with_its_addresses() ->
     stand.say(&EXPLAIN)?;
     let requests = stand.api.requests().split_off(before);
     let lists_of = |resource: &str| -> Vec<String> {
-        requests.iter().filter(|one| one.resource == resource).map(|one| one.query.clone()).collect()
+        let lists = requests.iter().filter(|one| one.resource == resource && one.verb == "list");
+        lists.map(|one| one.query.clone()).collect()
     };
     let lists = lists_of("pods");
     let of = |what: &str| lists.iter().filter(|query| query.contains(what)).count();

@@ -27,7 +27,9 @@ fn an_agent_whose_disk_is_full_or_whose_folder_is_deleted_applies_what_is_publis
     }
 
     let filler = disk.fill();
-    fs::remove_dir_all(stand.state(DELETED)?).expect("deleted");
+    // Its agent may be writing there.
+    let folder = stand.state(DELETED)?;
+    stand.await_that("its folder deleted", || fs::remove_dir_all(&folder).is_ok())?;
     stand.push(&[("policies/outpost.yaml", &policy("egress-gw: \"true\"").replace("10.0.4.0/24", "10.0.4.0/25"))])?;
     let pushed = stand.lab.repository().in_clone(["rev-parse", "HEAD"])?.trim().to_owned();
     let ready = |stand: &Stand, node: &str| {

@@ -75,7 +75,7 @@ fn starts(stand: &Stand, pod: Pod, as_seen: IpAddr) -> Result<UdpSocket, LabErro
 
 /// Sends three segments in the place of the outpost, so far ahead that connection tracking finds them invalid, with the acknowledgement of
 /// now: a reset that answers them is believed.
-const INVALID_SEGMENTS: &str = "import socket, struct, sys
+const INVALID_SEGMENTS: &str = "import socket, struct, sys, time
 server, egress = [socket.inet_aton(one) for one in sys.argv[1:3]]
 sniff = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3)); sniff.settimeout(20)
 print('ready', flush=True)
@@ -92,11 +92,12 @@ pseudo = server + egress + struct.pack('!BBH', 0, 6, 24)
 raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 head = struct.pack('!BBHHHBBH', 0x45, 0, 44, 0, 0, 64, 6, 0) + server + egress
 for _ in range(3): raw.sendto(head + segment(checksum(pseudo + segment(0))), (sys.argv[2], 0))
-sniff.settimeout(1)
+sniff.settimeout(1); until = time.monotonic() + 1
 try:
-    while True:
+    while time.monotonic() < until:
         packet = sniff.recv(2048)
         if packet[9] == 6 and packet[12:16] == egress and packet[16:20] == server and packet[33] & 4: print('reset', flush=True); break
+    else: print('no reset', flush=True)
 except TimeoutError: print('no reset', flush=True)";
 
 /// Such a segment is for no pod, and the gateway's own reset for it would end the pod's connection.

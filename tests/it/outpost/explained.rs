@@ -90,7 +90,12 @@ fn a_pod_that_no_policy_selects_is_told_its_missing_label() -> Outcome {
         0,
         &["NOT STEERED: outpost has 10.0.4.0/24", "the pod has org=alliance, and org=empire is wanted"],
     )?;
-    assert!(text.contains("do      kubectl label pod -n batuu xwing org=empire --overwrite"), "{text}");
+    assert!(
+        text.contains(
+            "do      if outpost is meant to select it: kubectl label pod -n batuu xwing org=empire --overwrite"
+        ),
+        "{text}"
+    );
     // A label of the namespace.
     let of_team = Document::default().text().replace(
         "podSelector: {matchLabels: {org: empire, io.kubernetes.pod.namespace: batuu}}",
@@ -98,7 +103,10 @@ fn a_pod_that_no_policy_selects_is_told_its_missing_label() -> Outcome {
     );
     stand.push("policies/outpost.yaml", &of_team)?;
     let text = stand.await_explained(MEMBER, 0, &["the namespace has no label team, and team=blue is wanted"])?;
-    assert!(text.contains("do      kubectl label namespace batuu team=blue"), "{text}");
+    assert!(
+        text.contains("do      if outpost is meant to select it: kubectl label namespace batuu team=blue"),
+        "{text}"
+    );
     Ok(())
 }
 
@@ -155,7 +163,33 @@ fn an_interface_on_which_somebody_switched_forwarding_off_is_named_with_its_sett
     stand.lab.node("kind-worker2")?.sysctl("net.ipv4.conf.net1.forwarding", "0")?;
     stand.await_explained(AT_THE_GATEWAY, 2, &["DROPPED on kind-worker2: ", "net.ipv4.conf.net1.forwarding is 0"])?;
     stand.lab.node("kind-worker2")?.sysctl("net.ipv4.conf.net1.forwarding", "1")?;
-    stand.await_explained(AT_THE_GATEWAY, 0, &["leaves as 10.0.3.42"]).map(|_| ())
+    stand.await_explained(AT_THE_GATEWAY, 0, &["leaves as 10.0.3.42"])?;
+    // The pod's own interface, on its own node.
+    let pods = stand.lab.node("kind-worker")?;
+    pods.sysctl("net.ipv4.conf.lxc-tiefighter.forwarding", "0")?;
+    let says =
+        ["DROPPED on kind-worker", "lxc-tiefighter.forwarding is 0: what batuu/tiefighter sends ends on this node"];
+    stand.await_explained(MEMBER, 2, &says)?;
+    let status = stand.command("kind-worker", &["status"])?;
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.contains("1 to look at") && status.contains("finding"), "{status}");
+    pods.sysctl("net.ipv4.conf.lxc-tiefighter.forwarding", "1")?;
+    stand.await_explained(MEMBER, 0, &["leaves as 10.0.3.42"]).map(|_| ())
+}
+
+#[test]
+fn what_a_nodes_own_table_leads_nowhere_is_no_promise() -> Outcome {
+    let stand = Stand::applied(Options::default())?;
+    // Too small for IPv6 in the tunnel, whose exits are closed then.
+    stand.lab.node("kind-worker")?.exec(["ip", "link", "set", "eth0", "mtu", "1300"])?;
+    let mut last = (None, String::new());
+    let said = wait_until(DEADLINE, || {
+        last = stand.explain("kind-worker", &["batuu/tiefighter", "--to", "fd00:10:4::2"]).unwrap_or_default();
+        let first = last.1.lines().next().unwrap_or_default();
+        last.0 == Some(2) && first.contains("DROPPED on kind-worker") && first.contains("too small for IPv6")
+    });
+    assert!(said, "{last:?}");
+    stand.await_explained(MEMBER, 0, &["leaves as 10.0.3.42"]).map(|_| ())
 }
 
 #[test]

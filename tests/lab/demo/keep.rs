@@ -31,7 +31,14 @@ impl Stage<'_> {
         self.screen.print("A client in batuu/tiefighter asks the outpost without pause, so that there are rates.")?;
         self.screen.print("Try in another terminal, and look at the pages:")?;
         let (name, repository) = (self.lab.name(), self.lab.repository().path().display().to_string());
+        let program = self.lab.program()?;
+        let options: Vec<String> =
+            self.lab.egret_arguments(WORKER)?.iter().map(|one| one.to_string_lossy().into_owned()).collect();
+        let egret = format!("ip netns exec {name}-{WORKER} {}", program.display());
+        let options = options.join(" ");
         for command in [
+            format!("{egret} status {options}"),
+            format!("{egret} explain batuu/tiefighter --to {OUTPOST} {options}"),
             format!("ip netns exec {name}-{WORKER} ip rule del priority 501"),
             format!("ip netns exec {name}-{GATEWAY} ip address del 10.0.3.42/24 dev net1"),
             format!("ip netns exec {name}-{GATEWAY} ip address add 10.0.3.42/24 dev net1"),
