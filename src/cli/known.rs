@@ -231,6 +231,11 @@ impl Known {
         verbosity: &Verbosity,
     ) -> Result<(Self, Option<Mirror>), Failure> {
         let plain = plan::plain_folder(inputs.repository, inputs.rev)?;
+        // A node answers by its own mirror also where the folder is away.
+        let (plain, away) = match plain {
+            Some(folder) if !folder.exists() => (None, Some(folder)),
+            plain => (plain, None),
+        };
         let mirror = match &plain {
             Some(_) => Ok(None),
             None => open(inputs, scratch).map(Some),
@@ -256,7 +261,8 @@ impl Known {
             }
         }
         if let (None, Some(fault)) = (&inquiry, fault) {
-            return Err(fault);
+            // The folder's fault is the shorter one to read.
+            return Err(away.and_then(|folder| plan::folder(&folder).err()).unwrap_or(fault));
         }
         let mut host_networks = facts.host_networks.clone();
         let mut known = Self {
@@ -372,7 +378,11 @@ impl Inputs<'_> {
         }
         let hint =
             "give the cluster's manifests by --cluster, as `kubectl get nodes,namespaces,pods -A -o yaml` prints them";
-        let why = fault.map_or_else(|| format!("the branch {branch} has none"), |fault| fault.parts().0);
+        let none_there = || match &mirror {
+            Some(_) => format!("the branch {branch} has none"),
+            None => "--repo is no Git repository, which would have it".to_owned(),
+        };
+        let why = fault.map_or_else(none_there, |fault| fault.parts().0);
         let none = || Failure::new(format!("read the snapshot of the cluster: {why}"), Some(hint.to_owned()));
         mirror.and_then(|mirror| snapshot_of(mirror, branch)).ok_or_else(none)
     }

@@ -427,7 +427,10 @@ fn dropped(node: &NodeName, finding: &Finding, situation: &Situation<'_>) -> (Ve
     let reason = finding.drop_reason().unwrap_or("NoRoute");
     let cause = finding.message.trim_end_matches("; members' packets are dropped there").to_owned();
     let since = situation.since(node, finding);
-    let advice = finding.hint.as_ref().map(|hint| format!("on {node}: {hint}"));
+    // What a source reports of a gateway is not to be mended at the source.
+    let place =
+        if finding.code == SILENT { format!("between {node} and {}", finding.subject) } else { format!("on {node}") };
+    let advice = finding.hint.as_ref().map(|hint| format!("{place}: {hint}"));
     (Verdict::Dropped { node: Some(node.clone()), reason, cause, since }, advice)
 }
 

@@ -111,7 +111,7 @@ fn where_somebody_switched_forwarding_off_is_reported_with_the_setting_and_what_
         finding.message,
         "net.ipv4.conf.net1.forwarding is 0: kind-worker2 forwards no reply, so it does not serve; members' packets are dropped there"
     );
-    assert!(finding.hint.is_some_and(|hint| hint.contains("sysctl -w net.ipv4.ip_forward=1")));
+    assert!(finding.hint.is_some_and(|hint| hint.contains("sysctl -w net.ipv4.conf.")));
     switched_off(&stand, GATEWAY, "net.ipv4.ip_forward", exit, four)?;
     let finding = switched_off(&stand, SOURCE, "net.ipv4.conf.lxc-tiefighter.forwarding", SOURCE, four)?;
     assert_eq!(
