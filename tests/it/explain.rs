@@ -337,6 +337,32 @@ fn while_a_standby_carries_members_the_first_line_has_its_address_by_the_sources
 }
 
 #[test]
+fn a_table_that_leads_nowhere_counts_at_the_gateway_that_has_the_packets_alone() {
+    let nowhere = KernelAnswer {
+        format_version: ANSWER_FORMAT,
+        at: now(),
+        revision: "d93c4a6d93c4a6".to_owned(),
+        way: KernelWay { exit: Some(1), route: Some("table 9001 unreachable".to_owned()), ..KernelWay::default() },
+        leads_to: None,
+        counted: Counted::default(),
+        differs: Vec::new(),
+        exit: None,
+        connections: None,
+    };
+    let carried = "its gateway does not answer this node's probes; beta 10.77.3.42 carries its members meanwhile";
+    let head = |node: &str| {
+        let told = BTreeMap::from([(NodeName::parse(node).unwrap(), Ok(nowhere.clone()))]);
+        while_gamma_is_silent(carried, |situation| {
+            let asked = explain(&question("batuu/tie", "10.88.4.2"), &Situation { told: &told, ..*situation }).unwrap();
+            lines(&asked, None, now()).0.split_once("   ").unwrap().1.to_owned()
+        })
+    };
+    assert!(head("gamma").starts_with("leaves as 10.77.3.42 through beta, in the place of gamma"), "{}", head("gamma"));
+    // On the pod's own node it is the way of its packets.
+    assert!(!head("alpha").starts_with("leaves as"), "{}", head("alpha"));
+}
+
+#[test]
 fn a_member_on_a_node_that_no_agent_ever_reported_from_is_not_steered() {
     let (set, facts) = (set(&[outpost()]), facts(|text| text));
     let alpha = NodeName::parse("alpha").unwrap();

@@ -279,6 +279,9 @@ fn outside_pod_networks(input: &CompileInput<'_>, outside: &[IpAddr]) -> Option<
     Some(Finding::new("pod-outside-networks", input.node, message).hint("name the network in podCIDRs of egret.yaml"))
 }
 
+/// Codes of findings by which a node has no way for any exit in a family.
+pub(crate) const CLOSES_ALL: [&str; 2] = ["mtu-too-small-for-ipv6", "no-ipv6"];
+
 /// IPv6 needs 1280 bytes inside the tunnel (RFC 8200 5).
 fn too_small_for_ipv6(
     input: &CompileInput<'_>,

@@ -13,7 +13,7 @@ use super::answer::{
 use super::exits::ExitReading;
 use super::verdict::Decided;
 use super::{Explanation, KernelReading, Question, Situation, Verdict};
-use crate::core::compile::{CLASSIFY, Compiled, DROP, GROUP};
+use crate::core::compile::{CLASSIFY, CLOSES_ALL, Compiled, DROP, GROUP};
 use crate::core::facts::Pod;
 use crate::core::name::NodeName;
 use crate::core::placement::ExitKey;
@@ -186,12 +186,15 @@ pub(super) fn closed(
     destination: IpAddr,
     situation: &Situation<'_>,
 ) -> (Verdict, Option<String>) {
-    if !matches!(verdict, Verdict::Leaves { .. } | Verdict::AddressUnknown { .. }) {
-        return (verdict, advice);
-    }
+    let carried = match &verdict {
+        Verdict::Leaves { instead_of, .. } => instead_of.as_ref().map(|exit| exit.gateway.clone()),
+        Verdict::AddressUnknown { .. } => None,
+        _ => return (verdict, advice),
+    };
     let unreachable = views.iter().find_map(|view| match view {
         KernelView::Read { node, way, .. }
-            if way.route.as_deref().is_some_and(|route| route.ends_with(UNREACHABLE)) =>
+            if carried.as_ref() != Some(node)
+                && way.route.as_deref().is_some_and(|route| route.ends_with(UNREACHABLE)) =>
         {
             Some((node, way))
         }
@@ -201,7 +204,7 @@ pub(super) fn closed(
     let family = AddressFamily::of(destination);
     let read = situation.kernel.filter(|kernel| kernel.node == *node);
     let mut findings = read.into_iter().flat_map(|kernel| &kernel.compiled.findings).chain(situation.findings_of(node));
-    let of_node = findings.find(|one| one.subject == node.as_str() && one.is_problem() && one.is_about(family));
+    let of_node = findings.find(|one| CLOSES_ALL.contains(&one.code.as_str()) && one.is_about(family));
     let cause = match of_node {
         Some(finding) => finding.message.clone(),
         None => format!("the exit has no way there: {}", way.route.clone().unwrap_or_default()),

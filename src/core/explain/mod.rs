@@ -229,7 +229,7 @@ pub fn explain(question: &Question, situation: &Situation<'_>) -> Result<Explana
     let rejected: Vec<Rejected> = situation.rejected.iter().filter(concerns).cloned().collect();
     // The policy that is meant may be the one that is not active.
     let advice = match rejected.first() {
-        Some(first) if matches!(verdict, Verdict::NotSteered { .. }) => {
+        Some(first) if matches!(verdict, Verdict::NotSteered { reason: "NotSelected" | "NoPolicy", .. }) => {
             Some(format!("mend {}, whose newest version is not active: {}", first.place, first.message))
         }
         _ => advice,
