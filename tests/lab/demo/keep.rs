@@ -2,8 +2,11 @@
 //!
 //! The pages are served within the nodes' namespaces. A forwarder for each accepts connections here and leads them there; it changes no byte.
 
+use std::fs;
 use std::io::{self, BufRead as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 use std::thread;
 
 use super::lab::{Lab, LabError, OUTPOST};
@@ -31,14 +34,10 @@ impl Stage<'_> {
         self.screen.print("A client in batuu/tiefighter asks the outpost without pause, so that there are rates.")?;
         self.screen.print("Try in another terminal, and look at the pages:")?;
         let (name, repository) = (self.lab.name(), self.lab.repository().path().display().to_string());
-        let program = self.lab.program()?;
-        let options: Vec<String> =
-            self.lab.egret_arguments(WORKER)?.iter().map(|one| one.to_string_lossy().into_owned()).collect();
-        let egret = format!("ip netns exec {name}-{WORKER} {}", program.display());
-        let options = options.join(" ");
+        let egret = self.script(WORKER)?.display().to_string();
         for command in [
-            format!("{egret} status {options}"),
-            format!("{egret} explain batuu/tiefighter --to {OUTPOST} {options}"),
+            format!("{egret} status"),
+            format!("{egret} explain batuu/tiefighter --to {OUTPOST}"),
             format!("ip netns exec {name}-{WORKER} ip rule del priority 501"),
             format!("ip netns exec {name}-{GATEWAY} ip address del 10.0.3.42/24 dev net1"),
             format!("ip netns exec {name}-{GATEWAY} ip address add 10.0.3.42/24 dev net1"),
@@ -56,6 +55,24 @@ impl Stage<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl Stage<'_> {
+    /// A script among the lab's files that calls the program on a node, with the options that it needs there: too many to type.
+    fn script(&self, node: &str) -> Result<PathBuf, LabError> {
+        let words = self.lab.egret_arguments(node)?;
+        let options: Vec<String> = words.iter().map(|one| one.to_string_lossy().into_owned()).collect();
+        let (namespace, program) = (self.lab.name(), self.lab.program()?);
+        let text = format!(
+            "#!/bin/sh\nexec ip netns exec {namespace}-{node} {} \"$@\" {}\n",
+            program.display(),
+            options.join(" ")
+        );
+        let path = self.lab.cluster_dir().with_file_name("egret");
+        let made = fs::write(&path, text).and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)));
+        made.map_err(LabError::doing(format!("write {}", path.display())))?;
+        Ok(path)
     }
 }
 
