@@ -79,7 +79,7 @@ fn waits(known: &Knowledge, waits: Option<&str>) -> Markup {
                     @for rejected in known.rejected.iter().take(PULLS) {
                         li {
                             (badge(Urgency::Doubtful, "rejected")) " " code { (shown(&rejected.place)) } " "
-                            (shown(&rejected.message)) "; " (shown(&rejected.instead))
+                            (shown(&rejected.message)) ". " (shown(&rejected.instead))
                         }
                     }
                     @for policy in suspended.iter().take(PULLS) {
