@@ -230,21 +230,7 @@ impl Known {
         scratch: &plan::Scratch,
         verbosity: &Verbosity,
     ) -> Result<(Self, Option<Mirror>), Failure> {
-        let plain = plan::plain_folder(inputs.repository, inputs.rev)?;
-        // A node answers by its own mirror also where the folder is away.
-        let (plain, away) = match plain {
-            Some(folder) if !folder.exists() => (None, Some(folder)),
-            plain => (plain, None),
-        };
-        let mirror = match &plain {
-            Some(_) => Ok(None),
-            None => open(inputs, scratch).map(Some),
-        };
-        // A node has its own mirror, and answers without the repository.
-        let (mut mirror, fault) = match mirror {
-            Ok(mirror) => (mirror, None),
-            Err(fault) => (None, Some(fault)),
-        };
+        let Opened { plain, mut mirror, fault } = Opened::new(inputs, scratch)?;
         let branch = inputs.reports_branch(mirror.as_mut());
         let reports = mirror.as_mut().map(|mirror| node_reports(mirror, &branch)).unwrap_or_default();
         let facts = inputs.facts(mirror.as_mut(), &branch, fault.as_ref())?;
@@ -261,8 +247,7 @@ impl Known {
             }
         }
         if let (None, Some(fault)) = (&inquiry, fault) {
-            // The folder's fault is the shorter one to read.
-            return Err(away.and_then(|folder| plan::folder(&folder).err()).unwrap_or(fault));
+            return Err(fault);
         }
         let mut host_networks = facts.host_networks.clone();
         let mut known = Self {
@@ -341,6 +326,28 @@ impl Known {
             return api.state.changed(policy);
         }
         mirror?.last_change(&origin.file, self.commit?).ok()?.map(document_change)
+    }
+}
+
+/// What `--repo` names: a folder of files, or a mirror of a repository; or why it is neither.
+#[derive(Default)]
+struct Opened {
+    plain: Option<PathBuf>,
+    mirror: Option<Mirror>,
+    /// A node has its own mirror, and answers all the same.
+    fault: Option<Failure>,
+}
+
+impl Opened {
+    fn new(inputs: &Inputs<'_>, scratch: &plan::Scratch) -> Result<Self, Failure> {
+        Ok(match plan::plain_folder(inputs.repository, inputs.rev)? {
+            Some(folder) if folder.exists() => Self { plain: Some(folder), ..Self::default() },
+            Some(folder) => Self { fault: plan::folder(&folder).err(), ..Self::default() },
+            None => match open(inputs, scratch) {
+                Ok(mirror) => Self { mirror: Some(mirror), ..Self::default() },
+                Err(fault) => Self { fault: Some(fault), ..Self::default() },
+            },
+        })
     }
 }
 

@@ -4,13 +4,13 @@
 
 use jiff::Timestamp;
 
-use super::rates::ToldRates;
+use super::rates::ReportedRates;
 
 /// A heartbeat.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Heartbeat {
     /// When the Lease was renewed, by the node's clock.
     pub renewed: Option<Timestamp>,
-    /// What the node's kernel counts, if its agent tells.
-    pub rates: Option<ToldRates>,
+    /// What the node's kernel counts, if its agent reports it.
+    pub rates: Option<ReportedRates>,
 }

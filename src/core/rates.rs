@@ -1,6 +1,6 @@
-//! Rates: what was counted at two times, per second between them, and the form in which agents tell of it.
+//! Rates: what was counted at two times, per second between them, and the form in which agents report them.
 //!
-//! Not here: reading counters (`kernel`), what they mean (`compile::counters`), and the Lease that they are told with (`cluster::live`).
+//! Not here: reading counters (`kernel`), what they mean (`compile::counters`), and the Lease that they are reported with (`cluster::live`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub struct Rate {
     pub bytes: f64,
 }
 
-/// What passes in a second, as one kernel counts it, or as gateways' agents tell.
+/// What passes in a second, as one kernel counts it, or as agents report.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rates {
     /// The time that was counted over.
@@ -73,14 +73,14 @@ impl Rates {
         Some(Self { over, exits: exits.collect(), connections, dropped })
     }
 
-    /// What the agents of all nodes tell: of each exit what its gateway counts, of each policy the sum of its sources.
-    pub fn told<'a>(
-        nodes: impl Iterator<Item = &'a ToldRates>,
+    /// What the agents of all nodes report: of each exit what its gateway counts, of each policy the sum of its sources.
+    pub fn reported<'a>(
+        nodes: impl Iterator<Item = &'a ReportedRates>,
         policies: impl Iterator<Item = &'a PolicyId>,
     ) -> Option<Self> {
-        let known: BTreeMap<String, &PolicyId> = policies.map(|id| (told_name(id), id)).collect();
+        let known: BTreeMap<String, &PolicyId> = policies.map(|id| (policy_key(id), id)).collect();
         let mut all: Option<Self> = None;
-        for ToldRates { seconds, dropped, exits, connections } in nodes {
+        for ReportedRates { seconds, dropped, exits, connections } in nodes {
             let all = all.get_or_insert_default();
             all.over = all.over.max(Duration::try_from_secs_f64(*seconds).unwrap_or_default());
             all.dropped += dropped;
@@ -110,14 +110,14 @@ impl Rates {
     }
 }
 
-/// The most exits and policies that an agent tells of: the busiest.
-const TOLD: usize = 32;
+/// The most exits and policies that an agent reports: the busiest.
+const REPORTED: usize = 32;
 
-/// What a node's agent tells of its rates with each heartbeat, for whoever reads no kernel: `egret status`, and the controller's page. A node
+/// What a node's agent reports of its rates with each heartbeat, for whoever reads no kernel: `egret status`, and the controller's page. A node
 /// is believed for nothing but its own exits and pods.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ToldRates {
+pub struct ReportedRates {
     /// The time that was counted over.
     seconds: f64,
     /// Members' packets that are dropped there, in a second.
@@ -128,12 +128,12 @@ pub struct ToldRates {
     connections: BTreeMap<String, f64>,
 }
 
-impl ToldRates {
-    /// What a node tells of its own.
+impl ReportedRates {
+    /// What a node reports of its own.
     pub fn of(rates: &Rates) -> Self {
         let own = rates.exits.iter().filter(|(exit, _)| exit.gateway);
         let exits = own.map(|(exit, rate)| (exit.identity.clone(), [rounded(rate.packets), rounded(rate.bytes)]));
-        let connections = rates.connections.iter().map(|(policy, rate)| (told_name(policy), rounded(*rate)));
+        let connections = rates.connections.iter().map(|(policy, rate)| (policy_key(policy), rounded(*rate)));
         Self {
             seconds: rounded(rates.over.as_secs_f64()),
             dropped: rounded(rates.dropped),
@@ -152,7 +152,7 @@ impl ToldRates {
         (self.dropped * 60.0).round() as u64
     }
 
-    /// What a node is believed: rates of its own exits; nothing, if it tells nonsense.
+    /// What a node is believed: rates of its own exits; nothing, if it reports nonsense.
     pub fn of_node(mut self, node: &NodeName) -> Option<Self> {
         let sane = |rate: f64| rate.is_finite() && rate >= 0.0;
         let own = |identity: &str| identity.strip_prefix(node.as_str()).is_some_and(|rest| rest.starts_with(' '));
@@ -162,7 +162,7 @@ impl ToldRates {
     }
 }
 
-fn told_name(policy: &PolicyId) -> String {
+fn policy_key(policy: &PolicyId) -> String {
     format!("{}/{}", kind_name(policy.kind), policy.name)
 }
 
@@ -172,7 +172,7 @@ fn rounded(rate: f64) -> f64 {
 
 fn busiest<T>(mut all: Vec<(String, T)>, load: impl Fn(&T) -> f64) -> BTreeMap<String, T> {
     all.sort_by(|(_, one), (_, other)| load(other).total_cmp(&load(one)));
-    all.truncate(TOLD);
+    all.truncate(REPORTED);
     all.into_iter().collect()
 }
 
@@ -230,30 +230,30 @@ mod tests {
     }
 
     #[test]
-    fn what_agents_tell_is_the_sum_of_sources_and_each_gateways_own() {
+    fn what_agents_report_is_the_sum_of_sources_and_each_gateways_own() {
         let [g1, g2] = ["g1", "g2"].map(|name| NodeName::parse(name).expect("a name"));
-        let told = ToldRates::of(&Rates::between(&counted(10, 100, 5), &counted(30, 140, 6)).expect("rates"));
-        let expected = ToldRates {
+        let reported = ReportedRates::of(&Rates::between(&counted(10, 100, 5), &counted(30, 140, 6)).expect("rates"));
+        let expected = ReportedRates {
             seconds: 20.0,
             dropped: 1.0,
             exits: [("g1 dev net1".to_owned(), [2.0, 200.0])].into(),
             connections: [("EgressPolicy/outpost".to_owned(), 0.05)].into(),
         };
-        assert_eq!((told.dropped_per_minute(), &told), (60, &expected));
-        let of_another = told.clone().of_node(&g2).expect("sane");
-        let told = told.of_node(&g1).expect("sane");
-        let all = Rates::told([&told, &of_another].into_iter(), [&id("outpost")].into_iter()).expect("rates");
+        assert_eq!((reported.dropped_per_minute(), &reported), (60, &expected));
+        let of_another = reported.clone().of_node(&g2).expect("sane");
+        let reported = reported.of_node(&g1).expect("sane");
+        let all = Rates::reported([&reported, &of_another].into_iter(), [&id("outpost")].into_iter()).expect("rates");
         assert_eq!(all.of_exit("g1 dev net1"), Some((Rate { packets: 2.0, bytes: 200.0 }, true)));
         assert_eq!((all.connections(&id("outpost")), all.dropped, all.over.as_secs()), (Some(0.1), 2.0, 20));
-        assert_eq!(of_another.exits.len(), 0, "another node's exit is not its own to tell of");
-        assert_eq!(Rates::told(std::iter::empty(), std::iter::empty()), None);
+        assert_eq!(of_another.exits.len(), 0, "another node's exit is not its own to report");
+        assert_eq!(Rates::reported(std::iter::empty(), std::iter::empty()), None);
     }
 
     #[test]
-    fn the_busiest_exits_and_policies_are_told() {
-        let told = ToldRates::of(&fixture::busy("g1", 1000));
-        assert_eq!((told.exits.len(), told.connections.len()), (TOLD, TOLD));
-        assert!(told.exits.keys().any(|identity| identity.starts_with("g1 999 ")));
+    fn the_busiest_exits_and_policies_are_reported() {
+        let reported = ReportedRates::of(&fixture::busy("g1", 1000));
+        assert_eq!((reported.exits.len(), reported.connections.len()), (REPORTED, REPORTED));
+        assert!(reported.exits.keys().any(|identity| identity.starts_with("g1 999 ")));
     }
 }
 
@@ -263,9 +263,9 @@ pub(crate) mod fixture {
     use crate::core::name::ObjectName;
     use crate::core::policy::PolicyKind;
 
-    /// What a node tells that does nothing but drop.
-    pub(crate) fn dropping(packets: f64) -> ToldRates {
-        ToldRates { dropped: packets, ..ToldRates::default() }
+    /// What a node reports that does nothing but drop.
+    pub(crate) fn dropping(packets: f64) -> ReportedRates {
+        ReportedRates { dropped: packets, ..ReportedRates::default() }
     }
 
     /// So many exits and policies with the longest names.

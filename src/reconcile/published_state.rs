@@ -124,7 +124,7 @@ impl PublishedState {
         self.state().overview()
     }
 
-    /// What passes in a second, as agents tell.
+    /// What passes in a second, as agents report.
     pub fn rates(&self) -> Option<Rates> {
         self.state().rates()
     }

@@ -20,14 +20,14 @@ use super::wire::{Identity, Meta, Watched};
 use super::{ANSWER, ApiClient};
 use crate::core::heartbeat::Heartbeat;
 use crate::core::name::NodeName;
-use crate::core::rates::ToldRates;
+use crate::core::rates::ReportedRates;
 
 /// How often an agent renews its Lease. At 5,000 nodes these are 290 small writes a second; the kubelets' own are 500.
 pub const RENEWAL: Duration = Duration::from_secs(20);
 /// An agent that did not renew its Lease for this long is not heard any more: two renewals, and a retry.
 pub const SILENCE: Duration = Duration::from_secs(42);
 
-/// The annotation with what the node's kernel counts: [`ToldRates`]. It is read in `wire`.
+/// The annotation with what the node's kernel counts: [`ReportedRates`]. It is read in `wire`.
 const RATES: &str = "egret.dev/rates";
 /// A longer one is not read, in bytes: an exit's identity has at most 127, a policy's name 253.
 const LONGEST: usize = 16 << 10;
@@ -53,7 +53,7 @@ impl ApiClient {
         namespace: &str,
         node: &NodeName,
         uid: &str,
-        rates: Option<&ToldRates>,
+        rates: Option<&ReportedRates>,
     ) -> Result<(), ApiError> {
         let name = lease_name(node.as_str());
         let annotations: BTreeMap<&str, String> =
@@ -119,10 +119,10 @@ struct Spec {
     renew_time: Option<Timestamp>,
 }
 
-/// What a node tells of its rates; nothing, if that is not of this form.
-fn told(text: &str, node: &NodeName) -> Option<ToldRates> {
+/// What a node reports of its rates; nothing, if that is not of this form.
+fn reported(text: &str, node: &NodeName) -> Option<ReportedRates> {
     let text = Some(text).filter(|text| text.len() <= LONGEST)?;
-    serde_json::from_str::<ToldRates>(text).ok()?.of_node(node)
+    serde_json::from_str::<ReportedRates>(text).ok()?.of_node(node)
 }
 
 impl Watched for Heartbeats {
@@ -135,7 +135,7 @@ impl Watched for Heartbeats {
     fn read(wire: Self::Wire) -> Option<(NodeName, Heartbeat)> {
         let node = NodeName::parse(&wire.spec.holder_identity?).ok()?;
         let rates =
-            wire.metadata.annotations.and_then(|annotations| annotations.rates).and_then(|text| told(&text, &node));
+            wire.metadata.annotations.and_then(|annotations| annotations.rates).and_then(|text| reported(&text, &node));
         let heartbeat = Heartbeat { renewed: wire.spec.renew_time, rates };
         (wire.metadata.name == lease_name(node.as_str())).then_some((node, heartbeat))
     }
@@ -154,20 +154,20 @@ mod tests {
     }
 
     #[test]
-    fn what_no_agent_tells_is_nothing() {
+    fn what_no_agent_reports_is_nothing() {
         for wrong in ["", "7", "{", r#"{"seconds":-1}"#, r#"{"dropped":1e999}"#, r#"{"exits":{"g1 dev net1":[1]}}"#] {
-            assert_eq!(told(wrong, &node()), None, "{wrong}");
+            assert_eq!(reported(wrong, &node()), None, "{wrong}");
         }
         let long = format!(r#"{{"connections":{{"{}":1}}}}"#, "x".repeat(LONGEST));
-        assert_eq!(told(&long, &node()), None);
-        let odd = told(r#"{"exits":{"g10 dev net1":[1,2],"g1 dev net1":[-1,2]},"more":1}"#, &node());
-        assert_eq!(odd, Some(ToldRates::default()));
+        assert_eq!(reported(&long, &node()), None);
+        let odd = reported(r#"{"exits":{"g10 dev net1":[1,2],"g1 dev net1":[-1,2]},"more":1}"#, &node());
+        assert_eq!(odd, Some(ReportedRates::default()));
     }
 
     #[test]
-    fn an_agent_of_a_thousand_busy_exits_tells_what_is_read() {
+    fn an_agent_of_a_thousand_busy_exits_reports_what_is_read() {
         let rates = crate::core::rates::fixture::busy("g1", 1000);
-        let text = serde_json::to_string(&ToldRates::of(&rates)).expect("text");
-        assert!(told(&text, &node()).is_some(), "{} bytes", text.len());
+        let text = serde_json::to_string(&ReportedRates::of(&rates)).expect("text");
+        assert!(reported(&text, &node()).is_some(), "{} bytes", text.len());
     }
 }

@@ -13,7 +13,7 @@ use crate::core::facts::Node;
 use crate::core::heartbeat::Heartbeat;
 use crate::core::name::NodeName;
 use crate::core::policy::{OnNoGateway, Policy};
-use crate::core::rates::{Rates, ToldRates};
+use crate::core::rates::{Rates, ReportedRates};
 use crate::core::report::history::DatedFinding;
 use crate::core::status::{
     Condition, ConditionStatus, ConditionType, GatewayStatus, HeadStatus, NodeStatus, PolicyStatus, Reason, condition,
@@ -95,22 +95,22 @@ impl ClusterState<'_> {
         }
         let report = status.and_then(|status| status.report.as_ref());
         row.doubt_by_findings(report.into_iter().flat_map(|report| &report.findings).map(|dated| &dated.finding));
-        row.dropped_per_minute = self.rates_of(name).map(ToldRates::dropped_per_minute);
+        row.dropped_per_minute = self.rates_of(name).map(ReportedRates::dropped_per_minute);
         row
     }
 
-    /// What passes in a second, as those agents tell that are heard.
+    /// What passes in a second, as those agents report that are heard.
     pub fn rates(&self) -> Option<Rates> {
         let heard = self.statuses.keys().filter_map(|name| self.rates_of(name));
-        Rates::told(heard, self.policies.iter().map(|published| &published.policy.id))
+        Rates::reported(heard, self.policies.iter().map(|published| &published.policy.id))
     }
 
     fn heartbeat(&self, name: &NodeName) -> Option<&Heartbeat> {
         self.heartbeats?.get(name)
     }
 
-    /// What a node's agent tells of its rates, if it is heard: they are of now.
-    fn rates_of(&self, name: &NodeName) -> Option<&ToldRates> {
+    /// What a node's agent reports of its rates, if it is heard: they are of now.
+    fn rates_of(&self, name: &NodeName) -> Option<&ReportedRates> {
         let Heartbeat { renewed, rates } = self.heartbeat(name)?;
         let silent = self.statuses.get(name).is_some_and(|status| status.silence().is_some());
         rates.as_ref().filter(|_| !silent && renewed.is_some_and(|beat| !self.is_late(beat)))
@@ -305,7 +305,7 @@ spec:
     }
 
     #[test]
-    fn what_an_agent_told_before_it_fell_silent_is_not_of_now() {
+    fn what_an_agent_reported_before_it_fell_silent_is_not_of_now() {
         let [heard, late, ahead] = ["heard", "late", "ahead"].map(|name| NodeName::parse(name).expect("a name"));
         let rates = crate::core::rates::fixture::dropping(0.5);
         let at = |second| Timestamp::from_second(second).ok();

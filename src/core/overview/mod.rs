@@ -103,7 +103,7 @@ pub struct NodeRow {
     pub cause: Option<String>,
     /// When it was last heard, as far as that is known.
     pub heard: Option<Timestamp>,
-    /// Members' packets that it drops in a minute, if its agent tells.
+    /// Members' packets that it drops in a minute, if its agent reports it.
     pub dropped_per_minute: Option<u64>,
 }
 

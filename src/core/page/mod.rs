@@ -63,7 +63,7 @@ pub struct Knowledge {
     pub overview: Option<Overview>,
     /// What this node's rules have counted until now.
     pub counters: Option<Counters>,
-    /// What passes in a second as the agents of all nodes tell.
+    /// What passes in a second as the agents of all nodes report.
     pub rates: Option<Rates>,
     /// Open pull requests; none where they are not polled.
     pub pulls: Option<Vec<OpenPull>>,
@@ -171,7 +171,7 @@ pub struct Model {
     pub timeline: Vec<Happening>,
     /// Who leaves where, the worst and the busiest first.
     pub picture: Picture,
-    /// What passes in a second: as agents tell, or from this kernel's counters of two times; none at first.
+    /// What passes in a second: as agents report, or from this kernel's counters of two times; none at first.
     pub rates: Option<Rates>,
 }
 

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::backoff::Backoff;
 use crate::cluster::live::{ApiClient, RENEWAL, SILENCE};
 use crate::core::name::NodeName;
-use crate::core::rates::ToldRates;
+use crate::core::rates::ReportedRates;
 use crate::reconcile::agent::rate_meter::RateMeter;
 use crate::reconcile::fault_log::FaultLog;
 use crate::reconcile::node::kernel::NodeKernel;
@@ -42,7 +42,7 @@ struct Beat {
     /// The Node's UID; none until it is known.
     uid: Option<String>,
     /// What the kernel counts.
-    rates: Option<Arc<ToldRates>>,
+    rates: Option<Arc<ReportedRates>>,
 }
 
 impl Heartbeat {
@@ -66,7 +66,7 @@ impl Heartbeat {
 
     /// The loop runs.
     pub fn beat(&self, uid: Option<&str>) {
-        let rates = self.meter.told();
+        let rates = self.meter.reported();
         let known = self.beats.borrow().uid.as_deref() == uid;
         let change = |beat: &mut Beat| {
             beat.at = Instant::now();

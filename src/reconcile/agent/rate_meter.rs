@@ -1,4 +1,4 @@
-//! Measures what the kernel counts between two heartbeats, which tell of it.
+//! Measures what the kernel counts between two heartbeats, which report it.
 //!
 //! Not here: what a counter means (`core::compile::counters`), and scrapes of metrics.
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::cluster::live::RENEWAL;
-use crate::core::rates::{Counted, Rates, ToldRates};
+use crate::core::rates::{Counted, Rates, ReportedRates};
 use crate::reconcile::node::kernel::NodeKernel;
 use crate::reconcile::node::round::Reconciler;
 use crate::telemetry::chain;
@@ -17,15 +17,15 @@ use crate::telemetry::chain;
 pub(super) struct RateMeter {
     began: Instant,
     last: Option<Counted>,
-    told: Option<Arc<ToldRates>>,
+    reported: Option<Arc<ReportedRates>>,
     due: Instant,
 }
 
 impl RateMeter {
-    /// Counts as soon as it can, and soon again: a new agent tells of its rates early.
+    /// Counts as soon as it can, and soon again: a new agent reports its rates early.
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        Self { began: now, last: None, told: None, due: now }
+        Self { began: now, last: None, reported: None, due: now }
     }
 
     /// When to count again.
@@ -34,8 +34,8 @@ impl RateMeter {
     }
 
     /// What is counted between the last two times; nothing at first, and while the counters cannot be read.
-    pub(super) fn told(&self) -> Option<Arc<ToldRates>> {
-        self.told.clone()
+    pub(super) fn reported(&self) -> Option<Arc<ReportedRates>> {
+        self.reported.clone()
     }
 
     /// Counts, if that is due.
@@ -57,7 +57,7 @@ impl RateMeter {
             }
         };
         let rates = self.last.as_ref().zip(counted.as_ref()).and_then(|(before, now)| Rates::between(before, now));
-        self.told = rates.map(|rates| Arc::new(ToldRates::of(&rates)));
+        self.reported = rates.map(|rates| Arc::new(ReportedRates::of(&rates)));
         self.last = counted;
     }
 }

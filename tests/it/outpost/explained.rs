@@ -239,6 +239,20 @@ fn connections_that_are_older_than_what_is_active_are_listed() -> Outcome {
 }
 
 #[test]
+fn a_node_answers_while_its_repository_is_away() -> Outcome {
+    let stand = Stand::applied(Options::default())?;
+    let text = stand.await_explained(MEMBER, 0, &["leaves as 10.0.3.42"])?;
+    assert!(text.contains("policies/outpost.yaml:1"), "{text}");
+    let (here, away) = (stand.lab.repository().path().to_owned(), stand.lab.repository().path().with_extension("away"));
+    std::fs::rename(&here, &away).map_err(LabError::doing("move the repository away"))?;
+    let (code, text) = stand.explain("kind-worker", &["batuu/tiefighter", "--to", "10.0.4.2"])?;
+    // The address is what the gateway reports, on the branch that is away.
+    assert!(code == Some(0) && text.contains("leaves through kind-worker2"), "{text}");
+    std::fs::rename(&away, &here).map_err(LabError::doing("put the repository back"))?;
+    Ok(())
+}
+
+#[test]
 fn who_leaves_with_an_address_is_answered_on_the_gateway() -> Outcome {
     let stand = Stand::applied(Options::default())?;
     let (code, text) = stand.explain("kind-worker2", &["--address", "10.0.3.42"])?;
