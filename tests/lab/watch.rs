@@ -14,11 +14,17 @@ use super::namespace::Namespace;
 use super::process::wait_until_every;
 
 /// Counted as packets come in, before the router's own connection tracking or routing has a say.
+///
+/// Not counted: a node that forwards what came for an address that has just moved away, and says so as itself: nobody has it, or somebody
+/// who is nearer (RFC 1812, 5.2.7; RFC 4443, 3.1). It has no other address to say it with, and nothing of a pod's is in it.
 const TABLE: &str = "
 table inet lab {
   set towards4 { type ipv4_addr . ipv4_addr; size 65535; flags dynamic; }
   set towards6 { type ipv6_addr . ipv6_addr; size 65535; flags dynamic; }
   chain watch { type filter hook prerouting priority raw; policy accept;
+    ip saddr 172.18.0.0/16 icmp type destination-unreachable icmp code host-unreachable accept
+    ip saddr 172.18.0.0/16 icmp type redirect accept
+    ip6 saddr fd00:172:18::/64 icmpv6 type destination-unreachable icmpv6 code addr-unreachable accept
     ip daddr 10.0.4.0/24 add @towards4 { ip daddr . ip saddr counter }
     ip6 daddr fd00:10:4::/64 add @towards6 { ip6 daddr . ip6 saddr counter }
   }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use egret::core::state::net::mix;
@@ -21,6 +22,9 @@ const GATEWAYS: [&str; 3] = ["kind-worker2", "kind-worker3", "kind-worker4"];
 const SHORT: Duration = Duration::from_secs(12);
 /// Everything has to be well again this long after the last event: a gateway is trusted after ten seconds, twice as long each time.
 const CALM: Duration = Duration::from_mins(2);
+
+/// The last numbers of the addresses that pods come and go with: nobody else's in the lab.
+const HOSTS: RangeInclusive<u8> = 20..=89;
 
 /// What Egret assigns to one of the gateways, for the pod [`ROVER`].
 const ASSIGNED: [&str; 2] = ["10.0.3.100", "fd00:10:3::100"];
@@ -67,8 +71,8 @@ struct Broken {
     links: BTreeSet<(&'static str, &'static str)>,
     /// Cordoned nodes.
     cordoned: BTreeSet<&'static str>,
-    /// Pods that were added.
-    pods: Vec<String>,
+    /// Pods that were added, and the last number of their addresses.
+    pods: Vec<(String, u8)>,
 }
 
 fn minutes() -> Duration {
@@ -112,13 +116,16 @@ fn a_push(stand: &Stand, dice: &mut Dice, number: usize) -> Outcome<String> {
 fn a_pod(stand: &Stand, dice: &mut Dice, broken: &mut Broken, number: usize) -> Outcome<String> {
     if broken.pods.len() < 3 && dice.below(2) == 0 {
         let name = format!("extra-{number}");
-        let host = u8::try_from(20 + number % 100).unwrap_or(20);
+        // In turn, so that an address comes back as another pod's. Some pods live for as long.
+        let mut hosts = HOSTS.cycle().skip(number % HOSTS.count());
+        let host =
+            hosts.find(|host| broken.pods.iter().all(|(_, taken)| taken != host)).expect("three are taken at most");
         stand.lab.wire_pod(Pod::new(&name, SOURCE, host, &[("org", "empire")]))?;
         stand.lab.announce_pod(&name)?;
-        broken.pods.push(name.clone());
+        broken.pods.push((name.clone(), host));
         return Ok(format!("pod {name} starts"));
     }
-    let Some(name) = broken.pods.pop() else { return Ok("nothing".to_owned()) };
+    let Some((name, _)) = broken.pods.pop() else { return Ok("nothing".to_owned()) };
     stand.lab.remove_pod(&name)?;
     Ok(format!("pod {name} ends"))
 }
