@@ -22,7 +22,7 @@ pub struct Finding {
 
 /// Codes of findings about an exit by which its packets are dropped, with the word for programs: of a metric, of an explanation, and where
 /// conditions have it, of a condition.
-const DROPS: [(&str, &str); 11] = [
+const DROPS: [(&str, &str); 13] = [
     ("bad-next-hop", "NoRoute"),
     ("egress-address-missing", "EgressIPMissing"),
     ("gateway-silent", "GatewaySilent"),
@@ -30,6 +30,8 @@ const DROPS: [(&str, &str); 11] = [
     ("kernel-refused", "KernelRefused"),
     ("marks-used-up", "MarksUsedUp"),
     ("no-carrier", "EgressIPMissing"),
+    ("next-hop-silent", "NextHopSilent"),
+    ("next-hop-silent-in-part", "NoRoute"),
     ("no-next-hop", "NoRoute"),
     ("no-tunnel-address", "GatewayUnreachable"),
     ("not-forwarding", "GatewayNotForwarding"),

@@ -6,8 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use jiff::Timestamp;
 
 use super::address_class::{SpecialAddress, is_no_host};
+use super::neighbour_resolution::{LinkNeighbour, PATIENCE, Resolution};
 use super::state::nft::AddressFamily;
 
 /// Prefix of the interface on which kube-proxy (IPVS) keeps the address of every Service. No packet leaves by it, and
@@ -35,6 +37,8 @@ pub struct HostNetwork {
     pub features: KernelFeatures,
     /// Where forwarding is off.
     pub forwarding: Forwarding,
+    /// Neighbours that the kernel has no MAC address of.
+    pub unresolved: BTreeMap<LinkNeighbour, Resolution>,
 }
 
 /// Where the kernel does not forward incoming packets; empty by default.
@@ -244,6 +248,20 @@ impl HostNetwork {
                 route.destination.prefix_len() == 0 && AddressFamily::of(route.destination.addr()) == family
             })
             .min_by_key(|route| (!self.can_send(&route.interface), route.metric))
+    }
+
+    /// Why the kernel has no MAC address of a neighbour; none if it has one, or nothing was sent to it.
+    pub fn resolution(&self, neighbour: &LinkNeighbour) -> Option<Resolution> {
+        self.unresolved.get(neighbour).copied()
+    }
+
+    /// When it is worth reading again what the kernel has found of some neighbours. Without packets nothing else makes it look.
+    pub fn look_again(&self, neighbours: &BTreeSet<LinkNeighbour>, now: Timestamp) -> Option<Timestamp> {
+        let waits = neighbours.iter().filter_map(|neighbour| self.resolution(neighbour)).map(|found| match found {
+            Resolution::Asking => PATIENCE,
+            Resolution::Failed => PATIENCE * 5,
+        });
+        waits.min().map(|wait| now + wait)
     }
 
     /// Whether an interface exists and can send.

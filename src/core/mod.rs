@@ -36,6 +36,7 @@ pub mod labels;
 pub mod liveness;
 pub mod name;
 pub mod nat_record;
+pub mod neighbour_resolution;
 pub mod networks;
 pub mod overview;
 pub mod page;

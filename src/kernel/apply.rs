@@ -10,6 +10,7 @@ use rustix::thread::MembarrierCommand;
 
 use super::socket::{CreateMode, RouteError};
 use super::{Kernel, KernelError, conntrack, encode, nft};
+use crate::core::neighbour_resolution::LinkNeighbour;
 use crate::core::plan::Step;
 use crate::core::state::net::{Route, Sysctl};
 
@@ -55,6 +56,15 @@ impl Kernel {
                 self.apply_route(other).await.map_err(|source| KernelError::Step { step: step.to_string(), source })
             }
         }
+    }
+
+    /// Makes the kernel ask for a neighbour, as a packet to it would.
+    pub async fn ask_for(&self, (interface, address): &LinkNeighbour) -> Result<(), KernelError> {
+        let ask = async {
+            let message = encode::use_of_neighbour(*address, index(interface)?);
+            self.routes.execute(Message::NewNeighbour(message), CreateMode::Replace).await
+        };
+        ask.await.map_err(|source| KernelError::Observe { what: "a next hop", source })
     }
 
     async fn apply_route(&self, step: &Step) -> Result<(), RouteError> {

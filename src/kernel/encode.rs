@@ -8,7 +8,7 @@ use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
 };
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use rtnetlink::packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteIp6Tunnel, RouteIp6TunnelFlags, RouteIpTunnel, RouteIpTunnelFlags,
     RouteLwEnCapType, RouteLwTunnelEncap, RouteMessage, RouteProtocol, RouteScope, RouteType, RouteVia,
@@ -165,6 +165,17 @@ pub(super) fn neighbour(neighbour: &Neighbour, index: u32) -> NeighbourMessage {
         NeighbourAttribute::Destination(neighbour.address.into()),
         NeighbourAttribute::LinkLayerAddress(neighbour.mac.0.to_vec()),
     ];
+    message
+}
+
+/// `ip neigh add 10.0.3.1 dev net1 use`: the kernel asks for the neighbour as for a packet (`NTF_USE`, `neigh_add` in net/core/neighbour.c), and
+/// keeps an entry that it has.
+pub(super) fn use_of_neighbour(address: IpAddr, index: u32) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(AddressFamily::of(address));
+    message.header.ifindex = index;
+    message.header.flags = NeighbourFlags::Use;
+    message.attributes = vec![NeighbourAttribute::Destination(address.into())];
     message
 }
 

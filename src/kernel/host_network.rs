@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use rtnetlink::packet_route::neighbour::NeighbourMessage;
+
 use super::links::{LinkState, SeenAddress};
-use super::nft;
+use super::{nft, routes};
 use crate::core::compile::RP_FILTER_BEFORE;
 use crate::core::host_network::{
     Forwarding, HostNetwork, HostRoute, Interface, KernelFeatures, ListedAddress, SourceTable,
@@ -15,9 +17,10 @@ use crate::core::state::nft::{ElementData, ElementKey, Ruleset, TableFamily};
 pub(super) fn host_network(
     links: &BTreeMap<u32, LinkState>,
     addresses: &[SeenAddress],
-    (routes, sources): (Vec<HostRoute>, Vec<SourceTable>),
+    (host_routes, sources): (Vec<HostRoute>, Vec<SourceTable>),
     ours: &Ruleset,
     can: nft::NftFeatures,
+    neighbours: &[NeighbourMessage],
 ) -> HostNetwork {
     let mut listed: BTreeMap<u32, Vec<ListedAddress>> = BTreeMap::new();
     for address in addresses {
@@ -51,7 +54,7 @@ pub(super) fn host_network(
         .collect();
     HostNetwork {
         interfaces,
-        routes,
+        routes: host_routes,
         sources,
         rp_filter_all: number("/proc/sys/net/ipv4/conf/all/rp_filter").unwrap_or(0),
         src_valid_mark: number("/proc/sys/net/ipv4/conf/all/src_valid_mark") == Some(1),
@@ -63,6 +66,7 @@ pub(super) fn host_network(
             ipv6: number("/proc/sys/net/ipv6/conf/all/disable_ipv6") == Some(0),
         },
         forwarding: Forwarding { off4, off6: number("/proc/sys/net/ipv6/conf/all/forwarding") == Some(0) },
+        unresolved: neighbours.iter().filter_map(|seen| routes::unresolved(seen, links)).collect(),
     }
 }
 

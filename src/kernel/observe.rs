@@ -17,7 +17,7 @@ use super::{Kernel, KernelError, Observed, encode, host_network, routes};
 use crate::core::assignment::record;
 use crate::core::host_network::{HostRoute, SourceTable};
 use crate::core::state::NodeState;
-use crate::core::state::net::{Neighbour, Route, RouteKey, RoutingRule, Sysctl};
+use crate::core::state::net::{Route, RouteKey, RoutingRule, Sysctl};
 use crate::core::state::nft::{AddressFamily, ElementKey, RuleCounters, Ruleset, TableFamily};
 use crate::core::state::ownership::PROTOCOL;
 
@@ -33,8 +33,9 @@ impl Kernel {
         let (own_routes, host_routes) = self.all_routes(&links).await?;
         let (rules, lookups) = self.rules().await?;
         let sources = self.sources(lookups, &addresses, &links).await?;
-        let host_network =
-            host_network::host_network(&links, &addresses, (host_routes, sources), &ruleset, self.features);
+        let neighbours = self.neighbours().await?;
+        let routes = (host_routes, sources);
+        let host_network = host_network::host_network(&links, &addresses, routes, &ruleset, self.features, &neighbours);
         let assigned = assigned(&ruleset);
         let state = NodeState {
             labels: BTreeMap::new(),
@@ -47,7 +48,7 @@ impl Kernel {
             sysctls: sysctls(&links, &host_network.loosened, host_network.features.ipv6),
             rules,
             routes: own_routes,
-            neighbours: self.neighbours(&links).await?,
+            neighbours: neighbours.iter().filter_map(|seen| routes::neighbour(seen, &links)).collect(),
             nft: ruleset,
         };
         Ok(Observed { state, host_network, generation })
@@ -161,24 +162,12 @@ impl Kernel {
         Ok((own, host_network))
     }
 
-    /// Next hops that did not answer neighbour resolution: of one that no packet was sent to lately nothing is known.
-    pub async fn unanswered(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+    async fn neighbours(&self) -> Result<Vec<NeighbourMessage>, KernelError> {
         let mut request = NeighbourMessage::default();
         request.header.family = NetlinkFamily::Unspec;
         let answers = self.dump("neighbours", RouteNetlinkMessage::GetNeighbour(request)).await?;
-        let failed = answers.iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewNeighbour(message) => routes::unanswered(message),
-            _ => None,
-        });
-        Ok(failed.collect())
-    }
-
-    async fn neighbours(&self, links: &BTreeMap<u32, LinkState>) -> Result<BTreeSet<Neighbour>, KernelError> {
-        let mut request = NeighbourMessage::default();
-        request.header.family = NetlinkFamily::Unspec;
-        let answers = self.dump("neighbours", RouteNetlinkMessage::GetNeighbour(request)).await?;
-        let neighbours = answers.iter().filter_map(|answer| match answer {
-            RouteNetlinkMessage::NewNeighbour(message) => routes::neighbour(message, links),
+        let neighbours = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewNeighbour(message) => Some(message),
             _ => None,
         });
         Ok(neighbours.collect())

@@ -17,6 +17,7 @@ use rtnetlink::packet_route::{AddressFamily as NetlinkFamily, RouteNetlinkMessag
 
 use super::links::LinkState;
 use crate::core::host_network::HostRoute;
+use crate::core::neighbour_resolution::{LinkNeighbour, Resolution};
 use crate::core::state::net::{Encap, Mac, Neighbour, Protocol, Route, RouteKey, RoutingRule};
 use crate::core::state::nft::AddressFamily;
 
@@ -315,10 +316,18 @@ fn neighbour_address(message: &NeighbourMessage) -> Option<IpAddr> {
     })
 }
 
-/// The address of a neighbour that did not answer: what is sent to it is dropped.
-pub(super) fn unanswered(message: &NeighbourMessage) -> Option<IpAddr> {
-    let failed = matches!(message.header.state, NeighbourState::Failed | NeighbourState::Incomplete);
-    neighbour_address(message).filter(|_| failed)
+/// A neighbour that the kernel has no MAC address of.
+pub(super) fn unresolved(
+    message: &NeighbourMessage,
+    links: &BTreeMap<u32, LinkState>,
+) -> Option<(LinkNeighbour, Resolution)> {
+    let resolution = match message.header.state {
+        NeighbourState::Incomplete => Resolution::Asking,
+        NeighbourState::Failed => Resolution::Failed,
+        _ => return None,
+    };
+    let link = links.get(&message.header.ifindex).filter(|link| !link.is_ours())?;
+    Some(((link.name.clone(), neighbour_address(message)?), resolution))
 }
 
 /// The table a route message is about.

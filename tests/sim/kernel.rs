@@ -2,14 +2,14 @@
 //!
 //! It is `core::plan::simulate`, with generations and events. Not here: what packets do with it (`checker`).
 
-use std::collections::{BTreeSet, VecDeque};
-use std::net::IpAddr;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use egret::core::compile::RP_FILTER_BEFORE;
 use egret::core::conntrack::ConntrackStatistics;
 use egret::core::host_network::HostNetwork;
+use egret::core::neighbour_resolution::LinkNeighbour;
 use egret::core::plan::{Step, simulate};
 use egret::core::state::NodeState;
 use egret::core::state::nft::{ElementData, ElementKey, RuleCounters, TableFamily};
@@ -132,8 +132,8 @@ impl NodeKernel for Sockets {
         Ok(RuleCounters::new())
     }
 
-    async fn unanswered(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
-        Ok(BTreeSet::new())
+    async fn ask_for(&self, _: &LinkNeighbour) -> Result<(), KernelError> {
+        Ok(())
     }
 
     fn set_ranges(&mut self, _: Vec<DatapathConfig>) {}

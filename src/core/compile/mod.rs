@@ -8,6 +8,7 @@ pub mod detours;
 pub mod exit_ids;
 mod forwarding;
 mod groups;
+mod next_hops;
 mod own_exits;
 mod peers;
 mod refused;
@@ -20,6 +21,8 @@ pub(crate) use forwarding::names_pod;
 pub use forwarding::unfit;
 pub use groups::{Disposition, RouteTarget};
 pub(crate) use groups::{targets, way};
+pub use next_hops::needed as needed_next_hops;
+pub(crate) use next_hops::{NEXT_HOP_SILENT, silent_next_hop};
 pub use own_exits::{EgressRoute, ExitRoute};
 pub(crate) use own_exits::{NO_WAY_OUT, egress_address};
 pub use refused::RefusedParts;
@@ -133,6 +136,16 @@ pub struct NodeExit {
     pub members: BTreeMap<PolicyId, BTreeSet<PodName>>,
 }
 
+impl NodeExit {
+    /// The route out by family, if this node is the gateway.
+    pub(crate) fn own_routes(&self) -> Option<&BTreeMap<AddressFamily, EgressRoute>> {
+        match &self.role {
+            ExitRole::Own { routes, .. } => Some(routes),
+            ExitRole::Remote { .. } => None,
+        }
+    }
+}
+
 /// What a node has an exit for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ExitPurpose {
@@ -200,6 +213,7 @@ pub fn compile(input: &CompileInput<'_>) -> Compiled {
     compiled.findings.extend(too_small_for_ipv6(input, &networks, &families, &compiled.exits));
     let is_gateway = compiled.exits.values().any(|exit| matches!(exit.role, ExitRole::Own { .. }));
     compiled.findings.extend(peers::findings(input, is_gateway));
+    compiled.findings.extend(next_hops::findings(input, &compiled.exits));
     compiled.transfers = transfers::plan(input, &networks, &compiled.exits);
     routing::add(&mut compiled.desired, input, &networks, &families, &compiled.exits);
     compiled.desired.addresses.extend(input.assigned.iter().cloned());

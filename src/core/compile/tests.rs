@@ -5,6 +5,7 @@
 use super::*;
 use crate::core::facts::{Node, Pod};
 use crate::core::host_network::{HostRoute, Interface, KernelFeatures};
+use crate::core::neighbour_resolution::Resolution;
 use crate::core::placement::place;
 use crate::core::plan::conntrack::{Connection, ConntrackFlush};
 use crate::core::plan::{StateListing, Step, plan};
@@ -530,4 +531,43 @@ fn nothing_is_sent_to_a_gateway_whose_address_is_this_nodes_own() {
         compiled.desired.routes.iter().filter(|(key, _)| key.table == 9001 && key.destination.prefix_len() == 0);
     let routes: Vec<_> = routes.map(|(_, route)| route).collect();
     assert_eq!(routes, [&crate::core::state::net::Route::Unreachable]);
+}
+
+#[test]
+fn a_router_that_does_not_answer_is_a_finding_only_where_packets_need_it() {
+    let facts = facts(&[("a", "x", "10.1.1.7")]);
+    let mut host_network = gateway();
+    for (destination, router) in [("10.0.3.0/24", None), ("10.9.0.0/16", Some("10.0.3.8"))] {
+        host_network.routes.push(HostRoute {
+            destination: destination.parse().unwrap(),
+            interface: "net1".to_owned(),
+            gateway: router.map(|router| router.parse().unwrap()),
+            ..HostRoute::default()
+        });
+    }
+    for (hop, resolution) in
+        [("10.0.3.254", Resolution::Failed), ("10.0.3.9", Resolution::Asking), ("10.0.3.8", Resolution::Failed)]
+    {
+        host_network.unresolved.insert(("net1".to_owned(), hop.parse().unwrap()), resolution);
+        host_network.unresolved.insert(("eth0".to_owned(), hop.parse().unwrap()), Resolution::Failed);
+    }
+    let found = |destination: &str, hop: &str| {
+        let document =
+            policy("p", "x", destination, "1").replace("interface: net1", &format!("interface: net1, nextHop: {hop}"));
+        let compiled = compiled(&set(&[document], ""), &facts, &host_network, &ExitIds::default());
+        let silent = compiled.findings.iter().filter(|finding| finding.code.starts_with("next-hop-silent"));
+        silent.map(|finding| format!("{}: {}", finding.code, finding.message)).collect::<Vec<_>>()
+    };
+    let silent = "next-hop-silent: 10.0.3.254, the IPv4 next hop on net1, does not answer";
+    assert_eq!(found("10.0.4.0/24", "10.0.3.254"), [silent]);
+    assert_eq!(found("10.0.4.0/24", "10.0.3.9"), [""; 0], "it was asked a moment ago");
+    assert_eq!(found("10.0.4.0/24", "10.0.3.7"), [""; 0], "nothing is known of it");
+    assert_eq!(found("10.0.3.128/25", "10.0.3.254"), [""; 0], "the destination is on the link");
+    assert_eq!(
+        found("10.9.4.0/24", "10.0.3.254"),
+        ["next-hop-silent: 10.0.3.8, the IPv4 next hop on net1, does not answer"]
+    );
+    let in_part =
+        "next-hop-silent-in-part: 10.0.3.8, the IPv4 next hop on net1, does not answer: 10.9.0.0/16 is not reached";
+    assert_eq!(found("10.0.0.0/8", "10.0.3.7"), [in_part]);
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::answer::{ExitAnswer, WayOut};
 use super::{KernelReading, Situation};
-use crate::core::compile::{ExitRole, NodeExit};
+use crate::core::compile::{ExitRole, ExitRoute, NodeExit};
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
 use crate::core::placement::{ExitKey, place};
@@ -75,14 +75,13 @@ impl KernelReading {
     fn way_out(&self, compiled: &NodeExit, destination: IpAddr) -> Option<WayOut> {
         let ExitRole::Own { routes, .. } = &compiled.role else { return None };
         let way = routes.get(&AddressFamily::of(destination))?;
-        let towards = way.routes.iter().filter(|route| route.destination.contains(&destination));
-        let route = towards.max_by_key(|route| route.destination.prefix_len());
-        let hop = route.and_then(|route| Some((route.gateway?, route.interface.clone())));
+        let route = way.towards(destination);
+        let hop = route.and_then(ExitRoute::neighbour).filter(|hop| self.unresolved.contains_key(hop));
         Some(WayOut {
             address: way.address,
             interface: way.interface.clone(),
             reaches: route.is_some(),
-            silent: hop.filter(|(hop, _)| self.unanswered.contains(hop)),
+            silent: hop.map(|(interface, hop)| (hop, interface)),
         })
     }
 }

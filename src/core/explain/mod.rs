@@ -36,6 +36,7 @@ use super::facts::{Facts, PodName};
 use super::finding::Finding;
 use super::host_network::HostNetwork;
 use super::name::NodeName;
+use super::neighbour_resolution::{LinkNeighbour, Resolution};
 use super::placement::{ExitKey, Placement};
 use super::policy::diagnostic_sink::nearest;
 use super::policy::members::Members;
@@ -95,8 +96,8 @@ pub struct KernelReading {
     pub range: DatapathConfig,
     /// What its rules have counted.
     pub counters: RuleCounters,
-    /// Next hops that did not answer neighbour resolution.
-    pub unanswered: BTreeSet<IpAddr>,
+    /// Neighbours that the kernel has no MAC address of: what is sent to them is dropped.
+    pub unresolved: BTreeMap<LinkNeighbour, Resolution>,
     /// Whether a process of Egret's runs there.
     pub running: bool,
     /// When it was read.

@@ -13,7 +13,7 @@ use super::exits::is_fault_of;
 use super::{Question, Situation};
 use crate::core::cidr::AddressRange;
 use crate::core::compile::detours::{SILENT, carrier, is_silent};
-use crate::core::compile::{Disposition, egress_address, names_pod};
+use crate::core::compile::{Disposition, egress_address, names_pod, silent_next_hop};
 use crate::core::facts::{Pod, PodName};
 use crate::core::fate::{OwnReason, PacketFate, fate};
 use crate::core::finding::Finding;
@@ -348,10 +348,7 @@ fn address_of(
             return dropped(&exit.gateway, &finding, situation);
         }
         if let Some((hop, interface)) = way.silent {
-            let message = format!("{hop}, the next hop on {interface}, does not answer");
-            let hint =
-                format!("`ip neigh show {hop}` on {}; look at the router, or name another nextHop", exit.gateway);
-            return dropped(&exit.gateway, &Finding::new("next-hop-silent", exit, message).hint(hint), situation);
+            return dropped(&exit.gateway, &silent_next_hop(exit, &(interface, hop)), situation);
         }
         return (Verdict::Leaves { address: way.address, gateway: exit.gateway.clone(), instead_of: None }, None);
     }

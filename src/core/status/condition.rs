@@ -102,6 +102,8 @@ words! {
         EgressIPMissing,
         /// The gateway's kernel does not forward.
         GatewayNotForwarding,
+        /// The router behind the gateway's egress interface does not answer.
+        NextHopSilent,
         /// A kernel rejects a part of it.
         KernelRefused,
         /// A gateway does not answer a source's probes.

@@ -15,7 +15,7 @@ use super::condition::{
 };
 use super::node::NodeStatus;
 use super::summary;
-use crate::core::compile::NO_WAY_OUT;
+use crate::core::compile::{NEXT_HOP_SILENT, NO_WAY_OUT};
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
 use crate::core::placement::{ExitKey, POOL_ADDRESS_MISSING, Placement};
@@ -200,6 +200,11 @@ fn ready(
             return no(Reason::KernelRefused, format!("{} on {node}: {}", gateway.exit, finding.message));
         }
     }
+    let silent: Vec<_> =
+        gateways.iter().filter_map(|gateway| Some((gateway, silent_next_hop(policy, gateway, nodes)?))).collect();
+    if let Some((gateway, (finding, None))) = silent.iter().find(|(_, (_, family))| family.is_none()) {
+        return no(Reason::NextHopSilent, format!("{}: {}", gateway.exit, finding.message));
+    }
     let exits: Vec<String> = gateways
         .iter()
         .map(|gateway| format!("{} through {}", gateway.egress_ips.join(" and "), gateway.node))
@@ -209,6 +214,10 @@ fn ready(
         if let Some((family, finding)) = without_way(policy, gateway, nodes) {
             let _ = write!(message, "; not over {}: {}: {}", family.version(), gateway.exit, finding.message);
         }
+    }
+    for (gateway, (finding, family)) in silent {
+        let version = family.map_or("", AddressFamily::version);
+        let _ = write!(message, "; not over {version}: {}: {}", gateway.exit, finding.message);
     }
     (ConditionStatus::True, Reason::Programmed, message)
 }
@@ -220,12 +229,34 @@ fn without_way<'n>(
     gateway: &GatewayStatus,
     nodes: &'n BTreeMap<NodeName, NodeStatus>,
 ) -> Option<(AddressFamily, &'n Finding)> {
-    let served: BTreeSet<AddressFamily> =
-        gateway.egress_ips.iter().filter_map(|address| address.parse().ok().map(AddressFamily::of)).collect();
-    let wanted: BTreeSet<AddressFamily> =
-        policy.destinations.iter().map(|network| AddressFamily::of(network.addr())).collect();
-    let family = *wanted.difference(&served).next()?;
+    let family = *families_wanted(policy).difference(&families_served(gateway)).next()?;
     Some((family, NO_WAY_OUT.iter().find_map(|code| finding_of(gateway, code, nodes))?))
+}
+
+/// A next hop of an exit that does not answer, and the family that is lost by it; none: no packet of the policy leaves by the exit.
+fn silent_next_hop<'n>(
+    policy: &Policy,
+    gateway: &GatewayStatus,
+    nodes: &'n BTreeMap<NodeName, NodeStatus>,
+) -> Option<(&'n Finding, Option<AddressFamily>)> {
+    let (served, wanted) = (families_served(gateway), families_wanted(policy));
+    let silent: Vec<&Finding> = findings_of(gateway, NEXT_HOP_SILENT, nodes).collect();
+    let (lost, left): (Vec<_>, Vec<_>) = served
+        .intersection(&wanted)
+        .map(|family| (*family, silent.iter().copied().find(|finding| finding.is_about(*family))))
+        .partition(|(_, finding)| finding.is_some());
+    let (family, finding) = *lost.first()?;
+    Some((finding?, Some(family).filter(|_| !left.is_empty())))
+}
+
+/// The families in which a gateway has an egress address.
+fn families_served(gateway: &GatewayStatus) -> BTreeSet<AddressFamily> {
+    gateway.egress_ips.iter().filter_map(|address| address.parse().ok().map(AddressFamily::of)).collect()
+}
+
+/// The families of a policy's destinations.
+fn families_wanted(policy: &Policy) -> BTreeSet<AddressFamily> {
+    policy.destinations.iter().map(|network| AddressFamily::of(network.addr())).collect()
 }
 
 /// The gateway's own finding about an exit.
@@ -234,9 +265,17 @@ fn finding_of<'n>(
     code: &str,
     nodes: &'n BTreeMap<NodeName, NodeStatus>,
 ) -> Option<&'n Finding> {
-    let node = nodes.iter().find(|(name, _)| name.as_str() == gateway.node)?.1;
-    let findings = node.report.iter().flat_map(|report| &report.findings).map(|since| &since.finding);
-    findings.into_iter().find(|finding| finding.code == code && finding.subject == gateway.exit)
+    findings_of(gateway, code, nodes).next()
+}
+
+fn findings_of<'n>(
+    gateway: &GatewayStatus,
+    code: &str,
+    nodes: &'n BTreeMap<NodeName, NodeStatus>,
+) -> impl Iterator<Item = &'n Finding> {
+    let node = nodes.iter().find(|(name, _)| name.as_str() == gateway.node).map(|(_, node)| node);
+    let findings = node.into_iter().flat_map(|node| &node.report).flat_map(|report| &report.findings);
+    findings.map(|since| &since.finding).filter(move |finding| finding.code == code && finding.subject == gateway.exit)
 }
 
 /// An exit that its gateway serves, but that a node with members could not apply.

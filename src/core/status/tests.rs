@@ -147,6 +147,29 @@ fn a_family_in_which_a_gateway_has_no_way_out_is_named_where_the_policy_has_dest
 }
 
 #[test]
+fn a_router_that_does_not_answer_is_the_reason_where_no_packet_of_the_policy_leaves() {
+    let with = |addresses: &[&str], messages: &[&str], policy: &Policy| {
+        let mut nodes = reported(Some(addresses));
+        let findings = messages.iter().map(|message| Finding::new("next-hop-silent", "gate default", *message));
+        nodes.values_mut().next().unwrap().report.as_mut().unwrap().set_findings(findings.collect(), at(0));
+        let (status, reason, message) = ready(&status(policy, &facts(true), &nodes, &[]));
+        (status, reason, message)
+    };
+    let v4 = "10.0.3.1, the IPv4 next hop on eth0, does not answer";
+    let v6 = "fd00:3::1, the IPv6 next hop on eth0, does not answer";
+    let two = ["10.0.3.42", "fd00:3::42"];
+    let dropped = (False, Reason::NextHopSilent, format!("gate default: {v4}"));
+    assert_eq!(with(&["10.0.3.42"], &[v4], &policy()), dropped);
+    assert_eq!(with(&two, &[v4], &policy()), dropped, "its destinations are of one family");
+    let mut both = policy();
+    both.destinations.push("fd00:4::/64".parse().unwrap());
+    assert_eq!(with(&two, &[v4, v6], &both), dropped);
+    let (of, reason, message) = with(&two, &[v6], &both);
+    assert_eq!((of, reason), (True, Reason::Programmed), "{message}");
+    assert!(message.ends_with(&format!("; not over IPv6: gate default: {v6}")), "{message}");
+}
+
+#[test]
 fn reconciling_and_stalled_are_there_only_while_true_as_kstatus_has_them() {
     use ConditionType::{Accepted, Ready, Reconciling, Stalled};
     let of = |ready: bool, nodes: &BTreeMap<_, _>| types(&status(&policy(), &facts(ready), nodes, &[]).conditions);

@@ -131,6 +131,7 @@ async fn listings(input: &DoctorInput) -> Result<Listings, RouteError> {
         (main, Vec::new()),
         &Ruleset::default(),
         crate::kernel::nft::NftFeatures { owned_tables: false, interface_kinds: true, resets: true },
+        &[],
     );
     let peer_routes = peer_routes(&socket, input, &seen).await;
     Ok(Listings { devices, host_network, rules, foreign_routes: foreign, peer_routes })

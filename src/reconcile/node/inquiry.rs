@@ -69,7 +69,6 @@ pub fn inquire(mut options: DryRunOptions, runtime: &tokio::runtime::Runtime) ->
         let kernel = match &documents.active {
             Some(set) => {
                 let plan = reconciler.plan(set).await?;
-                let unanswered = reconciler.kernel.unanswered().await?;
                 let Evaluation { compiled, placement, .. } = plan.evaluation;
                 let kernel = KernelReading {
                     node,
@@ -77,7 +76,7 @@ pub fn inquire(mut options: DryRunOptions, runtime: &tokio::runtime::Runtime) ->
                     compiled,
                     range: plan.range,
                     counters: reconciler.kernel.counters().await?,
-                    unanswered,
+                    unresolved: plan.host_network.unresolved.clone(),
                     running: Lock::is_held(),
                     at: reconciler.clock.now(),
                 };

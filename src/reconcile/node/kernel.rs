@@ -2,10 +2,8 @@
 //!
 //! Not here: netlink (`kernel`).
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
-
 use crate::core::conntrack::ConntrackStatistics;
+use crate::core::neighbour_resolution::LinkNeighbour;
 use crate::core::plan::Step;
 use crate::core::state::nft::RuleCounters;
 use crate::core::state::ownership::DatapathConfig;
@@ -28,8 +26,8 @@ pub trait NodeKernel {
     /// Reads the counters of rules.
     async fn counters(&mut self) -> Result<RuleCounters, KernelError>;
 
-    /// Next hops that did not answer neighbour resolution.
-    async fn unanswered(&self) -> Result<BTreeSet<IpAddr>, KernelError>;
+    /// Makes the kernel ask for a neighbour, as a packet to it would.
+    async fn ask_for(&self, neighbour: &LinkNeighbour) -> Result<(), KernelError>;
 
     /// Sets the ranges of marks and tables that are Egret's.
     fn set_ranges(&mut self, ranges: Vec<DatapathConfig>);
@@ -64,8 +62,8 @@ impl NodeKernel for Kernel {
         Self::counters(self).await
     }
 
-    async fn unanswered(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
-        Self::unanswered(self).await
+    async fn ask_for(&self, neighbour: &LinkNeighbour) -> Result<(), KernelError> {
+        Self::ask_for(self, neighbour).await
     }
 
     fn set_ranges(&mut self, ranges: Vec<DatapathConfig>) {

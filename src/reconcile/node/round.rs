@@ -19,7 +19,7 @@ use crate::cluster::{Cluster, ClusterError};
 use crate::core::assignment::holding::{Claims, HoldingView};
 use crate::core::compile::counters::{CounterIndex, Counters, Totals};
 use crate::core::compile::detours::SILENT;
-use crate::core::compile::{Compiled, RefusedParts, unfit};
+use crate::core::compile::{Compiled, RefusedParts, needed_next_hops, unfit};
 use crate::core::conntrack::{ConntrackTotals, ConntrackWatch};
 use crate::core::evaluation::{Evaluation, GatewayState, NodeInput, evaluate, own_labels};
 use crate::core::facts::{Facts, PodName};
@@ -29,6 +29,7 @@ use crate::core::host_network::{HostNetwork, KernelFeatures};
 use crate::core::labels::Labels;
 use crate::core::liveness::LivenessView;
 use crate::core::name::NodeName;
+use crate::core::neighbour_resolution::{LinkNeighbour, ResolutionWatch};
 use crate::core::placement::Placement;
 use crate::core::plan::conntrack::AddressHolders;
 use crate::core::plan::{Plan, PlanContext, Step, plan_with};
@@ -171,6 +172,8 @@ pub struct Reconciler<K = Kernel> {
     conntrack: ConntrackWatch,
     /// Used ports.
     pub ports: PortWatch,
+    /// Neighbours that are being asked for.
+    resolutions: ResolutionWatch,
     conntrack_read: Option<Instant>,
     /// nftables generations that this process made: their events are its own changes.
     own_generations: VecDeque<Generation>,
@@ -200,6 +203,7 @@ impl<K: NodeKernel> Reconciler<K> {
             marks: MarkMaskChooser::default(),
             conntrack: ConntrackWatch::default(),
             ports: PortWatch::default(),
+            resolutions: ResolutionWatch::default(),
             conntrack_read: None,
             own_generations: VecDeque::new(),
         }
@@ -299,7 +303,10 @@ impl<K: NodeKernel> Reconciler<K> {
                     // What was counted until now was not dropped. If it cannot be read, the next scrape says so.
                     drop(self.counters().await);
                 }
+                let next_hops = needed_next_hops(&compiled.exits, &intent.set);
                 self.complete(intent, compiled, &observed, now, &mut done);
+                self.ask_for(&next_hops).await;
+                done.wake = done.wake.into_iter().chain(observed.host_network.look_again(&next_hops, now)).min();
                 return Ok(done);
             }
             if done.steps.is_empty() {
@@ -316,6 +323,15 @@ impl<K: NodeKernel> Reconciler<K> {
             }
         }
         Err(RoundError::NotConverged(left.to_string().lines().take(3).collect::<Vec<_>>().join("; ")))
+    }
+
+    /// Makes the kernel ask for next hops, so that one that is silent is known before a member sends a packet.
+    async fn ask_for(&self, next_hops: &BTreeSet<LinkNeighbour>) {
+        for hop in next_hops {
+            if let Err(error) = self.kernel.ask_for(hop).await {
+                tracing::debug!(interface = hop.0, address = %hop.1, error = chain(&error), "a next hop is not asked for");
+            }
+        }
     }
 
     /// Applies a plan, and notes what is applied now. Returns whether the kernel rejected parts that it had not rejected
@@ -412,7 +428,8 @@ impl<K: NodeKernel> Reconciler<K> {
     ) -> Result<(Evaluation, Observed), RoundError> {
         let node = self.node.clone();
         let labels = self.cluster.facts().nodes.get(&node).map(|node| node.labels.clone()).unwrap_or_default();
-        let observed = self.observe(&set.labels_of(&node, &labels)).await?;
+        let mut observed = self.observe(&set.labels_of(&node, &labels)).await?;
+        self.resolutions.correct(&mut observed.host_network.unresolved, now);
         let facts = facts.unwrap_or_else(|| self.cluster.facts());
         let (host_network, state) = (&observed.host_network, &observed.state);
         let (liveness, holding) = (&self.liveness, &self.holding);

@@ -144,17 +144,26 @@ fn what_was_changed_by_hand_while_nothing_runs_is_named() -> Outcome {
 }
 
 #[test]
-fn a_next_hop_that_is_gone_is_named_at_the_gateway() -> Outcome {
+fn a_next_hop_that_is_gone_is_named_on_both_nodes_and_in_the_gateways_log() -> Outcome {
     let stand = Stand::applied(Options::default())?;
+    let gateway = stand.lab.node("kind-worker2")?;
     stand.lab.router().exec(["ip", "address", "del", "10.0.3.1/24", "dev", "br1"])?;
-    stand.lab.node("kind-worker2")?.exec(["ip", "neigh", "flush", "dev", "net1"])?;
+    gateway.exec(["ip", "neigh", "flush", "dev", "net1"])?;
     assert_eq!(stand.lab.ask_within("tiefighter", OUTPOST, super::stand::HELD_BACK)?, Answer::NoAnswer);
-    stand.await_explained(
-        AT_THE_GATEWAY,
-        2,
-        &["DROPPED on kind-worker2: 10.0.3.1, the next hop on net1, does not answer"],
-    )?;
-    Ok(())
+    let silent = "10.0.3.1, the IPv4 next hop on net1, does not answer";
+    stand.await_explained(AT_THE_GATEWAY, 2, &["DROPPED on kind-worker2", silent])?;
+    // A round, which would come by itself within a minute.
+    gateway.exec(["ip", "address", "add", "192.0.2.1/32", "dev", "lo"])?;
+    let text = stand.await_explained(MEMBER, 2, &["DROPPED on kind-worker2 since ", silent])?;
+    assert!(text.contains("do      on kind-worker2: `ip neigh show 10.0.3.1` on kind-worker2"), "{text}");
+    let log = stand.log("kind-worker2");
+    assert!(log.contains("members of outpost are dropped: kind-worker2 dev net1: 10.0.3.1"), "{log}");
+    let status = String::from_utf8_lossy(&stand.command("kind-worker", &["status"])?.stdout).into_owned();
+    assert!(status.contains("1 policy DROPS") && status.contains("NextHopSilent"), "{status}");
+    // Nobody sends a packet: the gateway asks by itself, and hears the answer.
+    stand.lab.router().exec(["ip", "address", "add", "10.0.3.1/24", "dev", "br1"])?;
+    stand.await_explained(MEMBER, 0, &["leaves as 10.0.3.42"])?;
+    stand.await_explained(AT_THE_GATEWAY, 0, &["leaves as 10.0.3.42"]).map(|_| ())
 }
 
 #[test]

@@ -29,10 +29,10 @@ impl<K: NodeKernel> Reconciler<K> {
         observed.state.labels = self.observed_labels(&compiled.desired.labels);
         let counters = self.kernel.counters().await?;
         let counted = self.totals.add(&self.counter_index, &counters).clone();
-        let unanswered = self.kernel.unanswered().await?;
         let range = self.memory.kept().range().unwrap_or_default();
         let (node, state, at) = (self.node.clone(), observed.state, self.clock.now());
-        let kernel = KernelReading { node, state, compiled, range, counters, unanswered, running: true, at };
+        let unresolved = observed.host_network.unresolved.clone();
+        let kernel = KernelReading { node, state, compiled, range, counters, unresolved, running: true, at };
         let placement = self.placement.clone();
         Ok(Some(RoundReading { kernel, host_network: observed.host_network, placement, counted }))
     }
