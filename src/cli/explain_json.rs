@@ -341,6 +341,7 @@ struct CarriedJson<'a> {
     at: String,
     gateway: &'a str,
     destinations: Vec<String>,
+    except: Vec<String>,
     pods: Vec<String>,
 }
 
@@ -351,6 +352,7 @@ impl<'a> AddressJson<'a> {
             at: one.origin.to_string(),
             gateway: one.gateway.as_str(),
             destinations: one.destinations.iter().map(ToString::to_string).collect(),
+            except: one.except.iter().map(ToString::to_string).collect(),
             pods: one.pods.iter().map(ToString::to_string).collect(),
         });
         Self {

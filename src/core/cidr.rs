@@ -1,12 +1,12 @@
 //! Set algebra of address ranges, for nftables' interval sets and maps, which have no longest-prefix match.
 //!
 //! Ranges are inclusive at both ends, so that `0.0.0.0/0` and `::/0` need no address behind the last one. IPv4 and IPv6
-//! are disjoint: `::ffff:10.0.0.1` is not `10.0.0.1`. All results are sorted, IPv4 first. Ranges are not converted back
-//! into prefixes: nftables takes them as they are.
+//! are disjoint: `::ffff:10.0.0.1` is not `10.0.0.1`. All results are sorted, IPv4 first. Ranges become prefixes only to
+//! be shown: nftables takes them as they are.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 /// Addresses from the first to the last, both included and of one family; never empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -16,6 +16,20 @@ pub struct AddressRange {
 }
 
 impl AddressRange {
+    /// The prefixes that make it up; if they are more than so many, the range itself.
+    pub fn prefixes(&self, most: usize) -> Vec<String> {
+        let prefixes: Vec<String> = match (self.first, self.last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => {
+                Ipv4Subnets::new(first, last, 0).take(most + 1).map(|net| net.to_string()).collect()
+            }
+            (IpAddr::V6(first), IpAddr::V6(last)) => {
+                Ipv6Subnets::new(first, last, 0).take(most + 1).map(|net| net.to_string()).collect()
+            }
+            _ => Vec::new(),
+        };
+        if prefixes.len() > most { vec![self.to_string()] } else { prefixes }
+    }
+
     /// From the first to the last address; `None` if they are of two families or in the wrong order.
     pub fn new(first: IpAddr, last: IpAddr) -> Option<Self> {
         (first.is_ipv4() == last.is_ipv4() && first <= last).then_some(Self { first, last })

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use egret::cluster::read_text;
 use egret::core::explain::{
     ANSWER_FORMAT, ConnectionAnswer, Counted, Difference, DocumentChange, ExitAnswer, KernelAnswer, KernelWay,
-    Question, Situation, Told, UnknownPod, address_lines, explain, leaving_as, lines, seen_as,
+    Question, Situation, Source, Told, UnknownPod, address_lines, explain, leaving_as, lines, seen_as,
 };
 use egret::core::facts::{Facts, PodName};
 use egret::core::name::NodeName;
@@ -279,6 +279,23 @@ fn who_leaves_with_an_address_is_answered_by_policies_nodes_and_pods() {
 }
 
 #[test]
+fn destinations_that_another_policy_has_are_not_a_pods_way_to_the_address() {
+    // `tie` is a member of both: of partner's destinations it has none by outpost. The other pods of outpost have all of them.
+    let partner = policy("partner", "10.88.4.128/25", "", "10.77.3.43").replace("org: empire", "class: tie");
+    let both = set(&[outpost(), partner]);
+    let more = facts(|text| text.replace("org: empire", "org: empire, class: tie"));
+    let address: IpAddr = "10.77.3.42".parse().unwrap();
+    let of = |facts: &Facts| with(&both, facts, |situation| address_lines(address, &leaving_as(address, situation)).1);
+    let policy = "outpost, policies/0.yaml:1, through beta to 10.88.4.0/24";
+    assert_eq!(of(&more)[0].1, format!("{policy} but not to 10.88.4.128/25"));
+    assert_eq!(of(&facts(|text| text))[0].1, policy);
+    let seen = |to: &str| {
+        with(&both, &more, |situation| seen_as("10.77.3.43".parse().unwrap(), &question("batuu/tie", to), situation))
+    };
+    assert!(matches!(seen("10.88.4.200"), Source::Policy(one, true) if one.policy.name.as_str() == "partner"));
+}
+
+#[test]
 fn an_address_is_a_policys_also_where_none_of_its_pods_is_known() {
     let set = set(&[outpost()]);
     let mut facts = facts(|text| text);
@@ -360,6 +377,33 @@ fn a_table_that_leads_nowhere_counts_at_the_gateway_that_has_the_packets_alone()
     assert!(head("gamma").starts_with("leaves as 10.77.3.42 through beta, in the place of gamma"), "{}", head("gamma"));
     // On the pod's own node it is the way of its packets.
     assert!(!head("alpha").starts_with("leaves as"), "{}", head("alpha"));
+}
+
+#[test]
+fn what_a_long_list_leaves_out_is_counted() {
+    let (set, facts) = (set(&[outpost()]), facts(|text| text));
+    let of_kernel = |differences: usize| {
+        let difference = Difference { object: "rule 501".to_owned(), desired: Some("a".to_owned()), observed: None };
+        let answer = KernelAnswer {
+            format_version: ANSWER_FORMAT,
+            at: now(),
+            revision: "d93c4a6d93c4a6".to_owned(),
+            way: KernelWay::default(),
+            leads_to: None,
+            counted: Counted::default(),
+            differs: vec![difference; differences],
+            exit: None,
+            connections: None,
+        };
+        let told = BTreeMap::from([(NodeName::parse("alpha").unwrap(), Ok(answer))]);
+        let all = with_reports(&set, &facts, (&[], &told), |situation| {
+            lines(&explain(&question("batuu/tie", "10.88.4.2"), situation).unwrap(), None, now()).1
+        });
+        all.into_iter().find(|(label, _)| *label == "kernel").unwrap().1
+    };
+    let (eight, ten) = (of_kernel(8), of_kernel(10));
+    assert_eq!(eight.matches("rule 501").count(), 8);
+    assert_eq!(ten, format!("{eight}; 2 other differences"));
 }
 
 #[test]

@@ -8,11 +8,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Question, Situation, side};
+use crate::core::cidr::{AddressRange, RangeSet};
 use crate::core::compile::Disposition;
 use crate::core::facts::PodName;
 use crate::core::fate::{PacketFate, fate};
 use crate::core::name::NodeName;
-use crate::core::policy::{Origin, PolicyId};
+use crate::core::policy::{Origin, Policy, PolicyId};
 use crate::core::preview::revision::{DispositionKey, passes};
 use crate::core::text::counted;
 
@@ -40,6 +41,8 @@ pub struct Carried {
     pub gateway: NodeName,
     /// The policy's destinations.
     pub destinations: Vec<IpNet>,
+    /// Those of the address's family to which these pods do not leave with it: other policies have them, or the policy excludes them.
+    pub except: Vec<AddressRange>,
     /// The pods, sorted.
     pub pods: Vec<PodName>,
 }
@@ -68,18 +71,23 @@ pub fn leaving_as(address: IpAddr, situation: &Situation<'_>) -> AddressUse {
             classes.entry(key).or_default().push(name);
         }
     }
-    let mut carried: BTreeMap<(PolicyId, NodeName), BTreeSet<PodName>> = BTreeMap::new();
+    let mut carried: BTreeMap<Carriage, BTreeSet<PodName>> = BTreeMap::new();
     let mut unknown = BTreeSet::new();
     for (key, pods) in &classes {
+        let mut taken: BTreeMap<(PolicyId, NodeName), Vec<AddressRange>> = BTreeMap::new();
         for (range, path) in side.lanes(key, &mut BTreeSet::new()) {
             match fate(&path.way, passes(key, &path), range.first(), situation.host_networks) {
                 PacketFate::As(found, gateway) if found == address => {
-                    let members = carried.entry((path.policy, gateway)).or_default();
-                    members.extend(pods.iter().map(|pod| (*pod).clone()));
+                    taken.entry((path.policy, gateway)).or_default().push(range);
                 }
                 PacketFate::Unknown(exit) => unknown.extend([exit.to_string()]),
                 _ => {}
             }
+        }
+        for ((policy, gateway), ranges) in taken {
+            let except = side.set.policies.get(&policy).map(|document| but(document, address, ranges));
+            let members = carried.entry((policy, gateway, except.unwrap_or_default())).or_default();
+            members.extend(pods.iter().map(|pod| (*pod).clone()));
         }
     }
     // An address is a policy's also where none of its pods is known: it has ended, or pods are not known here at all.
@@ -90,7 +98,9 @@ pub fn leaving_as(address: IpAddr, situation: &Situation<'_>) -> AddressUse {
             for net in &document.destinations {
                 match fate(&way, false, net.addr(), situation.host_networks) {
                     PacketFate::As(found, gateway) if found == address => {
-                        carried.entry((policy.clone(), gateway)).or_default();
+                        if !carried.keys().any(|(of, through, _)| of == policy && *through == gateway) {
+                            carried.insert((policy.clone(), gateway, RangeSet::default()), BTreeSet::new());
+                        }
                     }
                     PacketFate::Unknown(exit) => unknown.extend([exit.to_string()]),
                     _ => {}
@@ -98,10 +108,11 @@ pub fn leaving_as(address: IpAddr, situation: &Situation<'_>) -> AddressUse {
             }
         }
     }
-    let carried = carried.into_iter().filter_map(|((policy, gateway), pods)| {
+    let carried = carried.into_iter().filter_map(|((policy, gateway, except), pods)| {
         let document = side.set.policies.get(&policy)?;
         let (origin, destinations) = (document.origin.clone(), document.destinations.clone());
-        Some(Carried { policy, origin, gateway, destinations, pods: pods.into_iter().collect() })
+        let except = except.ranges().to_vec();
+        Some(Carried { policy, origin, gateway, destinations, except, pods: pods.into_iter().collect() })
     });
     let has = |addresses: &[IpAddr]| addresses.contains(&address);
     AddressUse {
@@ -117,11 +128,24 @@ pub fn leaving_as(address: IpAddr, situation: &Situation<'_>) -> AddressUse {
     }
 }
 
+/// The policy and the gateway by which pods leave with an address, and the policy's destinations to which they do not.
+type Carriage = (PolicyId, NodeName, RangeSet);
+
+/// A policy's destinations of an address's family without some ranges.
+fn but(policy: &Policy, address: IpAddr, ranges: Vec<AddressRange>) -> RangeSet {
+    let of_family = policy.destinations.iter().copied().filter(|net| net.addr().is_ipv4() == address.is_ipv4());
+    of_family.collect::<RangeSet>().subtract(&ranges.into_iter().collect())
+}
+
 /// Whose an address is that a server has seen in the place of a pod's. Of several policies the one that has the destination comes first.
 pub fn seen_as(address: IpAddr, question: &Question, situation: &Situation<'_>) -> Source {
     let AddressUse { mut carried, nodes, pod, .. } = leaving_as(address, situation);
     let is_member = |one: &Carried| one.pods.contains(&question.pod);
-    let has = |one: &Carried| one.destinations.iter().any(|net| net.contains(&question.destination));
+    let has = |one: &Carried| {
+        let destination = question.destination;
+        let among = one.destinations.iter().any(|net| net.contains(&destination));
+        among && !one.except.iter().any(|range| range.contains(destination))
+    };
     carried.sort_by_key(|one| (!is_member(one), !has(one)));
     match (carried.into_iter().next(), nodes.into_iter().next(), pod) {
         (Some(one), ..) => {

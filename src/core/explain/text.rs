@@ -2,7 +2,7 @@
 //!
 //! Names, messages of commits and the like are untrusted: every line is one that a terminal can show. Not here: JSON and colours (`cli`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -12,6 +12,8 @@ use jiff::tz::TimeZone;
 use super::reverse::leave;
 use super::{AddressUse, Explanation, KernelView, OpenConnection, Source, Verdict};
 use crate::core::escape::EscapedText;
+use crate::core::facts::PodName;
+use crate::core::policy::PolicyId;
 use crate::core::report::drift::how;
 use crate::core::report::history::Rejected;
 use crate::core::snapshot;
@@ -83,8 +85,10 @@ pub fn lines(explanation: &Explanation, seen: Option<&(IpAddr, Source)>, now: Ti
 
 /// The answer to who leaves with an address, in the same form.
 pub fn address_lines(address: IpAddr, found: &AddressUse) -> ExplainedLines {
-    let pods: usize = found.carried.iter().map(|one| one.pods.len()).sum();
-    let policies = counted(found.carried.len(), "policy");
+    let pods: BTreeSet<&PodName> = found.carried.iter().flat_map(|one| &one.pods).collect();
+    let pods = pods.len();
+    let policies: BTreeSet<&PolicyId> = found.carried.iter().map(|one| &one.policy).collect();
+    let policies = counted(policies.len(), "policy");
     let head = match (found.carried.len(), found.nodes.first(), &found.pod) {
         (0, Some(node), _) => format!("{address} is the address of the node {node}; no policy leads anything to it"),
         (0, None, Some(pod)) => format!("{address} is the address of the pod {pod}; no policy leads anything to it"),
@@ -95,23 +99,27 @@ pub fn address_lines(address: IpAddr, found: &AddressUse) -> ExplainedLines {
     };
     let mut lines = Vec::new();
     for one in &found.carried {
-        let nets: Vec<String> = one.destinations.iter().map(ToString::to_string).collect();
-        lines.push((
-            "policy",
-            format!("{}, {}, through {} to {}", one.policy, one.origin, one.gateway, nets.join(", ")),
-        ));
+        let except: Vec<String> = one.except.iter().flat_map(|range| range.prefixes(LISTED)).collect();
+        let (nets, except) = (listed(&one.destinations), listed(&except));
+        let except = if except.is_empty() { except } else { format!(" but not to {except}") };
+        lines.push(("policy", format!("{}, {}, through {} to {nets}{except}", one.policy, one.origin, one.gateway)));
         if one.pods.is_empty() {
             continue;
         }
-        let names: Vec<String> = one.pods.iter().take(LISTED).map(ToString::to_string).collect();
-        let more = one.pods.len().saturating_sub(LISTED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        lines.push(("pods", format!("{}{more}", names.join(", "))));
+        lines.push(("pods", listed(&one.pods)));
     }
     for exit in &found.unknown {
         lines.push(("unknown", format!("the address of {exit} is not known here")));
     }
     (plain(&head), lines.into_iter().map(|(label, text)| (label, plain(&text))).collect())
+}
+
+/// The first of some names, and how many more there are.
+fn listed(all: &[impl ToString]) -> String {
+    let names: Vec<String> = all.iter().take(LISTED).map(ToString::to_string).collect();
+    let more = all.len().saturating_sub(LISTED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", names.join(", "))
 }
 
 fn plain(text: &str) -> String {
@@ -194,6 +202,9 @@ fn kernel(view: &KernelView) -> String {
             for drift in differs.iter().take(LISTED) {
                 let _ = write!(text, "; {} {}", drift.object, how(drift.desired.is_some(), drift.observed.is_some()));
             }
+            if let Some(more) = differs.len().checked_sub(LISTED).filter(|more| *more > 0) {
+                let _ = write!(text, "; {}", counted(more, "other difference"));
+            }
             text
         }
         KernelView::Unanswered { node, why, commit } => {
@@ -228,6 +239,9 @@ fn open(connections: &[OpenConnection], lines: &mut Vec<(&'static str, String)>)
     }
     let count = |of: usize| if alike.len() == 1 { String::new() } else { format!("{of}: ") };
     lines.extend(alike.iter().take(LISTED).map(|((_, told), of)| ("", format!("{}{told}", count(*of)))));
+    if let Some(more) = alike.len().checked_sub(LISTED).filter(|more| *more > 0) {
+        lines.push(("", format!("and {}", counted(more, "other kind"))));
+    }
 }
 
 fn waits(explanation: &Explanation) -> String {

@@ -22,13 +22,22 @@ impl Overview {
         let members = members(&side);
         let row = |policy: &Policy| policy_row(policy, members.get(&policy.id).copied().unwrap_or(0), &side, situation);
         let pending = situation.pending.map(|(commit, _)| commit.message());
+        let policies: Vec<PolicyRow> = situation.set.policies.values().map(row).collect();
+        let mut nodes: Vec<NodeRow> =
+            side.facts.nodes.iter().map(|(name, node)| node_row(name, node, situation)).collect();
+        // Of another node's kernel nothing else is known than what its policies lead to.
+        for node in nodes.iter_mut().filter(|node| situation.kernel.is_none_or(|kernel| kernel.node != node.node)) {
+            let ways = policies.iter().flat_map(|policy| &policy.ways).filter(|way| way.gateway == node.node.as_str());
+            let addresses: BTreeSet<&String> = ways.flat_map(|way| &way.addresses).collect();
+            node.exits = addresses.into_iter().cloned().collect();
+        }
         Self {
             cluster: cluster.to_owned(),
             revision: revision.to_owned(),
             waits: pending.or_else(|| situation.waits.map(str::to_owned)),
             rejected: situation.rejected.to_vec(),
-            policies: situation.set.policies.values().map(row).collect(),
-            nodes: side.facts.nodes.iter().map(|(name, node)| node_row(name, node, situation)).collect(),
+            policies,
+            nodes,
         }
         .sorted()
     }

@@ -3,9 +3,6 @@
 //! Not here: whole sentences (see `sentences`).
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
-
-use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use super::PreviewInput;
 use crate::core::cidr::AddressRange;
@@ -57,26 +54,7 @@ pub(super) fn source(input: &PreviewInput<'_>, exit: &ExitKey, towards: &[Addres
 pub(super) fn towards(ranges: &[AddressRange]) -> EscapedText {
     /// Further prefixes are only counted.
     const LISTED: usize = 4;
-    let prefixes = |range: &AddressRange| -> Vec<IpNet> {
-        match (range.first(), range.last()) {
-            (IpAddr::V4(first), IpAddr::V4(last)) => {
-                Ipv4Subnets::new(first, last, 0).take(LISTED + 1).map(IpNet::V4).collect()
-            }
-            (IpAddr::V6(first), IpAddr::V6(last)) => {
-                Ipv6Subnets::new(first, last, 0).take(LISTED + 1).map(IpNet::V6).collect()
-            }
-            _ => Vec::new(),
-        }
-    };
-    let mut texts: Vec<String> = Vec::new();
-    for range in ranges {
-        let prefixes = prefixes(range);
-        if prefixes.len() > LISTED {
-            texts.push(range.to_string());
-        } else {
-            texts.extend(prefixes.iter().map(ToString::to_string));
-        }
-    }
+    let texts: Vec<String> = ranges.iter().flat_map(|range| range.prefixes(LISTED)).collect();
     let more = texts.len().saturating_sub(LISTED);
     let listed = texts.iter().take(LISTED).enumerate().fold(EscapedText::new(), |phrase, (position, text)| {
         if position > 0 { phrase.words(", ").name(text) } else { phrase.name(text) }
