@@ -309,6 +309,22 @@ fn an_address_is_a_policys_also_where_none_of_its_pods_is_known() {
     assert_eq!(seen, "the address of outpost (policies/0.yaml:1) through beta; no pod of it is known");
 }
 
+/// What an agent answers whose kernel holds nothing of the way, and has so many differences.
+fn answer(differences: usize) -> KernelAnswer {
+    let difference = Difference { object: "rule 501".to_owned(), desired: Some("a".to_owned()), observed: None };
+    KernelAnswer {
+        format_version: ANSWER_FORMAT,
+        at: now(),
+        revision: "d93c4a6d93c4a6".to_owned(),
+        way: KernelWay::default(),
+        leads_to: None,
+        counted: Counted::default(),
+        differs: vec![difference; differences],
+        exit: None,
+        connections: None,
+    }
+}
+
 /// Two gateways of one policy, each with an address of its own; the pod leaves by the second, which a source reports as silent.
 fn while_gamma_is_silent<T>(consequence: &str, ask: impl FnOnce(&Situation<'_>) -> T) -> T {
     let mut both = outpost();
@@ -322,6 +338,7 @@ fn while_gamma_is_silent<T>(consequence: &str, ask: impl FnOnce(&Situation<'_>) 
     let (set, facts) = (set(&[both]), facts(|text| text + node));
     let mut report = NodeReport::new("alpha");
     let finding = egret::core::finding::Finding::new("gateway-silent", "gamma 10.77.3.43", consequence);
+    let finding = finding.hint("look at the gateway");
     report.set_findings(vec![finding], "2026-11-30T11:56:00Z".parse().unwrap());
     with_reports(&set, &facts, (&[report], &BTreeMap::new()), ask)
 }
@@ -354,18 +371,28 @@ fn while_a_standby_carries_members_the_first_line_has_its_address_by_the_sources
 }
 
 #[test]
-fn a_table_that_leads_nowhere_counts_at_the_gateway_that_has_the_packets_alone() {
-    let nowhere = KernelAnswer {
-        format_version: ANSWER_FORMAT,
-        at: now(),
-        revision: "d93c4a6d93c4a6".to_owned(),
-        way: KernelWay { exit: Some(1), route: Some("table 9001 unreachable".to_owned()), ..KernelWay::default() },
-        leads_to: None,
-        counted: Counted::default(),
-        differs: Vec::new(),
-        exit: None,
-        connections: None,
+fn what_is_known_of_a_silent_gateway_tells_a_node_that_is_down_from_a_tunnel_that_is_blocked() {
+    let lost = "its gateway does not answer this node's probes; no standby answers either; members' packets are lost on the way";
+    let advice = |answer: Option<Told>| {
+        let told: BTreeMap<_, _> =
+            answer.into_iter().map(|answer| (NodeName::parse("gamma").unwrap(), answer)).collect();
+        while_gamma_is_silent(lost, |situation| {
+            let asked = explain(&question("batuu/tie", "10.88.4.2"), &Situation { told: &told, ..*situation }).unwrap();
+            let (_, lines) = lines(&asked, None, now());
+            lines.into_iter().find(|(label, _)| *label == "do").unwrap().1
+        })
     };
+    assert_eq!(advice(None), "between alpha and gamma 10.77.3.43: look at the gateway");
+    let up = advice(Some(Ok(answer(0))));
+    assert!(up.contains("; gamma is up and its agent answers, so the tunnel's packets are lost: look"), "{up}");
+    let away = advice(Some(Err("no answer within 2 s".to_owned())));
+    assert!(away.contains("; gamma is Ready and its agent does not answer (no answer within 2 s): look"), "{away}");
+}
+
+#[test]
+fn a_table_that_leads_nowhere_counts_at_the_gateway_that_has_the_packets_alone() {
+    let way = KernelWay { exit: Some(1), route: Some("table 9001 unreachable".to_owned()), ..KernelWay::default() };
+    let nowhere = KernelAnswer { way, ..answer(0) };
     let carried = "its gateway does not answer this node's probes; beta 10.77.3.42 carries its members meanwhile";
     let head = |node: &str| {
         let told = BTreeMap::from([(NodeName::parse(node).unwrap(), Ok(nowhere.clone()))]);
@@ -383,19 +410,7 @@ fn a_table_that_leads_nowhere_counts_at_the_gateway_that_has_the_packets_alone()
 fn what_a_long_list_leaves_out_is_counted() {
     let (set, facts) = (set(&[outpost()]), facts(|text| text));
     let of_kernel = |differences: usize| {
-        let difference = Difference { object: "rule 501".to_owned(), desired: Some("a".to_owned()), observed: None };
-        let answer = KernelAnswer {
-            format_version: ANSWER_FORMAT,
-            at: now(),
-            revision: "d93c4a6d93c4a6".to_owned(),
-            way: KernelWay::default(),
-            leads_to: None,
-            counted: Counted::default(),
-            differs: vec![difference; differences],
-            exit: None,
-            connections: None,
-        };
-        let told = BTreeMap::from([(NodeName::parse("alpha").unwrap(), Ok(answer))]);
+        let told = BTreeMap::from([(NodeName::parse("alpha").unwrap(), Ok(answer(differences)))]);
         let all = with_reports(&set, &facts, (&[], &told), |situation| {
             lines(&explain(&question("batuu/tie", "10.88.4.2"), situation).unwrap(), None, now()).1
         });

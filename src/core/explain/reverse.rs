@@ -90,6 +90,7 @@ pub fn leaving_as(address: IpAddr, situation: &Situation<'_>) -> AddressUse {
             members.extend(pods.iter().map(|pod| (*pod).clone()));
         }
     }
+    let mut assigned = BTreeSet::new();
     // An address is a policy's also where none of its pods is known: it has ended, or pods are not known here at all.
     for (policy, placed) in &side.placement.policies {
         let Some(document) = side.set.policies.get(policy) else { continue };
@@ -98,14 +99,17 @@ pub fn leaving_as(address: IpAddr, situation: &Situation<'_>) -> AddressUse {
             for net in &document.destinations {
                 match fate(&way, false, net.addr(), situation.host_networks) {
                     PacketFate::As(found, gateway) if found == address => {
-                        if !carried.keys().any(|(of, through, _)| of == policy && *through == gateway) {
-                            carried.insert((policy.clone(), gateway, RangeSet::default()), BTreeSet::new());
-                        }
+                        assigned.insert((policy.clone(), gateway));
                     }
                     PacketFate::Unknown(exit) => unknown.extend([exit.to_string()]),
                     _ => {}
                 }
             }
+        }
+    }
+    for (policy, gateway) in assigned {
+        if !carried.keys().any(|(of, through, _)| (of, through) == (&policy, &gateway)) {
+            carried.insert((policy, gateway, RangeSet::default()), BTreeSet::new());
         }
     }
     let carried = carried.into_iter().filter_map(|((policy, gateway, except), pods)| {

@@ -264,7 +264,7 @@ fn judged(
             let cause = finding.map_or("no gateway is fit".to_owned(), |finding| finding.message.clone());
             let since = finding.and_then(|finding| situation.since_anywhere(finding));
             let verdict = Verdict::Dropped { node: pod.node.clone(), reason: "NoGateway", cause, since };
-            (verdict, Some("make one of the policy's nodes fit, or name another in egressGateways".to_owned()))
+            (verdict, Some("make one of the policy's nodes fit, or let another node match its nodeSelector".to_owned()))
         }
     }
 }
@@ -425,10 +425,29 @@ fn dropped(node: &NodeName, finding: &Finding, situation: &Situation<'_>) -> (Ve
     let cause = finding.message.trim_end_matches("; members' packets are dropped there").to_owned();
     let since = situation.since(node, finding);
     // What a source reports of a gateway is not to be mended at the source.
-    let place =
-        if finding.code == SILENT { format!("between {node} and {}", finding.subject) } else { format!("on {node}") };
+    let place = if finding.code == SILENT {
+        let known = situation.exit_called(&finding.subject).and_then(|exit| of_silent(&exit.gateway, situation));
+        let known = known.map(|known| format!("; {known}")).unwrap_or_default();
+        format!("between {node} and {}{known}", finding.subject)
+    } else {
+        format!("on {node}")
+    };
     let advice = finding.hint.as_ref().map(|hint| format!("{place}: {hint}"));
     (Verdict::Dropped { node: Some(node.clone()), reason, cause, since }, advice)
+}
+
+/// What else is known of a gateway that does not answer: it tells a node that is down from a tunnel that is blocked.
+fn of_silent(gateway: &NodeName, situation: &Situation<'_>) -> Option<String> {
+    let Some(node) = situation.facts.nodes.get(gateway) else {
+        return Some(format!("{gateway} is no node of the cluster any more"));
+    };
+    if !node.ready {
+        return Some(format!("{gateway} is not Ready, so look at that node first"));
+    }
+    match situation.told.get(gateway)? {
+        Ok(_) => Some(format!("{gateway} is up and its agent answers, so the tunnel's packets are lost")),
+        Err(why) => Some(format!("{gateway} is Ready and its agent does not answer ({why})")),
+    }
 }
 
 /// The policy's other exits, the standbys of this one, and the nodes that were passed over.
