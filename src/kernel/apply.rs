@@ -3,6 +3,7 @@
 //! Not here: label steps, which `cluster` applies.
 
 use std::io::Write as _;
+use std::sync::PoisonError;
 
 use rtnetlink::packet_route::RouteNetlinkMessage as Message;
 use rtnetlink::packet_route::link::LinkMessage;
@@ -58,10 +59,12 @@ impl Kernel {
         }
     }
 
-    /// Makes the kernel ask for a neighbour, as a packet to it would.
+    /// Makes the kernel ask for a neighbour, as a packet to it would. From now on it is an event if it does not answer.
     pub async fn ask_for(&self, (interface, address): &LinkNeighbour) -> Result<(), KernelError> {
         let ask = async {
-            let message = encode::use_of_neighbour(*address, index(interface)?);
+            let index = index(interface)?;
+            self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert((index, *address));
+            let message = encode::use_of_neighbour(*address, index);
             self.routes.execute(Message::NewNeighbour(message), CreateMode::Replace).await
         };
         ask.await.map_err(|source| KernelError::Observe { what: "a next hop", source })

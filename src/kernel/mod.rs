@@ -26,7 +26,10 @@ mod sysctl;
 pub mod transfer;
 pub mod watch;
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
 
 use crate::core::host_network::HostNetwork;
 use crate::core::state::NodeState;
@@ -148,7 +151,11 @@ pub struct Kernel {
     nft: nft::Nft,
     features: nft::NftFeatures,
     ranges: Vec<DatapathConfig>,
+    asked: AskedNeighbours,
 }
+
+/// The interfaces, by number, and addresses of neighbours that the kernel was asked for.
+type AskedNeighbours = Arc<Mutex<BTreeSet<(u32, IpAddr)>>>;
 
 impl Kernel {
     /// Opens the sockets in the network namespace of this thread, and probes the kernel's features.
@@ -156,7 +163,7 @@ impl Kernel {
         let routes = socket::RouteSocket::open().map_err(KernelError::Open)?;
         let mut nft = nft::Nft::open().map_err(KernelError::Nft)?;
         let features = nft.probe().await.map_err(KernelError::Nft)?;
-        Ok(Self { routes, nft, features, ranges: vec![range] })
+        Ok(Self { routes, nft, features, ranges: vec![range], asked: AskedNeighbours::default() })
     }
 
     /// Sets the ranges of marks and tables that are Egret's: two while objects move from one to the other.
@@ -180,11 +187,6 @@ impl Kernel {
     /// The features of the kernel's nftables.
     pub fn features(&self) -> &nft::NftFeatures {
         &self.features
-    }
-
-    /// The port numbers of this process's netlink sockets: events that bear them are its own changes.
-    pub fn ports(&self) -> Vec<u32> {
-        vec![self.routes.port()]
     }
 }
 

@@ -308,7 +308,7 @@ pub(super) fn neighbour(message: &NeighbourMessage, links: &BTreeMap<u32, LinkSt
     Some(Neighbour { link: link.name.clone(), address: neighbour_address(message)?, mac: Mac(mac?) })
 }
 
-fn neighbour_address(message: &NeighbourMessage) -> Option<IpAddr> {
+pub(super) fn neighbour_address(message: &NeighbourMessage) -> Option<IpAddr> {
     message.attributes.iter().find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some(IpAddr::V4(*v4)),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some(IpAddr::V6(*v6)),

@@ -4,6 +4,8 @@
 //! state itself.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::PoisonError;
 
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
@@ -11,11 +13,12 @@ use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::neighbour::{NeighbourMessage, NeighbourState};
 use rtnetlink::sys::SocketAddr;
 
 use super::netconf::{Netconf, SettingEvent};
 use super::nft::{self, NftEvents};
-use super::{KernelError, links, routes};
+use super::{AskedNeighbours, Kernel, KernelError, links, routes};
 use crate::core::state::ownership::PROTOCOL;
 
 /// What changed, precise enough to attribute a change of Egret's objects.
@@ -27,6 +30,8 @@ pub enum EventSubject {
     Address(u32),
     /// A neighbour on one of our links.
     Neighbour,
+    /// A neighbour that the kernel was asked for has not answered, or answers again.
+    NextHop,
     /// A rule, by priority.
     Rule(u32),
     /// A route, by table.
@@ -79,6 +84,8 @@ pub struct KernelWatch {
     netconf: Netconf,
     own_ports: Vec<u32>,
     own_links: BTreeSet<u32>,
+    asked: AskedNeighbours,
+    silent: BTreeSet<(u32, IpAddr)>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -89,13 +96,21 @@ impl Drop for KernelWatch {
 }
 
 impl KernelWatch {
-    /// Subscribes, in the network namespace of this thread. Events that bear one of `own_ports` are this process's own
-    /// changes.
-    pub fn open(own_ports: Vec<u32>) -> Result<Self, KernelError> {
+    /// Subscribes, in the network namespace of this thread. What `kernel` changes itself is no event.
+    pub fn open(kernel: &Kernel) -> Result<Self, KernelError> {
         let (connection, _, route) = rtnetlink::new_multicast_connection(&GROUPS).map_err(KernelError::Open)?;
         let nft = NftEvents::open().map_err(KernelError::Nft)?;
         let netconf = Netconf::open().map_err(KernelError::Open)?;
-        Ok(Self { route, nft, netconf, own_ports, own_links: BTreeSet::new(), task: tokio::spawn(connection) })
+        Ok(Self {
+            route,
+            nft,
+            netconf,
+            own_ports: vec![kernel.routes.port()],
+            own_links: BTreeSet::new(),
+            asked: kernel.asked.clone(),
+            silent: BTreeSet::new(),
+            task: tokio::spawn(connection),
+        })
     }
 
     /// Waits for the next event that matters. Cancel-safe.
@@ -129,6 +144,21 @@ impl KernelWatch {
         Some(KernelEvent { subject, actor, generation: None })
     }
 
+    /// Whether a neighbour that the kernel was asked for has just failed, or answers again. While it is asked for in vain, the kernel
+    /// reports its failure again and again.
+    fn is_news_of_next_hop(&mut self, neighbour: &NeighbourMessage) -> bool {
+        let Some(address) = routes::neighbour_address(neighbour) else { return false };
+        let key = (neighbour.header.ifindex, address);
+        if !self.asked.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
+            return false;
+        }
+        match neighbour.header.state {
+            NeighbourState::Failed => self.silent.insert(key),
+            NeighbourState::Incomplete => false,
+            _ => self.silent.remove(&key),
+        }
+    }
+
     /// The subject of a message; none if it cannot concern Egret.
     fn subject(&mut self, message: &RouteNetlinkMessage) -> Option<EventSubject> {
         match message {
@@ -146,8 +176,13 @@ impl KernelWatch {
                 Some(EventSubject::Address(address.header.index))
             }
             // Every ARP reply on any other link arrives here as a message.
-            RouteNetlinkMessage::NewNeighbour(neighbour) | RouteNetlinkMessage::DelNeighbour(neighbour) => {
-                self.own_links.contains(&neighbour.header.ifindex).then_some(EventSubject::Neighbour)
+            RouteNetlinkMessage::NewNeighbour(neighbour) | RouteNetlinkMessage::DelNeighbour(neighbour)
+                if self.own_links.contains(&neighbour.header.ifindex) =>
+            {
+                Some(EventSubject::Neighbour)
+            }
+            RouteNetlinkMessage::NewNeighbour(neighbour) => {
+                self.is_news_of_next_hop(neighbour).then_some(EventSubject::NextHop)
             }
             RouteNetlinkMessage::NewRule(rule) | RouteNetlinkMessage::DelRule(rule) => {
                 // Of foreign rules, those that may decide which table an egress address uses.

@@ -127,7 +127,7 @@ pub async fn run(options: AgentOptions) -> Result<(), AgentError> {
     }
     let live = ApiClient::connect().await?;
     let seed = fnv1a(options.node.as_str().as_bytes()) ^ u64::from(std::process::id());
-    let events = KernelWatch::open(kernel.ports())?;
+    let events = KernelWatch::open(&kernel)?;
     let stop = Stop::listen()?;
     let watchers = Some(Watchers::start().map_err(StartError::of("the threads that watch gateways"))?);
     let recorder =

@@ -139,7 +139,7 @@ pub async fn run(options: StandaloneOptions) -> Result<Option<Vec<Step>>, RunErr
     for check in crate::kernel::doctor::blockers(range).await {
         tracing::error!(code = check.code, "{check}");
     }
-    let watch = KernelWatch::open(kernel.ports())?;
+    let watch = KernelWatch::open(&kernel)?;
     let cluster = Cluster::open(&options.cluster)?;
     let mut reconciler = Reconciler::new(kernel, cluster, options.node.clone(), memory, Clock::system());
     if options.remove {
