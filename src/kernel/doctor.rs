@@ -10,7 +10,7 @@ mod chains;
 mod checks;
 mod cilium;
 mod cilium_gateway;
-mod forward;
+mod firewall;
 mod gather;
 mod networkd;
 mod others;

@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: HTTP/2, TLS, protobuf, aggregated discovery and OpenAPI.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use axum::extract::State;
 use axum::extract::connect_info::ConnectInfo;
 use axum::http::{HeaderMap, header, request};
 use axum::response::Response;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use super::delete;
@@ -180,7 +183,7 @@ pub(crate) async fn answer(
         _ => {}
     }
     match reply {
-        Reply::Whole(code, body) => whole(code, &body),
+        Reply::Whole(code, body) => whole(code, &body, &parts.headers),
         Reply::Events(watch) => events(shared, watch),
     }
 }
@@ -389,16 +392,28 @@ fn resources(world: &World, group: &str, version: &str) -> Outcome<Value> {
     }))
 }
 
-fn whole(code: u16, body: &Value) -> Response {
+/// Answers of this length are compressed for those who take that (`compressionThreshold` and `contentEncodingPriority`,
+/// k8s.io/apiserver pkg/endpoints/handlers/responsewriters/writers.go).
+const COMPRESSED: usize = 128 << 10;
+
+fn whole(code: u16, body: &Value, asked: &HeaderMap) -> Response {
     let (kind, text) = match body {
         Value::String(text) => ("text/plain; charset=utf-8", text.clone()),
         body => ("application/json", body.to_string()),
     };
+    let accepted = asked.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    let gzip = text.len() >= COMPRESSED && { accepted }.any(|value| value.split(',').any(|one| one.trim() == "gzip"));
     let mut response = Response::builder().status(code).header(header::CONTENT_TYPE, kind);
     if let Some(seconds) = body["details"]["retryAfterSeconds"].as_u64() {
         response = response.header(header::RETRY_AFTER, seconds);
     }
-    response.body(Body::from(text)).unwrap_or_default()
+    if !gzip {
+        return response.body(Body::from(text)).unwrap_or_default();
+    }
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(text.as_bytes()).expect("memory");
+    let response = response.header(header::CONTENT_ENCODING, "gzip").header(header::VARY, "Accept-Encoding");
+    response.body(Body::from(encoder.finish().expect("memory"))).unwrap_or_default()
 }
 
 fn events(shared: Arc<Shared>, watch: Box<Watch>) -> Response {

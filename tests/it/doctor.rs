@@ -61,7 +61,7 @@ ok     MTU: 1450 in the tunnel, 1500 on eth0
 ok     kind-worker2 is here: 172.18.0.3 on eth0
 ok     routes to the other node: from 172.18.0.3 through eth0
 ok     marks 0x1fff (auto: the default, otherwise unused), tables 9000 to 17189, rules from priority 500 on, UDP port 4790
-ok     other firewalls: none drops forwarded packets
+ok     other firewalls: none drops forwarded packets, nor the tunnel's
 "
     );
     assert_eq!(said, Said { code: Some(0), stdout: expected, stderr: String::new() });
@@ -276,8 +276,52 @@ fn bits_that_anything_on_a_node_uses_are_left_to_it() {
     }
 }
 
-/// Firewalls that drop forwarded packets, and what the doctor says of what a gateway forwards.
-const FIREWALLS: [(&str, &[&str], &str); 9] = [
+/// Firewalls that drop packets, and what the doctor says of what a gateway forwards and of the tunnel's own packets.
+const FIREWALLS: [(&str, &[&str], &str); 14] = [
+    (
+        "hardening that takes the tunnel's port",
+        &[
+            "nft add table inet hardening",
+            "nft add chain inet hardening in { type filter hook input priority -5 ; policy accept ; }",
+            "nft add rule inet hardening in udp dport 4790 drop",
+        ],
+        "warn   the chain inet hardening in drops the tunnel's packets from 172.18.0.2, UDP port 4790",
+    ),
+    (
+        "what may come in is listed, without the tunnel",
+        &[
+            "iptables-nft -P INPUT DROP",
+            "iptables-nft -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+            "iptables-nft -A INPUT -i lo -j ACCEPT",
+            "iptables-nft -A INPUT -p tcp --dport 22 -j ACCEPT",
+            "iptables-nft -A INPUT -p udp --dport 4789 -j ACCEPT",
+        ],
+        "warn   the chain ip filter INPUT may drop the tunnel's packets from 172.18.0.2, UDP port 4790",
+    ),
+    (
+        "what may come in is listed, with the tunnel",
+        &[
+            "iptables-nft -P INPUT DROP",
+            "iptables-nft -A INPUT -p tcp --dport 22 -j ACCEPT",
+            "iptables-nft -A INPUT -s 172.18.0.0/16 -p udp -m udp --dport 4700:4800 -j ACCEPT",
+        ],
+        "ok     other firewalls: none drops forwarded packets, nor the tunnel's",
+    ),
+    (
+        "what kube-proxy and kubelet drop is no packet of the tunnel's",
+        &[
+            "iptables-nft -N KUBE-FIREWALL",
+            "iptables-nft -A INPUT -j KUBE-FIREWALL",
+            "iptables-nft -A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
+            "iptables-nft -A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP",
+        ],
+        "ok     other firewalls: none drops forwarded packets, nor the tunnel's",
+    ),
+    (
+        "what the node sends",
+        &["iptables-nft -A OUTPUT -p udp --dport 4790 -j REJECT"],
+        "warn   the chain ip filter OUTPUT drops the tunnel's packets to 172.18.0.2, UDP port 4790",
+    ),
     (
         "firewalld, which rejects what no rule of it lets through behind a policy of accept",
         &[

@@ -33,7 +33,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("clap_mangen", &["cli/man.rs"]),
     ("colorchoice_clap", &["cli/args.rs"]),
     ("cron", &["core/admission/windows.rs", "core/policy/check/schedule.rs", "reconcile/node/schedule.rs"]),
-    ("flate2", &["cli/support_bundle.rs"]),
+    ("flate2", &["cli/support_bundle.rs", "cluster/live/fake.rs"]),
     ("futures", &["cluster/live/", "git/http_relay.rs", "kernel/", "reconcile/controller/pass.rs"]),
     ("git2", &["git/"]),
     ("hex", &["forge/posting.rs", "kernel/nft/expression.rs", "serve/webhook.rs"]),
@@ -178,6 +178,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ),
     ("tokio_rustls", &["cluster/live/transport.rs", "cluster/live/transport/", "forge/app/jwt.rs", "https/"]),
     ("tower", &["cluster/live/", "https/connect.rs"]),
+    ("tower_http", &["cluster/live/mod.rs"]),
     ("tracing", &["reconcile/"]),
     ("tracing_subscriber", &["telemetry.rs"]),
 ];

@@ -3,6 +3,7 @@
 //! Not here: an API server's behaviour (see `tests/`, which has a double of one).
 
 use std::convert::Infallible;
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
@@ -11,8 +12,10 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use futures::stream;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::ApiClient;
@@ -114,6 +117,26 @@ async fn hand_over(State(sender): State<mpsc::UnboundedSender<FakeRequest>>, req
         Ok(response) => response,
         Err(_) => std::future::pending().await,
     }
+}
+
+/// A server whose answers say whether they are compressed, which they are for who takes that. Its address.
+pub(super) async fn compressing() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(axum::serve(listener, Router::new().fallback(compressed)).into_future());
+    address
+}
+
+async fn compressed(request: Request) -> Response {
+    let gzip = request.headers().get("accept-encoding").is_some_and(|value| value == "gzip");
+    let text = json!({"compressed": gzip, "padding": "x".repeat(1 << 20)}).to_string();
+    if !gzip {
+        return Response::new(Body::from(text));
+    }
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(text.as_bytes()).expect("memory");
+    let body = Body::from(encoder.finish().expect("memory"));
+    Response::builder().header("content-encoding", "gzip").body(body).expect("an answer")
 }
 
 impl FakeRequest {

@@ -43,7 +43,8 @@ use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
 use serde::de::DeserializeOwned;
 use tower::util::option_layer;
-use tower::{BoxError, Service};
+use tower::{BoxError, Layer as _, Service};
+use tower_http::decompression::DecompressionLayer;
 
 use crate::clock::Clock;
 
@@ -103,6 +104,15 @@ impl std::fmt::Debug for ApiClient {
     }
 }
 
+/// In which form answers are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    /// As it is: what runs in the cluster is near the API server, whose processor time it would cost, and reads little at once.
+    Plain,
+    /// Compressed, from 128 KiB on (`compressionThreshold`, k8s.io/apiserver responsewriters): who reads a large cluster from afar waits for the network.
+    Gzip,
+}
+
 impl ApiClient {
     /// Connects to the API server of the file named by KUBECONFIG; without KUBECONFIG, to that of the cluster this
     /// pod runs in. Nothing is sent yet. A token or certificate in a file is read again every minute, as the kubelet
@@ -113,9 +123,9 @@ impl ApiClient {
             Some(_) => {
                 let options = KubeConfigOptions::default();
                 let config = Config::from_kubeconfig(&options).await;
-                Self::open(config.map_err(|error| failed(format!("KUBECONFIG: {error}")))?)
+                Self::open(config.map_err(|error| failed(format!("KUBECONFIG: {error}")))?, Encoding::Plain)
             }
-            None => Self::open(Config::incluster().map_err(|error| failed(error.to_string()))?),
+            None => Self::open(Config::incluster().map_err(|error| failed(error.to_string()))?, Encoding::Plain),
         }
     }
 
@@ -130,7 +140,7 @@ impl ApiClient {
     }
 
     /// With a transport of our own; kube's client also retries automatically what must be reported here.
-    fn open(mut config: Config) -> Result<Self, ApiError> {
+    fn open(mut config: Config, encoding: Encoding) -> Result<Self, ApiError> {
         let server = config.cluster_url.to_string();
         let failed = |why: String| ApiError::new(format!("connecting to {server}"), ApiErrorCause::Configuration(why));
         if let Some(proxy) = &config.proxy_url {
@@ -140,6 +150,8 @@ impl ApiClient {
         let refused = |error: kube::Error| ApiError::of(format!("connecting to {server}"), error);
         let transport = Transport::new(&config).map_err(|error| refused(kube::Error::Service(error)))?;
         let auth = config.auth_layer().map_err(refused)?;
+        let gzip = encoding == Encoding::Gzip && !config.disable_compression;
+        let transport = DecompressionLayer::new().gzip(gzip).layer(transport);
         let client = ClientBuilder::new(NoteRetryAfter(transport), config.default_namespace.clone())
             .with_layer(&config.extra_headers_layer().map_err(refused)?)
             .with_layer(&option_layer(auth))
@@ -186,7 +198,7 @@ impl ApiClient {
 impl ApiClient {
     /// A server without a name or credentials, for tests.
     fn at(address: &str) -> Self {
-        Self::open(Config::new(address.parse().expect("an address"))).expect("a client")
+        Self::open(Config::new(address.parse().expect("an address")), Encoding::Plain).expect("a client")
     }
 }
 

@@ -11,10 +11,10 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Request;
 use kube::core::params::ListParams;
 
-use super::ApiClient;
 use super::error::{ApiError, ApiErrorCause};
 use super::view::View;
 use super::wire::{Configs, EgressNodes, MetaWire, Nodes, Policies, Slim, Watched, Whole};
+use super::{ApiClient, Encoding};
 use crate::core::facts::{Facts, PodName};
 use crate::core::gateway_interfaces::host_network;
 use crate::core::heartbeat::Heartbeat;
@@ -48,7 +48,7 @@ impl ApiClient {
         let failed = |why: String| ApiError::new(doing(), ApiErrorCause::Configuration(why));
         let read = Kubeconfig::read_from(kubeconfig).map_err(|error| failed(error.to_string()))?;
         let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
-        Self::open(config.map_err(|error| failed(error.to_string()))?)
+        Self::open(config.map_err(|error| failed(error.to_string()))?, Encoding::Gzip)
     }
 
     /// The cluster as it is now, and whether heartbeats are in it. `namespace`: that of the release, where agents' Leases are; they are left

@@ -5,7 +5,7 @@ use std::time::Duration;
 use kube::config::Kubeconfig;
 use serde_json::{Value, json};
 
-use super::fake::{Fake, FakeRequest};
+use super::fake::{Fake, FakeRequest, compressing};
 use super::resources::NodeStatus;
 use super::*;
 use crate::core::labels::Labels;
@@ -228,7 +228,7 @@ async fn a_token_that_lies_in_a_file_goes_along() {
     std::fs::write(&config, text.to_string()).expect("a configuration");
     let config = Kubeconfig::read_from(&config).expect("a configuration");
     let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.expect("a configuration");
-    let live = ApiClient::open(config).expect("a client");
+    let live = ApiClient::open(config, Encoding::Plain).expect("a client");
     let node = node();
     let (found, ()) = tokio::join!(live.egress_node(&node), async {
         let request = fake.next_request().await;
@@ -236,6 +236,17 @@ async fn a_token_that_lies_in_a_file_goes_along() {
         request.refuse(404, "NotFound", "egressnodes.egret.dev \"kind-worker2\" not found");
     });
     assert_eq!(found.expect("an answer"), None);
+}
+
+#[tokio::test]
+async fn who_reads_from_afar_takes_compressed_answers_and_what_runs_in_the_cluster_does_not() {
+    let address = compressing().await;
+    for (encoding, compressed) in [(Encoding::Plain, false), (Encoding::Gzip, true)] {
+        let live = ApiClient::open(Config::new(address.parse().expect("an address")), encoding).expect("a client");
+        let request = http::Request::get("/api/v1/nodes").body(Vec::new()).expect("a request");
+        let read: Value = live.call("listing", Ok(request), Duration::from_secs(20)).await.expect("an answer");
+        assert_eq!((&read["compressed"], read["padding"].as_str().map(str::len)), (&json!(compressed), Some(1 << 20)));
+    }
 }
 
 #[tokio::test]

@@ -67,7 +67,7 @@ pub const SILENT: &str = "gateway-silent";
 
 /// What a source reports of gateways that do not answer: one finding for each exit that its members use.
 pub(crate) fn findings(compiled: &Compiled, view: &LivenessView) -> Vec<Finding> {
-    const HINT: &str = "look at the gateway, its link, and firewalls on both nodes that take the tunnel's UDP port; members return when it has answered for a while";
+    const HINT: &str = "look at the gateway, its link, and firewalls on both nodes that take the tunnel's UDP port (`egret doctor` there); members return when it has answered for a while";
     let mut findings = Vec::new();
     for (key, exit) in compiled.exits.iter().filter(|(_, exit)| !exit.members.is_empty()) {
         let is_silent =

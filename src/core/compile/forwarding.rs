@@ -33,6 +33,11 @@ pub(crate) fn names_pod(finding: &Finding, pod: &PodName) -> bool {
     finding.code == CODE && pods().is_some_and(|pods| pods.split(", ").any(|one| one == name))
 }
 
+/// Whether what pods of the node send is dropped there by it, whatever becomes of their exits.
+pub(crate) fn drops_pods(finding: &Finding) -> bool {
+    finding.code == CODE && finding.message.ends_with(ENDS_HERE)
+}
+
 /// Removes a gateway's routes out through an interface that does not forward: replies would be dropped there.
 pub(super) fn close(
     exit: &ExitKey,

@@ -17,8 +17,8 @@ mod table;
 mod transfers;
 mod tunnel;
 
-pub(crate) use forwarding::names_pod;
 pub use forwarding::unfit;
+pub(crate) use forwarding::{drops_pods, names_pod};
 pub use groups::{Disposition, RouteTarget};
 pub(crate) use groups::{targets, way};
 pub use next_hops::needed as needed_next_hops;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Explanation, KernelView};
+use super::{Explanation, KernelView, Verdict};
 use crate::core::name::NodeName;
 
 /// What came of it.
@@ -49,6 +49,35 @@ pub fn counted_between(before: &Explanation, after: &Explanation) -> Vec<(NodeNa
 }
 
 impl LiveConnection {
+    /// Where to look for packets that leave by what every kernel holds and are not answered.
+    pub(super) fn advice(&self, verdict: &Verdict) -> Option<String> {
+        let Verdict::Leaves { address, gateway, .. } = verdict else { return None };
+        if matches!(self.outcome, LiveOutcome::Connected) {
+            return None;
+        }
+        let beyond = format!(
+            "look at the firewall and the routes beyond {gateway}: do they let {address} in, and answers back to it"
+        );
+        let counted =
+            |of: &NodeName| self.counted.iter().find(|(node, _)| node == of).and_then(|(_, packets)| *packets);
+        let at_source =
+            self.counted.iter().any(|(node, packets)| node != gateway && packets.is_some_and(|packets| packets > 0));
+        Some(match (counted(gateway), &self.outcome) {
+            (_, LiveOutcome::Refused) => format!("something answers and refuses: the server, or a firewall; {beyond}"),
+            (Some(0), _) if at_source => {
+                "the packets are lost between the nodes, or by a firewall of one of the two: `egret doctor` on both"
+                    .to_owned()
+            }
+            (Some(0), _) => "the packets are lost on the pod's own node: `egret doctor` there".to_owned(),
+            (Some(_), _) => format!(
+                "the gateway's exit has them: `egret doctor` on {gateway} for a firewall behind it, then {beyond}"
+            ),
+            (None, _) => format!(
+                "run `egret explain` twice on {gateway} meanwhile: if its packets of the exit get more, {beyond}; if not, the packets are lost between the nodes"
+            ),
+        })
+    }
+
     /// In one line.
     pub fn line(&self) -> String {
         let took = self.took.as_millis();

@@ -289,7 +289,7 @@ impl<'a> Situation<'a> {
 
 impl Situation<'_> {
     /// Since when a node reports a finding.
-    fn since(&self, node: &NodeName, finding: &Finding) -> Option<Timestamp> {
+    pub(crate) fn since(&self, node: &NodeName, finding: &Finding) -> Option<Timestamp> {
         let report = self.reports.get(node)?;
         let same = |one: &Finding| one.code == finding.code && one.subject == finding.subject;
         report.findings.iter().find(|dated| same(&dated.finding)).map(|dated| dated.since)

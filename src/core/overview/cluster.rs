@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use super::{NodeRow, Overview, PolicyRow, Urgency, Way};
 use crate::core::compile::detours::{SILENT, carrier};
 use crate::core::facts::Node;
+use crate::core::finding::Finding;
 use crate::core::heartbeat::Heartbeat;
 use crate::core::name::NodeName;
 use crate::core::policy::{OnNoGateway, Policy};
@@ -94,9 +95,23 @@ impl ClusterState<'_> {
             row.doubt("not ready", why);
         }
         let report = status.and_then(|status| status.report.as_ref());
-        row.doubt_by_findings(report.into_iter().flat_map(|report| &report.findings).map(|dated| &dated.finding));
+        let findings = report.into_iter().flat_map(|report| &report.findings);
+        let findings = findings.filter(|dated| !self.is_consequence(&dated.finding));
+        row.doubt_by_findings(findings.map(|dated| (&dated.finding, Some(dated.since))));
         row.dropped_per_minute = self.rates_of(name).map(ReportedRates::dropped_per_minute);
         row
+    }
+
+    /// Whether a finding only follows from another: a gateway without a way out answers no probe either, and says why itself.
+    fn is_consequence(&self, finding: &Finding) -> bool {
+        let mut gateways = self.policies.iter().filter_map(|policy| policy.status).flat_map(|status| &status.gateways);
+        let gateway = gateways.find(|gateway| finding.code == SILENT && gateway.exit == finding.subject);
+        let reported = gateway.and_then(|gateway| Some((gateway, self.status_of(gateway)?)));
+        reported.is_some_and(|(gateway, node)| fault(gateway, node).is_some())
+    }
+
+    fn status_of(&self, gateway: &GatewayStatus) -> Option<&NodeStatus> {
+        self.statuses.iter().find(|(name, _)| name.as_str() == gateway.node).map(|(_, node)| *node)
     }
 
     /// What passes in a second, as those agents report that are heard.
@@ -148,10 +163,8 @@ impl ClusterState<'_> {
     fn policy_row(&self, published: &PublishedPolicy<'_>, silent: &Silent<'_>) -> PolicyRow {
         let mut row = of_status(published);
         let gateways = published.status.map(|status| status.gateways.as_slice()).unwrap_or_default();
-        let mut faults = gateways.iter().filter_map(|gateway| {
-            let node = self.statuses.iter().find(|(name, _)| name.as_str() == gateway.node)?.1;
-            Some((gateway, fault(gateway, node)?))
-        });
+        let mut faults =
+            gateways.iter().filter_map(|gateway| Some((gateway, fault(gateway, self.status_of(gateway)?)?)));
         if let Some((gateway, (dated, reason))) = faults.next().filter(|_| row.urgency == Urgency::Fine) {
             let message = dated.finding.message.trim_end_matches("; members' packets are dropped there");
             (row.urgency, row.state, row.since) = (Urgency::Bad, "DROPS", Some(dated.since));

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{NodeRow, Overview, PolicyRow, Urgency, Way};
+use crate::core::compile::drops_pods;
 use crate::core::explain::{Situation, Verdict, exit_verdict, side};
 use crate::core::facts::Node;
 use crate::core::finding::Finding;
@@ -166,7 +167,8 @@ fn node_row(name: &NodeName, node: &Node, situation: &Situation<'_>) -> NodeRow 
             };
             let what =
                 format!("{} {}{more}; {process}", first.object, how(first.desired.is_some(), first.observed.is_some()));
-            (row.urgency, row.state, row.cause) = (Urgency::Bad, "DIFFERS", Some(what));
+            // When that began nobody has seen, or the report would say so.
+            (row.urgency, row.state, row.since, row.cause) = (Urgency::Bad, "DIFFERS", None, Some(what));
             row.drift = differs.len() as u64;
         } else if !kernel.running && !kernel.state.nft.is_empty() {
             row.doubt("stopped", "no egret runs there; the kernel keeps what it has");
@@ -174,16 +176,19 @@ fn node_row(name: &NodeName, node: &Node, situation: &Situation<'_>) -> NodeRow 
     } else if report.is_none() {
         row.doubt("unknown", "it reports nothing, and its kernel is not read here");
     } else if drift > 0 {
-        (row.urgency, row.state) = (Urgency::Bad, "DIFFERS");
-        row.cause =
-            report.and_then(|report| report.drift.first()).map(|drift| format!("{}: {}", drift.object, drift.action));
+        let first = report.and_then(|report| report.drift.first());
+        (row.urgency, row.state, row.since) = (Urgency::Bad, "DIFFERS", first.map(|drift| drift.first_seen));
+        row.cause = first.map(|drift| format!("{}: {}", drift.object, drift.action));
     }
     if let Some(why) = node.unfit() {
         row.doubt("not ready", why);
     }
     let of_kernel = situation.kernel.filter(|kernel| kernel.node == *name).map(|kernel| &kernel.compiled.findings);
-    let reported = report.into_iter().flat_map(|report| &report.findings).map(|dated| &dated.finding);
-    row.doubt_by_findings(of_kernel.into_iter().flatten().chain(reported));
+    let of_kernel = of_kernel.into_iter().flatten().map(|finding| (finding, situation.since(name, finding)));
+    let reported = report.into_iter().flat_map(|report| &report.findings);
+    let reported = reported.map(|dated| (&dated.finding, Some(dated.since)));
+    let is_cause = |finding: &Finding| !situation.is_consequence(finding);
+    row.doubt_by_findings(of_kernel.chain(reported).filter(|(finding, _)| is_cause(finding)));
     row
 }
 
@@ -197,10 +202,23 @@ impl NodeRow {
         }
     }
 
-    /// Notes the first finding by which something does not work, unless something is known already.
-    pub(super) fn doubt_by_findings<'f>(&mut self, mut findings: impl Iterator<Item = &'f Finding>) {
-        if let Some(first) = findings.find(|finding| finding.is_problem()) {
-            self.doubt("finding", &format!("{}: {}", first.subject, first.message));
+    /// Notes the first finding by which something does not work, unless something is known already. One by which pods of this node
+    /// are dropped here, whatever their policies' exits do, comes before all others.
+    pub(super) fn doubt_by_findings<'f>(
+        &mut self,
+        findings: impl Iterator<Item = (&'f Finding, Option<jiff::Timestamp>)>,
+    ) {
+        let problems: Vec<_> = findings.filter(|(finding, _)| finding.is_problem()).collect();
+        let drops = problems.iter().find(|(finding, _)| drops_pods(finding));
+        let Some((first, since)) = drops.or(problems.first()) else { return };
+        let cause = format!("{}: {}", first.subject, first.message);
+        if drops.is_some() && self.urgency != Urgency::Bad {
+            (self.urgency, self.state, self.cause) = (Urgency::Bad, "DROPS", Some(cause));
+        } else if self.urgency == Urgency::Fine {
+            self.doubt("finding", &cause);
+        } else {
+            return;
         }
+        self.since = *since;
     }
 }

@@ -1,11 +1,11 @@
-//! Lists the chains of all nftables tables, of any owner, to find those that may drop forwarded packets.
+//! Lists the chains of all nftables tables, of any owner, to find those that may drop Egret's packets.
 //!
-//! Not here: their rules (`foreign`) and the evaluation of packets (`forward`).
+//! Not here: their rules (`foreign`) and the evaluation of packets (`firewall`).
 
 use super::super::nft::socket::{self, ExchangeError, NetfilterSocket};
 use super::super::nft::uapi::{NFPROTO_UNSPEC, NLM_F_DUMP, NLM_F_REQUEST};
 use super::super::nft::wire::{self, Malformed, Message, Writer};
-use super::survey::ForeignChain;
+use super::survey::{ForeignChain, Hook};
 
 /// include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h.
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
@@ -16,11 +16,13 @@ const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_CHAIN_POLICY: u16 = 5;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
-/// include/uapi/linux/netfilter.h: families and, of the IP families, the forward hook; a verdict.
+/// include/uapi/linux/netfilter.h: families and, of the IP families, three hooks; a verdict.
 const NFPROTO_INET: u8 = 1;
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
+const NF_INET_LOCAL_IN: u32 = 1;
 const NF_INET_FORWARD: u32 = 2;
+const NF_INET_LOCAL_OUT: u32 = 3;
 const NF_DROP: u32 = 0;
 
 /// Lists all chains, sorted, in the network namespace of the calling thread. Must be called within a tokio runtime.
@@ -62,7 +64,12 @@ fn read(message: &Message<'_>) -> Result<Option<ForeignChain>, Malformed> {
         },
         table: wire::find_text(attributes, NFTA_CHAIN_TABLE)?.unwrap_or_default().to_owned(),
         name: wire::find_text(attributes, NFTA_CHAIN_NAME)?.unwrap_or_default().to_owned(),
-        forward: layer3 && hook == Some(NF_INET_FORWARD),
+        hook: match hook.filter(|_| layer3) {
+            Some(NF_INET_LOCAL_IN) => Some(Hook::Input),
+            Some(NF_INET_FORWARD) => Some(Hook::Forward),
+            Some(NF_INET_LOCAL_OUT) => Some(Hook::Output),
+            _ => None,
+        },
         drops: wire::find_u32(attributes, NFTA_CHAIN_POLICY)? == Some(NF_DROP),
     }))
 }

@@ -1,15 +1,15 @@
-//! Checks of other programs on this machine: rules, routes and marks in Egret's range, firewalls that drop forwarded
+//! Checks of other programs on this machine: rules, routes and marks in Egret's range, firewalls that drop Egret's
 //! packets, daemons that delete foreign objects. Pure.
 //!
-//! Not here: CNIs that bypass netfilter (`cilium`), and evaluating a firewall's rules (`forward`).
+//! Not here: CNIs that bypass netfilter (`cilium`), and evaluating a firewall's rules (`firewall`).
 
 use std::fmt::Write;
 
 use ipnet::IpNet;
 
 use super::super::marks::MarkSurvey;
-use super::forward::{self, ForwardedPacket};
-use super::survey::{ForeignChain, Survey};
+use super::firewall::{self, TracedPacket, Way};
+use super::survey::{ForeignChain, Hook, Survey};
 use super::{Check, DoctorInput};
 use crate::core::state::mask::{MaskChoice, MaskReason};
 use crate::core::state::net::{Protocol, RoutingRule};
@@ -139,8 +139,14 @@ fn firewalls(survey: &Survey, input: &DoctorInput) -> Vec<Check> {
     };
     let packets = packets(input);
     let mut found = Vec::new();
-    for chain in chains.iter().filter(|chain| chain.forward && chain.table != TABLE) {
-        found.extend(forwarding(chain, survey, &packets));
+    let between = between(input);
+    for chain in chains.iter().filter(|chain| chain.table != TABLE) {
+        match chain.hook {
+            Some(Hook::Forward) => found.extend(forwarding(chain, survey, &packets)),
+            Some(Hook::Input) => found.extend(tunnelling(chain, survey, &between, Way::Arrives(input.range.port))),
+            Some(Hook::Output) => found.extend(tunnelling(chain, survey, &between, Way::Sent(input.range.port))),
+            None => {}
+        }
     }
     if survey.legacy_tables.contains("filter") {
         let message =
@@ -151,14 +157,14 @@ fn firewalls(survey: &Survey, input: &DoctorInput) -> Vec<Check> {
         found.push(Check::warn("iptables-legacy", message, hint));
     }
     if found.is_empty() {
-        found.push(Check::ok("firewall", "other firewalls: none drops forwarded packets"));
+        found.push(Check::ok("firewall", "other firewalls: none drops forwarded packets, nor the tunnel's"));
     }
     found
 }
 
 /// The packets that a gateway forwards, as far as its peers are known: packets out of the tunnel bear an address of the
 /// sending node's `podCIDR`, or the node's own; replies go back to it.
-fn packets(input: &DoctorInput) -> Vec<ForwardedPacket> {
+fn packets(input: &DoctorInput) -> Vec<TracedPacket> {
     let mut found = Vec::new();
     for family in AddressFamily::BOTH {
         let of_family = |net: &IpNet| AddressFamily::of(net.addr()) == family;
@@ -175,26 +181,71 @@ fn packets(input: &DoctorInput) -> Vec<ForwardedPacket> {
             nodes.push(None);
         }
         for node in nodes {
-            found.extend([false, true].map(|reply| ForwardedPacket { family, reply, node, ours: input.range.mask }));
+            let ours = input.range.mask;
+            found.extend([Way::OutOfTunnel, Way::IntoTunnel].map(|way| TracedPacket { family, way, node, ours }));
         }
     }
     found
 }
 
-/// Whether a chain accepts these packets. A chain whose policy is not drop is only reported if it certainly drops.
-fn forwarding(chain: &ForeignChain, survey: &Survey, packets: &[ForwardedPacket]) -> Option<Check> {
+/// The addresses of other nodes' ends of the tunnel; without a peer that is known, that of any.
+fn between(input: &DoctorInput) -> Vec<(AddressFamily, Option<IpNet>)> {
+    let known = input.peers.iter().take(PEERS).map(|(_, address, _)| IpNet::from(*address));
+    let known: Vec<_> = known.map(|net| (AddressFamily::of(net.addr()), Some(net))).collect();
+    if known.is_empty() { vec![(AddressFamily::V4, None)] } else { known }
+}
+
+/// Whether a chain takes the tunnel's own packets. Members' packets to gateways are lost then, and no rule of Egret's counts it.
+fn tunnelling(
+    chain: &ForeignChain,
+    survey: &Survey,
+    between: &[(AddressFamily, Option<IpNet>)],
+    way: Way,
+) -> Option<Check> {
     let ForeignChain { family, table, name, .. } = chain;
-    let of_family = |packet: &&ForwardedPacket| match family.as_str() {
-        "ip" => packet.family == AddressFamily::V4,
-        "ip6" => packet.family == AddressFamily::V6,
-        _ => true,
+    let (surely, packet) = between.iter().filter(|(of, _)| sees(family, *of)).find_map(|(of, node)| {
+        let packet = TracedPacket { family: *of, way, node: *node, ours: 0 };
+        let fate = firewall::fate(chain, &survey.foreign, packet);
+        let surely = fate.dropped && !fate.accepted;
+        let may = fate.dropped && firewall::drops_by_default(chain, &survey.foreign, packet);
+        (surely || may).then_some((surely, packet))
+    })?;
+    let drops = if surely { "drops" } else { "may drop" };
+    let (direction, port) = match way {
+        Way::Sent(port) => ("to", port),
+        Way::Arrives(port) => ("from", port),
+        Way::OutOfTunnel | Way::IntoTunnel => return None,
     };
-    let mut packets = packets.iter().filter(of_family).peekable();
+    let node = packet.node.map_or("other nodes".to_owned(), |net| net.addr().to_string());
+    let message =
+        format!("the chain {family} {table} {name} {drops} the tunnel's packets {direction} {node}, UDP port {port}");
+    let hint = match table.as_str() {
+        "firewalld" => format!("`firewall-cmd --permanent --add-port={port}/udp && firewall-cmd --reload`"),
+        _ => format!(
+            "`nft insert rule {family} {table} {name} udp dport {port} accept`, in the firewall's own configuration, too"
+        ),
+    };
+    Some(Check::warn("tunnel-drop", message, hint))
+}
+
+/// Whether a chain of a table's family sees packets of a family.
+fn sees(table: &str, packet: AddressFamily) -> bool {
+    match table {
+        "ip" => packet == AddressFamily::V4,
+        "ip6" => packet == AddressFamily::V6,
+        _ => true,
+    }
+}
+
+/// Whether a chain accepts these packets. A chain whose policy is not drop is only reported if it certainly drops.
+fn forwarding(chain: &ForeignChain, survey: &Survey, packets: &[TracedPacket]) -> Option<Check> {
+    let ForeignChain { family, table, name, .. } = chain;
+    let mut packets = packets.iter().filter(|packet| sees(family, packet.family)).peekable();
     packets.peek()?;
     let bad = packets.find_map(|packet| {
-        let fate = forward::fate(chain, &survey.foreign, *packet);
+        let fate = firewall::fate(chain, &survey.foreign, *packet);
         let surely = fate.dropped && !fate.accepted;
-        let may = fate.dropped && forward::drops_by_default(chain, &survey.foreign, *packet);
+        let may = fate.dropped && firewall::drops_by_default(chain, &survey.foreign, *packet);
         (surely || may).then_some((surely, packet))
     });
     let Some((surely, packet)) = bad else {
@@ -204,7 +255,7 @@ fn forwarding(chain: &ForeignChain, survey: &Survey, packets: &[ForwardedPacket]
         return chain.drops.then(|| Check::ok("forward-drop", message));
     };
     let drops = if surely { "drops" } else { "may drop" };
-    let what = match (packet.reply, packet.node) {
+    let what = match (packet.way == Way::IntoTunnel, packet.node) {
         (false, None) => format!("packets that a gateway forwards out of {TUNNEL}"),
         (false, Some(net)) => format!("packets that a gateway forwards out of {TUNNEL} from {net}"),
         (true, None) => format!("replies that a gateway forwards into {TUNNEL}"),

@@ -102,6 +102,17 @@ pub(super) struct Device {
     pub(super) ours: bool,
 }
 
+/// A hook in which Egret's packets are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Hook {
+    /// What comes to this node.
+    Input,
+    /// What passes through it.
+    Forward,
+    /// What it sends.
+    Output,
+}
+
 /// An nftables chain, of any owner.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ForeignChain {
@@ -111,8 +122,8 @@ pub(super) struct ForeignChain {
     pub(super) table: String,
     /// Its name.
     pub(super) name: String,
-    /// Whether it is a base chain in the forward hook of an IP family.
-    pub(super) forward: bool,
+    /// The hook of a base chain of an IP family, if it is one in which Egret's packets are looked at.
+    pub(super) hook: Option<Hook>,
     /// Whether its policy is drop.
     pub(super) drops: bool,
 }

@@ -125,7 +125,11 @@ fn aloud(picture: &Picture) -> String {
     let ways = picture.lines.iter().map(|(source, exit)| {
         let (one, exit) = (&picture.sources[*source], exit.and_then(|exit| picture.exits.get(exit)));
         let end = exit.map_or("has no gateway".to_owned(), |exit| {
-            format!("leaves through {} as {}", picture.gateways[exit.gateway].node, exit.addresses.join(", "))
+            let gateway = &picture.gateways[exit.gateway].node;
+            match exit.addresses.as_slice() {
+                [] => format!("is led to {gateway}"),
+                addresses => format!("leaves through {gateway} as {}", addresses.join(", ")),
+            }
         });
         format!("{}, {}: {end}", one.name, one.state)
     });

@@ -179,7 +179,7 @@ fn an_interface_on_which_somebody_switched_forwarding_off_is_named_with_its_sett
     stand.await_explained(MEMBER, 2, &says)?;
     let status = stand.command("kind-worker", &["status"])?;
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
-    assert!(status.contains("1 to look at") && status.contains("finding"), "{status}");
+    assert!(status.contains("1 node DROPS: kind-worker: ") && status.contains("lxc-tiefighter"), "{status}");
     pods.sysctl("net.ipv4.conf.lxc-tiefighter.forwarding", "1")?;
     stand.await_explained(MEMBER, 0, &["leaves as 10.0.3.42"]).map(|_| ())
 }

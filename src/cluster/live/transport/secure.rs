@@ -25,8 +25,8 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tower::ServiceExt as _;
 
-use super::super::ApiClient;
 use super::super::fake::{FakeRequest, PATIENCE, router};
+use super::super::{ApiClient, Encoding};
 
 /// What the connections are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +89,7 @@ impl SecureFake {
     pub(super) fn client(&self) -> ApiClient {
         let mut config = Config::new(self.address.parse().expect("an address"));
         config.root_cert = Some(vec![self.certificate.to_vec()]);
-        ApiClient::open(config).expect("a client")
+        ApiClient::open(config, Encoding::Plain).expect("a client")
     }
 
     /// How many connections were opened.

@@ -10,8 +10,8 @@ fn rule(priority: u32, mark: u32, mask: u32, table: u32) -> RoutingRule {
 }
 
 fn chain(family: &str, table: &str, name: &str, drops: bool) -> ForeignChain {
-    let forward = name.eq_ignore_ascii_case("forward");
-    ForeignChain { family: family.into(), table: table.into(), name: name.into(), forward, drops }
+    let hook = name.eq_ignore_ascii_case("forward").then_some(Hook::Forward);
+    ForeignChain { family: family.into(), table: table.into(), name: name.into(), hook, drops }
 }
 
 fn codes(found: &[Check]) -> Vec<(&str, CheckStatus)> {
@@ -25,7 +25,7 @@ fn without_other_programs_there_are_two_passing_lines() {
             "range",
             "marks 0x1fff (auto: the default, otherwise unused), tables 9000 to 17189, rules from priority 500 on, UDP port 4790",
         ),
-        Check::ok("firewall", "other firewalls: none drops forwarded packets"),
+        Check::ok("firewall", "other firewalls: none drops forwarded packets, nor the tunnel's"),
     ];
     assert_eq!(others(&Survey::healthy(), &DoctorInput::default()), expected);
 }
@@ -135,8 +135,8 @@ fn forwarded_packets_have_an_address_of_the_sending_node_or_its_pod_network() {
         ],
         ..DoctorInput::default()
     };
-    let nodes: Vec<String> =
-        packets(&input).iter().filter(|packet| !packet.reply).map(|packet| packet.node.unwrap().to_string()).collect();
+    let out = packets(&input).into_iter().filter(|packet| packet.way == Way::OutOfTunnel);
+    let nodes: Vec<String> = out.map(|packet| packet.node.unwrap().to_string()).collect();
     assert_eq!(nodes, ["10.1.2.0/24", "172.18.0.4/32", "fd00:1:2::/64", "fd00:1:3::/64", "fd00::5/128"]);
     let unknown: Vec<_> = packets(&DoctorInput::default()).iter().map(|packet| (packet.family, packet.node)).collect();
     let (four, six) = ((AddressFamily::V4, None), (AddressFamily::V6, None));

@@ -1,9 +1,10 @@
-//! Evaluates what foreign chains in the forward hook do with the packets that a gateway forwards: those that leave the
-//! tunnel, and the replies that re-enter it.
+//! Evaluates what foreign chains do with Egret's packets: in the forward hook with those that leave the tunnel on a gateway,
+//! and the replies that re-enter it; in the input and output hooks with the tunnel's own, between the nodes.
 //!
 //! Each rule runs on what is known of such a packet; where a rule tests something unknown, both branches are followed.
 //! The result is the set of possible verdicts. Not here: sets and maps, which count as unknown, and iptables-legacy.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -19,10 +20,17 @@ const NFT_META_MARK: u32 = 3;
 const NFT_META_IIFNAME: u32 = 6;
 const NFT_META_OIFNAME: u32 = 7;
 const NFT_META_NFPROTO: u32 = 15;
+const NFT_META_L4PROTO: u32 = 16;
 const NFT_CT_STATE: u32 = 0;
 const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
+const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 const NFT_CMP_EQ: u32 = 0;
 const NFT_CMP_NEQ: u32 = 1;
+const NFT_CMP_LT: u32 = 2;
+const NFT_CMP_LTE: u32 = 3;
+const NFT_CMP_GT: u32 = 4;
+const NFT_CMP_GTE: u32 = 5;
+const NFT_RANGE_NEQ: u32 = 1;
 const NFT_JUMP: i32 = -3;
 const NFT_GOTO: i32 = -4;
 const NFT_RETURN: i32 = -5;
@@ -31,25 +39,57 @@ const NF_ACCEPT: i32 = 1;
 /// include/uapi/linux/netfilter/nf_conntrack_common.h: `NF_CT_STATE_BIT` of established and of new connections.
 const ESTABLISHED: u32 = 1 << 1;
 const NEW: u32 = 1 << 3;
+/// `NF_CT_STATE_UNTRACKED_BIT`
+const UNTRACKED: u32 = 1 << 6;
+/// include/uapi/linux/in.h
+const IPPROTO_UDP: u8 = 17;
 /// The kernel refuses deeper nesting of jumps (`NFT_JUMP_STACK_SIZE`).
 const DEPTH: usize = 16;
 
+/// Where a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Out of the tunnel, forwarded by a gateway.
+    OutOfTunnel,
+    /// Into the tunnel: a reply, forwarded by a gateway.
+    IntoTunnel,
+    /// The tunnel's own, from another node to this UDP port.
+    Arrives(u16),
+    /// The tunnel's own, to this UDP port of another node.
+    Sent(u16),
+}
+
 /// A packet, as far as its fields are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ForwardedPacket {
+pub(super) struct TracedPacket {
     /// Its family.
     pub(super) family: AddressFamily,
-    /// Whether it is a reply, which goes into the tunnel; otherwise it comes out of it.
-    pub(super) reply: bool,
-    /// The addresses that stand for the node at the other end, if known: a packet's source, a reply's destination.
+    /// Where it goes.
+    pub(super) way: Way,
+    /// The addresses that stand for the node at the other end, if known: its source, or its destination where it goes there.
     pub(super) node: Option<IpNet>,
     /// The bits of its mark that are Egret's; the others are 0, as nothing else has marked it.
     pub(super) ours: u32,
 }
 
+impl TracedPacket {
+    /// Whether the node at the other end is its destination.
+    fn goes_there(self) -> bool {
+        matches!(self.way, Way::IntoTunnel | Way::Sent(_))
+    }
+
+    /// Its UDP port.
+    fn port(self) -> Option<u16> {
+        match self.way {
+            Way::Arrives(port) | Way::Sent(port) => Some(port),
+            Way::OutOfTunnel | Way::IntoTunnel => None,
+        }
+    }
+}
+
 /// What may happen to a packet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct ForwardVerdict {
+pub(super) struct PacketVerdict {
     /// It may be let through.
     pub(super) accepted: bool,
     /// It may be dropped.
@@ -58,7 +98,7 @@ pub(super) struct ForwardVerdict {
     through: bool,
 }
 
-impl ForwardVerdict {
+impl PacketVerdict {
     const ACCEPTED: Self = Self { accepted: true, dropped: false, through: false };
     const DROPPED: Self = Self { accepted: false, dropped: true, through: false };
     const THROUGH: Self = Self { accepted: false, dropped: false, through: true };
@@ -74,18 +114,18 @@ impl ForwardVerdict {
 }
 
 /// The possible verdicts of a base chain for a packet.
-pub(super) fn fate(base: &ForeignChain, rules: &[ForeignRule], packet: ForwardedPacket) -> ForwardVerdict {
+pub(super) fn fate(base: &ForeignChain, rules: &[ForeignRule], packet: TracedPacket) -> PacketVerdict {
     let fate = Walk { base, rules, packet, unknown: Meets::Perhaps }.chain(&base.name, 0);
     if !fate.through {
         return fate;
     }
-    let policy = if base.drops { ForwardVerdict::DROPPED } else { ForwardVerdict::ACCEPTED };
-    ForwardVerdict { through: false, ..fate.or(policy) }
+    let policy = if base.drops { PacketVerdict::DROPPED } else { PacketVerdict::ACCEPTED };
+    PacketVerdict { through: false, ..fate.or(policy) }
 }
 
 /// Whether a base chain drops what none of its rules is known to accept: by its policy, or by a last rule as in
 /// firewalld.
-pub(super) fn drops_by_default(base: &ForeignChain, rules: &[ForeignRule], packet: ForwardedPacket) -> bool {
+pub(super) fn drops_by_default(base: &ForeignChain, rules: &[ForeignRule], packet: TracedPacket) -> bool {
     let fate = Walk { base, rules, packet, unknown: Meets::No }.chain(&base.name, 0);
     if fate.through { base.drops } else { fate.dropped }
 }
@@ -93,7 +133,7 @@ pub(super) fn drops_by_default(base: &ForeignChain, rules: &[ForeignRule], packe
 struct Walk<'a> {
     base: &'a ForeignChain,
     rules: &'a [ForeignRule],
-    packet: ForwardedPacket,
+    packet: TracedPacket,
     /// What a condition that cannot be evaluated counts as.
     unknown: Meets,
 }
@@ -121,9 +161,9 @@ impl Meets {
 }
 
 impl Walk<'_> {
-    fn chain(&self, name: &str, depth: usize) -> ForwardVerdict {
+    fn chain(&self, name: &str, depth: usize) -> PacketVerdict {
         if depth > DEPTH {
-            return ForwardVerdict::ANY;
+            return PacketVerdict::ANY;
         }
         let family = &self.base.family;
         let here = |rule: &&ForeignRule| {
@@ -131,7 +171,7 @@ impl Walk<'_> {
                 && rule.table == self.base.table
                 && super::super::foreign::family_name(rule.family) == *family
         };
-        let mut fate = ForwardVerdict::default();
+        let mut fate = PacketVerdict::default();
         for rule in self.rules.iter().filter(here) {
             let (meets, verdict) = self.rule(rule, depth);
             let meets = if meets == Meets::Perhaps { self.unknown } else { meets };
@@ -139,10 +179,10 @@ impl Walk<'_> {
                 continue;
             }
             let Verdict { of, ends } = verdict;
-            fate = fate.or(ForwardVerdict { through: false, ..of });
+            fate = fate.or(PacketVerdict { through: false, ..of });
             if meets == Meets::Yes {
                 if ends {
-                    return fate.or(ForwardVerdict { accepted: false, dropped: false, ..of });
+                    return fate.or(PacketVerdict { accepted: false, dropped: false, ..of });
                 }
                 if !of.through {
                     return fate;
@@ -151,7 +191,7 @@ impl Walk<'_> {
                 fate.through = true;
             }
         }
-        ForwardVerdict { through: true, ..fate }
+        PacketVerdict { through: true, ..fate }
     }
 
     fn rule(&self, rule: &ForeignRule, depth: usize) -> (Meets, Verdict) {
@@ -163,21 +203,22 @@ impl Walk<'_> {
                 "immediate" if expression.register(1).is_none() => {
                     return (meets, self.verdict(expression, depth));
                 }
-                "reject" => return (meets, Verdict::last(ForwardVerdict::DROPPED)),
+                "reject" => return (meets, Verdict::last(PacketVerdict::DROPPED)),
                 "target" => match expression.text(1) {
-                    Some("REJECT") => return (meets, Verdict::last(ForwardVerdict::DROPPED)),
+                    Some("REJECT") => return (meets, Verdict::last(PacketVerdict::DROPPED)),
                     // These translate or queue, with effects not modelled here; other targets only mark or count.
-                    Some("NFQUEUE" | "SYNPROXY" | "TPROXY") => return (meets, Verdict::last(ForwardVerdict::ANY)),
+                    Some("NFQUEUE" | "SYNPROXY" | "TPROXY") => return (meets, Verdict::last(PacketVerdict::ANY)),
                     _ => continue,
                 },
-                "queue" | "fwd" | "synproxy" => return (meets, Verdict::last(ForwardVerdict::ANY)),
+                "queue" | "fwd" | "synproxy" => return (meets, Verdict::last(PacketVerdict::ANY)),
                 "match" => self.extension(expression),
                 "cmp" => Self::compare(expression, &registers),
                 // A verdict map: any of its verdicts, or none.
                 "lookup" if expression.number(3) == Some(0) => {
-                    return (Meets::Perhaps, Verdict::last(ForwardVerdict::ANY));
+                    return (Meets::Perhaps, Verdict::last(PacketVerdict::ANY));
                 }
-                "lookup" | "range" | "limit" | "quota" | "connlimit" | "dynset" => Meets::Perhaps,
+                "range" => Self::within(expression, &registers),
+                "lookup" | "limit" | "quota" | "connlimit" | "dynset" => Meets::Perhaps,
                 _ => {
                     self.load(expression, &mut registers);
                     continue;
@@ -199,12 +240,12 @@ impl Walk<'_> {
         let code = wire::find_u32(nested, 1).ok().flatten().map(u32::cast_signed);
         let target = wire::find_text(nested, 2).ok().flatten().unwrap_or_default();
         match code {
-            Some(NF_ACCEPT) => Verdict::last(ForwardVerdict::ACCEPTED),
-            Some(NF_DROP) => Verdict::last(ForwardVerdict::DROPPED),
+            Some(NF_ACCEPT) => Verdict::last(PacketVerdict::ACCEPTED),
+            Some(NF_DROP) => Verdict::last(PacketVerdict::DROPPED),
             Some(NFT_JUMP) => Verdict { of: self.chain(target, depth + 1), ends: false },
             Some(NFT_GOTO) => Verdict::last(self.chain(target, depth + 1)),
-            Some(NFT_RETURN) => Verdict::last(ForwardVerdict::THROUGH),
-            _ => Verdict::last(ForwardVerdict::ANY),
+            Some(NFT_RETURN) => Verdict::last(PacketVerdict::THROUGH),
+            _ => Verdict::last(PacketVerdict::ANY),
         }
     }
 
@@ -238,8 +279,12 @@ impl Walk<'_> {
             Value::exact(&bytes)
         };
         match key {
-            NFT_META_IIFNAME if !self.packet.reply => Some(name()),
-            NFT_META_OIFNAME if self.packet.reply => Some(name()),
+            NFT_META_IIFNAME if self.packet.way == Way::OutOfTunnel => Some(name()),
+            NFT_META_OIFNAME if self.packet.way == Way::IntoTunnel => Some(name()),
+            // It has none.
+            NFT_META_IIFNAME if matches!(self.packet.way, Way::Sent(_)) => None,
+            NFT_META_OIFNAME if matches!(self.packet.way, Way::Arrives(_)) => None,
+            NFT_META_L4PROTO => self.packet.port().map(|_| Value::exact(&[IPPROTO_UDP])),
             // The other interface is not known, but it is not the tunnel.
             NFT_META_IIFNAME | NFT_META_OIFNAME => Some(Value { other_than: Some(TUNNEL), ..Value::unknown(16) }),
             NFT_META_MARK => Some(Value { known: (!self.packet.ours).to_ne_bytes().to_vec(), ..Value::unknown(4) }),
@@ -252,18 +297,27 @@ impl Walk<'_> {
     }
 
     fn state(&self) -> u32 {
-        if self.packet.reply { ESTABLISHED } else { NEW }
+        match self.packet.way {
+            Way::OutOfTunnel => NEW,
+            Way::IntoTunnel => ESTABLISHED,
+            // Egret's own table exempts them.
+            Way::Arrives(_) | Way::Sent(_) => UNTRACKED,
+        }
     }
 
-    /// The address of the node's end, where the expression reads it.
+    /// The address of the node's end, the protocol or the port, where the expression reads it.
     fn payload(&self, expression: &ForeignExpression) -> Option<Value> {
-        if expression.number(2) != Some(NFT_PAYLOAD_NETWORK_HEADER) {
-            return None;
-        }
         let (offset, length) = (expression.number(3)?, expression.number(4)?);
-        let size = if self.packet.family == AddressFamily::V4 { 4 } else { 16 };
-        let source = if self.packet.family == AddressFamily::V4 { 12 } else { 8 };
-        let begins = if self.packet.reply { source + size } else { source };
+        let (v4, port) = (self.packet.family == AddressFamily::V4, self.packet.port());
+        match (expression.number(2)?, offset, length, port) {
+            (NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, Some(port)) => return Some(Value::exact(&port.to_be_bytes())),
+            (NFT_PAYLOAD_NETWORK_HEADER, 9, 1, Some(_)) if v4 => return Some(Value::exact(&[IPPROTO_UDP])),
+            (NFT_PAYLOAD_NETWORK_HEADER, 6, 1, Some(_)) if !v4 => return Some(Value::exact(&[IPPROTO_UDP])),
+            (NFT_PAYLOAD_NETWORK_HEADER, ..) => {}
+            _ => return None,
+        }
+        let (source, size) = if v4 { (12, 4) } else { (8, 16) };
+        let begins = if self.packet.goes_there() { source + size } else { source };
         let (first, length) = (offset.checked_sub(begins)?, usize::try_from(length).ok()?);
         let net = self.packet.node?;
         let whole = Value::network(net);
@@ -283,6 +337,24 @@ impl Walk<'_> {
         match how {
             NFT_CMP_EQ => value.equals(with),
             NFT_CMP_NEQ => value.equals(with).negated(true),
+            _ => value.order(with).map_or(Meets::Perhaps, |order| match how {
+                NFT_CMP_LT => Meets::of(order.is_lt()),
+                NFT_CMP_LTE => Meets::of(order.is_le()),
+                NFT_CMP_GT => Meets::of(order.is_gt()),
+                NFT_CMP_GTE => Meets::of(order.is_ge()),
+                _ => Meets::Perhaps,
+            }),
+        }
+    }
+
+    /// `udp dport 4700-4800`
+    fn within(expression: &ForeignExpression, registers: &BTreeMap<u32, Value>) -> Meets {
+        let value = expression.register(1).and_then(|register| registers.get(&register));
+        let order = |with| value.zip(expression.value(with)).and_then(|(value, with)| value.order(with));
+        match (order(3), order(4)) {
+            (Some(first), Some(last)) => {
+                Meets::of(first.is_ge() && last.is_le()).negated(expression.number(2) == Some(NFT_RANGE_NEQ))
+            }
             _ => Meets::Perhaps,
         }
     }
@@ -292,6 +364,18 @@ impl Walk<'_> {
         const STATE_ALONE: u16 = 1;
         match (expression.text(1), expression.number(2)) {
             (Some("comment"), _) => Meets::Yes,
+            // `struct xt_udp`: ranges of source and destination ports, and which of the two is inverted.
+            (Some("udp"), Some(0)) => {
+                let info = expression.bytes(3).unwrap_or_default();
+                let half =
+                    |at: usize| info.get(at..at + 2).and_then(|two| Some(u16::from_ne_bytes(two.try_into().ok()?)));
+                match (self.packet.port(), half(0), half(2), half(4), half(6), info.get(8)) {
+                    (Some(port), Some(0), Some(u16::MAX), Some(first), Some(last), Some(inverted)) => {
+                        Meets::of((first..=last).contains(&port)).negated(inverted & 2 != 0)
+                    }
+                    _ => Meets::Perhaps,
+                }
+            }
             // `struct xt_mark_mtinfo1`
             (Some("mark"), Some(1)) => {
                 let info = expression.bytes(3).unwrap_or_default();
@@ -325,19 +409,19 @@ impl Walk<'_> {
 
 /// What a rule does with a packet that matches it.
 struct Verdict {
-    of: ForwardVerdict,
+    of: PacketVerdict,
     /// Whether evaluation of the chain ends here; `through` then means through this chain. Otherwise the next rule is
     /// evaluated where `of` is `through`.
     ends: bool,
 }
 
 impl Verdict {
-    fn last(of: ForwardVerdict) -> Self {
+    fn last(of: PacketVerdict) -> Self {
         Self { of, ends: true }
     }
 
     fn next() -> Self {
-        Self { of: ForwardVerdict::THROUGH, ends: false }
+        Self { of: PacketVerdict::THROUGH, ends: false }
     }
 }
 
@@ -381,6 +465,12 @@ impl Value {
             (false, true) => Meets::Yes,
             (false, false) => Meets::Perhaps,
         }
+    }
+
+    /// The order of two values of one length, as `memcmp` has it; none if one bit is unknown.
+    fn order(&self, with: &[u8]) -> Option<Ordering> {
+        let known = self.other_than.is_none() && self.known.iter().all(|known| *known == 0xff);
+        (known && self.bytes.len() == with.len()).then(|| self.bytes.as_slice().cmp(with))
     }
 
     fn bitwise(&self, expression: &ForeignExpression) -> Option<Self> {
