@@ -278,7 +278,7 @@ fn a_node_is_not_blamed_for_what_another_reports_and_is_for_its_own_pods() {
     };
     let silent = report("alpha", "gateway-silent", "beta 10.77.3.42", "its gateway does not answer this node's probes");
     let missing = report("beta", "egress-address-missing", "beta 10.77.3.42", "net1 has no global IPv4 address");
-    let alone = rows(&[silent.clone()]);
+    let alone = rows(std::slice::from_ref(&silent));
     assert_eq!(alone["alpha"], ("finding", Some(since)));
     let both = rows(&[silent, missing]);
     assert_eq!((both["alpha"].0, both["beta"]), ("ok", ("finding", Some(since))), "beta has the cause");
