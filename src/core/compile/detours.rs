@@ -65,6 +65,19 @@ pub(crate) fn own_paths(
 /// Code of [`findings`].
 pub const SILENT: &str = "gateway-silent";
 
+/// The gateway that a finding says does not answer.
+pub fn silent_gateway(finding: &Finding) -> Option<NodeName> {
+    // An exit's identity begins with its gateway.
+    let gateway = finding.subject.split(' ').next().filter(|_| finding.code == SILENT)?;
+    NodeName::parse(gateway).ok()
+}
+
+/// Whether what a gateway reports is why it does not answer: without a way out it answers no probe either.
+pub fn causes(reported: &Finding, silent: &Finding) -> bool {
+    let drops = reported.drop_reason().is_some_and(|reason| reason != "NoRoute");
+    drops && reported.code != SILENT && reported.subject == silent.subject
+}
+
 /// What a source reports of gateways that do not answer: one finding for each exit that its members use.
 pub(crate) fn findings(compiled: &Compiled, view: &LivenessView) -> Vec<Finding> {
     const HINT: &str = "look at the gateway, its link, and firewalls on both nodes that take the tunnel's UDP port (`egret doctor` there); members return when it has answered for a while";

@@ -30,10 +30,9 @@ impl EgressRoute {
     /// The routes that packets to a network may take.
     fn within(&self, destination: IpNet) -> impl Iterator<Item = &ExitRoute> {
         let inside = self.routes.iter().filter(move |route| destination.contains(&route.destination));
-        self.towards(destination.network())
-            .filter(|route| !destination.contains(&route.destination))
-            .into_iter()
-            .chain(inside)
+        let around = self.routes.iter().filter(move |route| route.destination.contains(&destination));
+        let around = around.max_by_key(|route| route.destination.prefix_len());
+        inside.chain(around.filter(move |route| route.destination != destination))
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::answer::{ExitAnswer, WayOut};
 use super::{KernelReading, Situation};
-use crate::core::compile::detours::SILENT;
+use crate::core::compile::detours::{causes, silent_gateway};
 use crate::core::compile::{ExitRole, ExitRoute, NodeExit};
 use crate::core::finding::Finding;
 use crate::core::name::NodeName;
@@ -88,13 +88,9 @@ impl KernelReading {
 }
 
 impl Situation<'_> {
-    /// Whether a finding only follows from another: a gateway without a way out answers no probe either, and says why itself.
+    /// Whether a finding only follows from another of the same exit.
     pub(crate) fn is_consequence(&self, finding: &Finding) -> bool {
-        let Some(exit) = Some(finding).filter(|one| one.code == SILENT).and_then(|one| self.exit_called(&one.subject))
-        else {
-            return false;
-        };
-        self.findings_of(&exit.gateway).any(|one| one.code != SILENT && is_fault_of(one, &exit))
+        silent_gateway(finding).is_some_and(|gateway| self.findings_of(&gateway).any(|one| causes(one, finding)))
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{NodeRow, Overview, PolicyRow, Urgency, Way};
-use crate::core::compile::detours::{SILENT, carrier};
+use crate::core::compile::detours::{SILENT, carrier, causes, silent_gateway};
 use crate::core::facts::Node;
 use crate::core::finding::Finding;
 use crate::core::heartbeat::Heartbeat;
@@ -102,12 +102,11 @@ impl ClusterState<'_> {
         row
     }
 
-    /// Whether a finding only follows from another: a gateway without a way out answers no probe either, and says why itself.
+    /// Whether a finding only follows from another of the same exit.
     fn is_consequence(&self, finding: &Finding) -> bool {
-        let mut gateways = self.policies.iter().filter_map(|policy| policy.status).flat_map(|status| &status.gateways);
-        let gateway = gateways.find(|gateway| finding.code == SILENT && gateway.exit == finding.subject);
-        let reported = gateway.and_then(|gateway| Some((gateway, self.status_of(gateway)?)));
-        reported.is_some_and(|(gateway, node)| fault(gateway, node).is_some())
+        let gateway = silent_gateway(finding).and_then(|gateway| self.statuses.get(&gateway));
+        let report = gateway.and_then(|status| status.report.as_ref());
+        report.into_iter().flat_map(|report| &report.findings).any(|dated| causes(&dated.finding, finding))
     }
 
     fn status_of(&self, gateway: &GatewayStatus) -> Option<&NodeStatus> {

@@ -27,10 +27,13 @@ impl Overview {
         let mut nodes: Vec<NodeRow> =
             side.facts.nodes.iter().map(|(name, node)| node_row(name, node, situation)).collect();
         // Of another node's kernel nothing else is known than what its policies lead to.
+        let mut led_to: BTreeMap<&str, BTreeSet<&String>> = BTreeMap::new();
+        for way in policies.iter().flat_map(|policy| &policy.ways) {
+            led_to.entry(&way.gateway).or_default().extend(&way.addresses);
+        }
         for node in nodes.iter_mut().filter(|node| situation.kernel.is_none_or(|kernel| kernel.node != node.node)) {
-            let ways = policies.iter().flat_map(|policy| &policy.ways).filter(|way| way.gateway == node.node.as_str());
-            let addresses: BTreeSet<&String> = ways.flat_map(|way| &way.addresses).collect();
-            node.exits = addresses.into_iter().cloned().collect();
+            let addresses = led_to.get(node.node.as_str()).into_iter().flatten();
+            node.exits = addresses.map(|address| (*address).clone()).collect();
         }
         Self {
             cluster: cluster.to_owned(),
