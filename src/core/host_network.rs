@@ -4,9 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
-use jiff::Timestamp;
+use jiff::SignedDuration;
 
 use super::address_class::{SpecialAddress, is_no_host};
 use super::neighbour_resolution::{LinkNeighbour, PATIENCE, Resolution};
@@ -39,6 +40,8 @@ pub struct HostNetwork {
     pub forwarding: Forwarding,
     /// Neighbours that the kernel has no MAC address of.
     pub unresolved: BTreeMap<LinkNeighbour, Resolution>,
+    /// Of the neighbours that Egret asked for, those that it has one of.
+    pub resolved: BTreeSet<LinkNeighbour>,
 }
 
 /// Where the kernel does not forward incoming packets; empty by default.
@@ -256,12 +259,12 @@ impl HostNetwork {
     }
 
     /// When it is worth reading again what the kernel has found of some neighbours. Without packets nothing else makes it look.
-    pub fn look_again(&self, neighbours: &BTreeSet<LinkNeighbour>, now: Timestamp) -> Option<Timestamp> {
+    pub fn look_again(&self, neighbours: &BTreeSet<LinkNeighbour>) -> Option<Duration> {
         let waits = neighbours.iter().filter_map(|neighbour| self.resolution(neighbour)).map(|found| match found {
             Resolution::Asking => PATIENCE,
             Resolution::Failed => PATIENCE * 5,
         });
-        waits.min().map(|wait| now + wait)
+        waits.min().map(SignedDuration::unsigned_abs)
     }
 
     /// Whether an interface exists and can send.

@@ -5,8 +5,10 @@
 use std::io::Write as _;
 use std::sync::PoisonError;
 
+use rtnetlink::packet_core::Nla as _;
 use rtnetlink::packet_route::RouteNetlinkMessage as Message;
 use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
 use rustix::thread::MembarrierCommand;
 
 use super::socket::{CreateMode, RouteError};
@@ -65,6 +67,14 @@ impl Kernel {
             let index = index(interface)?;
             self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert((index, *address));
             let message = encode::use_of_neighbour(*address, index);
+            let mut question = message.clone();
+            question.header.flags = NeighbourFlags::empty();
+            let known = self.routes.get(Message::GetNeighbour(question)).await;
+            match known {
+                Ok(known) if !known.iter().any(may_be_asked_for) => return Ok(()),
+                Err(error) if !error.is_missing() => return Err(error),
+                _ => {}
+            }
             self.routes.execute(Message::NewNeighbour(message), CreateMode::Replace).await
         };
         ask.await.map_err(|source| KernelError::Observe { what: "a next hop", source })
@@ -144,6 +154,19 @@ async fn rcu_barrier() {
 }
 
 /// A device's current index; it changes when the device is recreated.
+/// Whether a neighbour is one that the kernel gave up, or has not used for a while. To ask for another would take away what others gave
+/// it: that it is permanent, managed, or learnt by a daemon (`__neigh_update` with NEIGH_UPDATE_F_USE, net/core/neighbour.c).
+fn may_be_asked_for(message: &Message) -> bool {
+    let Message::NewNeighbour(neighbour) = message else { return false };
+    let state = matches!(neighbour.header.state, NeighbourState::Failed | NeighbourState::Stale);
+    let of_others = neighbour.header.flags.difference(NeighbourFlags::Router);
+    let managed = neighbour.attributes.iter().any(|attribute| attribute.kind() == NDA_FLAGS_EXT);
+    state && of_others.is_empty() && !managed
+}
+
+/// include/uapi/linux/neighbour.h
+const NDA_FLAGS_EXT: u16 = 15;
+
 fn index(name: &str) -> Result<u32, RouteError> {
     nix::net::if_::if_nametoindex(name).map_err(|_| RouteError::NoInterface(name.to_owned()))
 }

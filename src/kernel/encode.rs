@@ -168,8 +168,7 @@ pub(super) fn neighbour(neighbour: &Neighbour, index: u32) -> NeighbourMessage {
     message
 }
 
-/// `ip neigh add 10.0.3.1 dev net1 use`: the kernel asks for the neighbour as for a packet (`NTF_USE`, `neigh_add` in net/core/neighbour.c), and
-/// keeps an entry that it has.
+/// `ip neigh add 10.0.3.1 dev net1 use`: the kernel asks for the neighbour as for a packet (`NTF_USE`, `neigh_add` in net/core/neighbour.c).
 pub(super) fn use_of_neighbour(address: IpAddr, index: u32) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = family(AddressFamily::of(address));

@@ -67,6 +67,7 @@ pub(super) fn host_network(
         },
         forwarding: Forwarding { off4, off6: number("/proc/sys/net/ipv6/conf/all/forwarding") == Some(0) },
         unresolved: neighbours.iter().filter_map(|seen| routes::unresolved(seen, links)).collect(),
+        resolved: BTreeSet::new(),
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::PoisonError;
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressMessage;
@@ -16,6 +17,7 @@ use super::links::{self, LinkState, SeenAddress};
 use super::{Kernel, KernelError, Observed, encode, host_network, routes};
 use crate::core::assignment::record;
 use crate::core::host_network::{HostRoute, SourceTable};
+use crate::core::neighbour_resolution::LinkNeighbour;
 use crate::core::state::NodeState;
 use crate::core::state::net::{Route, RouteKey, RoutingRule, Sysctl};
 use crate::core::state::nft::{AddressFamily, ElementKey, RuleCounters, Ruleset, TableFamily};
@@ -35,7 +37,9 @@ impl Kernel {
         let sources = self.sources(lookups, &addresses, &links).await?;
         let neighbours = self.neighbours().await?;
         let routes = (host_routes, sources);
-        let host_network = host_network::host_network(&links, &addresses, routes, &ruleset, self.features, &neighbours);
+        let mut host_network =
+            host_network::host_network(&links, &addresses, routes, &ruleset, self.features, &neighbours);
+        host_network.resolved = self.resolved(&neighbours, &links);
         let assigned = assigned(&ruleset);
         let state = NodeState {
             labels: BTreeMap::new(),
@@ -160,6 +164,18 @@ impl Kernel {
             }
         }
         Ok((own, host_network))
+    }
+
+    /// Those that the kernel was asked for and has an address of.
+    fn resolved(&self, neighbours: &[NeighbourMessage], links: &BTreeMap<u32, LinkState>) -> BTreeSet<LinkNeighbour> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let resolved = neighbours.iter().filter_map(|seen| {
+            let address =
+                routes::neighbour_address(seen).filter(|address| asked.contains(&(seen.header.ifindex, *address)))?;
+            let link = links.get(&seen.header.ifindex).filter(|_| routes::unresolved(seen, links).is_none())?;
+            Some((link.name.clone(), address))
+        });
+        resolved.collect()
     }
 
     async fn neighbours(&self) -> Result<Vec<NeighbourMessage>, KernelError> {

@@ -105,6 +105,11 @@ impl RouteSocket {
         self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | flags).await.map(|_| ())
     }
 
+    /// Sends a request for one object.
+    pub(super) async fn get(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, RouteError> {
+        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK).await
+    }
+
     /// Sends a dump request and collects the answers.
     pub(super) async fn dump(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, RouteError> {
         self.exchange(message, NLM_F_REQUEST | NLM_F_DUMP).await

@@ -181,6 +181,11 @@ impl KernelWatch {
             {
                 Some(EventSubject::Neighbour)
             }
+            RouteNetlinkMessage::DelNeighbour(neighbour) => {
+                let address = routes::neighbour_address(neighbour)?;
+                self.silent.remove(&(neighbour.header.ifindex, address));
+                None
+            }
             RouteNetlinkMessage::NewNeighbour(neighbour) => {
                 self.is_news_of_next_hop(neighbour).then_some(EventSubject::NextHop)
             }

@@ -277,7 +277,7 @@ fn bits_that_anything_on_a_node_uses_are_left_to_it() {
 }
 
 /// Firewalls that drop packets, and what the doctor says of what a gateway forwards and of the tunnel's own packets.
-const FIREWALLS: [(&str, &[&str], &str); 14] = [
+const FIREWALLS: [(&str, &[&str], &str); 17] = [
     (
         "hardening that takes the tunnel's port",
         &[
@@ -296,7 +296,7 @@ const FIREWALLS: [(&str, &[&str], &str); 14] = [
             "iptables-nft -A INPUT -p tcp --dport 22 -j ACCEPT",
             "iptables-nft -A INPUT -p udp --dport 4789 -j ACCEPT",
         ],
-        "warn   the chain ip filter INPUT may drop the tunnel's packets from 172.18.0.2, UDP port 4790",
+        "warn   the chain ip filter INPUT drops the tunnel's packets from 172.18.0.2, UDP port 4790",
     ),
     (
         "what may come in is listed, with the tunnel",
@@ -314,6 +314,44 @@ const FIREWALLS: [(&str, &[&str], &str); 14] = [
             "iptables-nft -A INPUT -j KUBE-FIREWALL",
             "iptables-nft -A KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
             "iptables-nft -A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP",
+        ],
+        "ok     other firewalls: none drops forwarded packets, nor the tunnel's",
+    ),
+    (
+        "ufw, which looks at kinds of addresses first, with the port allowed",
+        &[
+            "iptables-nft -P INPUT DROP",
+            "iptables-nft -N ufw-not-local",
+            "iptables-nft -N ufw-user-input",
+            "iptables-nft -A INPUT -p udp --sport 67 --dport 68 -j ACCEPT",
+            "iptables-nft -A INPUT -j ufw-not-local",
+            "iptables-nft -A ufw-not-local -m addrtype --dst-type LOCAL -j RETURN",
+            "iptables-nft -A ufw-not-local -j DROP",
+            "iptables-nft -A INPUT -j ufw-user-input",
+            "iptables-nft -A ufw-user-input -p udp -m multiport --dports 4790 -j ACCEPT",
+        ],
+        "ok     other firewalls: none drops forwarded packets, nor the tunnel's",
+    ),
+    (
+        "ufw without the port",
+        &[
+            "iptables-nft -P INPUT DROP",
+            "iptables-nft -N ufw-user-input",
+            "iptables-nft -A INPUT -i lo -j ACCEPT",
+            "iptables-nft -A INPUT -p udp --sport 67 --dport 68 -j ACCEPT",
+            "iptables-nft -A INPUT -j ufw-user-input",
+            "iptables-nft -A ufw-user-input -p tcp --dport 22 -j ACCEPT",
+        ],
+        "warn   the chain ip filter INPUT drops the tunnel's packets from 172.18.0.2, UDP port 4790",
+    ),
+    (
+        "a port in a set, and packets without a connection",
+        &[
+            "nft add table inet site",
+            "nft add chain inet site in { type filter hook input priority 0 ; policy drop ; }",
+            "nft add rule inet site in udp dport { 4790, 8472 } accept",
+            "iptables-nft -P INPUT DROP",
+            "iptables-nft -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED,UNTRACKED -j ACCEPT",
         ],
         "ok     other firewalls: none drops forwarded packets, nor the tunnel's",
     ),

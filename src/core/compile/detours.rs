@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::exit_ids::ExitIds;
-use super::{Compiled, ExitRole, forwarding, own_exits, routing};
+use super::{Compiled, ExitRole, NEXT_HOP_SILENT, forwarding, own_exits, routing};
 use crate::core::detours::Detours;
 use crate::core::finding::Finding;
 use crate::core::host_network::HostNetwork;
@@ -75,7 +75,9 @@ pub fn silent_gateway(finding: &Finding) -> Option<NodeName> {
 /// Whether what a gateway reports is why it does not answer: without a way out it answers no probe either.
 pub fn causes(reported: &Finding, silent: &Finding) -> bool {
     let drops = reported.drop_reason().is_some_and(|reason| reason != "NoRoute");
-    drops && reported.code != SILENT && reported.subject == silent.subject
+    // A probe is answered without the next hop.
+    let other = ![SILENT, NEXT_HOP_SILENT].contains(&reported.code.as_str());
+    drops && other && reported.subject == silent.subject
 }
 
 /// What a source reports of gateways that do not answer: one finding for each exit that its members use.

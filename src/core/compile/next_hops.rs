@@ -26,13 +26,29 @@ impl EgressRoute {
         let routes = self.routes.iter().filter(|route| route.destination.contains(&destination));
         routes.max_by_key(|route| route.destination.prefix_len())
     }
+}
 
-    /// The routes that packets to a network may take.
-    fn within(&self, destination: IpNet) -> impl Iterator<Item = &ExitRoute> {
-        let inside = self.routes.iter().filter(move |route| destination.contains(&route.destination));
-        let around = self.routes.iter().filter(move |route| route.destination.contains(&destination));
-        let around = around.max_by_key(|route| route.destination.prefix_len());
-        inside.chain(around.filter(move |route| route.destination != destination))
+/// The routes of an exit by what they lead to. There may be thousands, and as many destinations.
+struct RouteIndex<'e> {
+    by_destination: BTreeMap<IpNet, &'e ExitRoute>,
+    /// The lengths that occur, the longest first.
+    lengths: Vec<u8>,
+}
+
+impl<'e> RouteIndex<'e> {
+    fn new(way: &'e EgressRoute) -> Self {
+        let by_destination: BTreeMap<IpNet, &ExitRoute> =
+            way.routes.iter().map(|route| (route.destination.trunc(), route)).collect();
+        let lengths: BTreeSet<u8> = by_destination.keys().map(IpNet::prefix_len).collect();
+        Self { by_destination, lengths: lengths.into_iter().rev().collect() }
+    }
+
+    /// The route of a whole network. Narrower ones within it are left out: those of a node's own networks, and with some CNIs one to
+    /// each other node, none of which a member's packet to the outside takes.
+    fn of(&self, net: IpNet) -> Option<&'e ExitRoute> {
+        let fits = self.lengths.iter().filter(|length| **length <= net.prefix_len());
+        let mut wider = fits.filter_map(|length| IpNet::new(net.addr(), *length).ok());
+        wider.find_map(|wider| self.by_destination.get(&wider.trunc())).copied()
     }
 }
 
@@ -53,15 +69,11 @@ pub fn needed(exits: &BTreeMap<ExitKey, NodeExit>, set: &PolicySet) -> BTreeSet<
 }
 
 /// The routes that packets of an exit's policies take.
-fn taken<'e>(
-    exit: &'e NodeExit,
-    family: AddressFamily,
-    way: &'e EgressRoute,
-    set: &'e PolicySet,
-) -> impl Iterator<Item = &'e ExitRoute> {
+fn taken<'e>(exit: &NodeExit, family: AddressFamily, way: &'e EgressRoute, set: &PolicySet) -> Vec<&'e ExitRoute> {
+    let routes = RouteIndex::new(way);
     let policies = exit.policies.iter().filter_map(|id| set.policies.get(id));
     let destinations = policies.flat_map(|policy| policy.destinations.iter().copied());
-    destinations.filter(move |net| AddressFamily::of(net.addr()) == family).flat_map(|net| way.within(net))
+    destinations.filter(|net| AddressFamily::of(net.addr()) == family).filter_map(|net| routes.of(net)).collect()
 }
 
 /// Reports the routers of placed exits that do not answer.
@@ -78,7 +90,7 @@ pub(super) fn findings(input: &CompileInput<'_>, exits: &BTreeMap<ExitKey, NodeE
                 }
             }
             findings.extend(silent.iter().map(|(hop, networks)| {
-                if others { silent_in_part(key, hop, networks) } else { silent_next_hop(key, hop) }
+                if others { silent_in_part(key, hop, *family, networks) } else { silent_next_hop(key, hop, *family) }
             }));
         }
     }
@@ -86,17 +98,20 @@ pub(super) fn findings(input: &CompileInput<'_>, exits: &BTreeMap<ExitKey, NodeE
 }
 
 /// A router that does not answer, and that all packets need.
-pub(crate) fn silent_next_hop(exit: &ExitKey, (interface, hop): &LinkNeighbour) -> Finding {
-    let version = AddressFamily::of(*hop).version();
-    let message = format!("{hop}, the {version} next hop on {interface}, does not answer");
+pub(crate) fn silent_next_hop(exit: &ExitKey, (interface, hop): &LinkNeighbour, family: AddressFamily) -> Finding {
+    let message = format!("{hop}, the {} next hop on {interface}, does not answer", family.version());
     let hint = format!("`ip neigh show {hop}` on {}; look at the router, or name another nextHop", exit.gateway);
     Finding::new(NEXT_HOP_SILENT, exit, message).hint(hint)
 }
 
 /// One that only packets to some networks need.
-fn silent_in_part(exit: &ExitKey, hop: &LinkNeighbour, networks: &BTreeSet<IpNet>) -> Finding {
-    let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
-    let mut finding = silent_next_hop(exit, hop);
+fn silent_in_part(exit: &ExitKey, hop: &LinkNeighbour, family: AddressFamily, networks: &BTreeSet<IpNet>) -> Finding {
+    /// Further networks are only counted.
+    const NAMED: usize = 3;
+    let more = networks.len().saturating_sub(NAMED);
+    let mut networks: Vec<String> = networks.iter().take(NAMED).map(ToString::to_string).collect();
+    networks.extend((more > 0).then(|| format!("{more} more")));
+    let mut finding = silent_next_hop(exit, hop, family);
     SILENT_IN_PART.clone_into(&mut finding.code);
     finding.message = format!("{}: {} is not reached", finding.message, networks.join(", "));
     finding

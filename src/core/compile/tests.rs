@@ -569,8 +569,9 @@ fn a_router_that_does_not_answer_is_a_finding_only_where_packets_need_it() {
     );
     let in_part =
         "next-hop-silent-in-part: 10.0.3.8, the IPv4 next hop on net1, does not answer: 10.9.0.0/16 is not reached";
-    assert_eq!(found("10.0.0.0/8", "10.0.3.7"), [in_part]);
-    assert_eq!(found("10.8.0.0/15", "10.0.3.7"), [in_part], "the rest of it has the other router");
+    assert_eq!(found("10.0.0.0/8", "10.0.3.7"), [""; 0], "the router of the most of it answers");
+    assert_eq!(found("0.0.0.0/0", "10.0.3.254"), [silent], "whatever else is on the link");
+    assert_eq!(found("10.9.0.0/16\", \"10.0.4.0/24", "10.0.3.7"), [in_part]);
     assert_eq!(
         found("10.9.0.0/16", "10.0.3.7"),
         [in_part.replace("-in-part", "").replace(": 10.9.0.0/16 is not reached", "")]

@@ -348,7 +348,7 @@ fn address_of(
             return dropped(&exit.gateway, &finding, situation);
         }
         if let Some((hop, interface)) = way.silent {
-            return dropped(&exit.gateway, &silent_next_hop(exit, &(interface, hop)), situation);
+            return dropped(&exit.gateway, &silent_next_hop(exit, &(interface, hop), family), situation);
         }
         return (Verdict::Leaves { address: way.address, gateway: exit.gateway.clone(), instead_of: None }, None);
     }

@@ -41,6 +41,8 @@ const ESTABLISHED: u32 = 1 << 1;
 const NEW: u32 = 1 << 3;
 /// `NF_CT_STATE_UNTRACKED_BIT`
 const UNTRACKED: u32 = 1 << 6;
+/// `XT_CONNTRACK_STATE_UNTRACKED`, include/uapi/linux/netfilter/xt_conntrack.h.
+const XT_UNTRACKED: u32 = 1 << 8;
 /// include/uapi/linux/in.h
 const IPPROTO_UDP: u8 = 17;
 /// The kernel refuses deeper nesting of jumps (`NFT_JUMP_STACK_SIZE`).
@@ -284,6 +286,12 @@ impl Walk<'_> {
             // It has none.
             NFT_META_IIFNAME if matches!(self.packet.way, Way::Sent(_)) => None,
             NFT_META_OIFNAME if matches!(self.packet.way, Way::Arrives(_)) => None,
+            // Another node is on a link of this one.
+            NFT_META_IIFNAME | NFT_META_OIFNAME if self.packet.port().is_some() => {
+                Some(Value { other_than: Some("lo"), ..Value::unknown(16) })
+            }
+            // Rules before this one may have marked it.
+            NFT_META_MARK if self.packet.port().is_some() => None,
             NFT_META_L4PROTO => self.packet.port().map(|_| Value::exact(&[IPPROTO_UDP])),
             // The other interface is not known, but it is not the tunnel.
             NFT_META_IIFNAME | NFT_META_OIFNAME => Some(Value { other_than: Some(TUNNEL), ..Value::unknown(16) }),
@@ -311,6 +319,11 @@ impl Walk<'_> {
         let (v4, port) = (self.packet.family == AddressFamily::V4, self.packet.port());
         match (expression.number(2)?, offset, length, port) {
             (NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, Some(port)) => return Some(Value::exact(&port.to_be_bytes())),
+            // Both ports at once.
+            (NFT_PAYLOAD_TRANSPORT_HEADER, 0, 4, Some(port)) => {
+                let [high, low] = port.to_be_bytes();
+                return Some(Value { bytes: vec![0, 0, high, low], known: vec![0, 0, 0xff, 0xff], other_than: None });
+            }
             (NFT_PAYLOAD_NETWORK_HEADER, 9, 1, Some(_)) if v4 => return Some(Value::exact(&[IPPROTO_UDP])),
             (NFT_PAYLOAD_NETWORK_HEADER, 6, 1, Some(_)) if !v4 => return Some(Value::exact(&[IPPROTO_UDP])),
             (NFT_PAYLOAD_NETWORK_HEADER, ..) => {}
@@ -364,20 +377,38 @@ impl Walk<'_> {
         const STATE_ALONE: u16 = 1;
         match (expression.text(1), expression.number(2)) {
             (Some("comment"), _) => Meets::Yes,
+            // `struct xt_addrtype_info_v1`: what arrives is for this node.
+            (Some("addrtype"), Some(1)) if matches!(self.packet.way, Way::Arrives(_)) => {
+                const LOCAL: u16 = 1 << 2;
+                const INVERT_DEST: u8 = 2;
+                let info = expression.bytes(3).unwrap_or_default();
+                let half =
+                    |at: usize| info.get(at..at + 2).and_then(|two| Some(u16::from_ne_bytes(two.try_into().ok()?)));
+                match (half(0), half(2), info.get(4..8)) {
+                    (Some(0), Some(to), Some(flags)) => {
+                        let flags = u32::from_ne_bytes(flags.try_into().unwrap_or_default());
+                        Meets::of(to & LOCAL != 0).negated(flags & u32::from(INVERT_DEST) != 0)
+                    }
+                    _ => Meets::Perhaps,
+                }
+            }
             // `struct xt_udp`: ranges of source and destination ports, and which of the two is inverted.
             (Some("udp"), Some(0)) => {
                 let info = expression.bytes(3).unwrap_or_default();
                 let half =
                     |at: usize| info.get(at..at + 2).and_then(|two| Some(u16::from_ne_bytes(two.try_into().ok()?)));
-                match (self.packet.port(), half(0), half(2), half(4), half(6), info.get(8)) {
-                    (Some(port), Some(0), Some(u16::MAX), Some(first), Some(last), Some(inverted)) => {
-                        Meets::of((first..=last).contains(&port)).negated(inverted & 2 != 0)
-                    }
-                    _ => Meets::Perhaps,
+                let (Some(port), Some(first), Some(last), Some(inverted)) =
+                    (self.packet.port(), half(4), half(6), info.get(8))
+                else {
+                    return Meets::Perhaps;
+                };
+                match Meets::of((first..=last).contains(&port)).negated(inverted & 2 != 0) {
+                    Meets::Yes if (half(0), half(2)) != (Some(0), Some(u16::MAX)) => Meets::Perhaps,
+                    by_destination => by_destination,
                 }
             }
             // `struct xt_mark_mtinfo1`
-            (Some("mark"), Some(1)) => {
+            (Some("mark"), Some(1)) if self.packet.port().is_none() => {
                 let info = expression.bytes(3).unwrap_or_default();
                 let word =
                     |at: usize| info.get(at..at + 4).and_then(|four| Some(u32::from_ne_bytes(four.try_into().ok()?)));
@@ -395,8 +426,9 @@ impl Walk<'_> {
                     |at: usize| info.get(at..at + 2).and_then(|two| Some(u16::from_ne_bytes(two.try_into().ok()?)));
                 match (half(146), half(148), half(150)) {
                     (Some(STATE_ALONE), Some(inverted), Some(states)) => {
-                        // XT_CONNTRACK_STATE_BIT has the same bits as NF_CT_STATE_BIT.
-                        let met = u32::from(states) & self.state() != 0;
+                        // XT_CONNTRACK_STATE_BIT has the same bits as NF_CT_STATE_BIT, but for one.
+                        let state = if self.state() == UNTRACKED { XT_UNTRACKED } else { self.state() };
+                        let met = u32::from(states) & state != 0;
                         Meets::of(met != (inverted & STATE_ALONE != 0))
                     }
                     _ => Meets::Perhaps,

@@ -203,14 +203,12 @@ fn tunnelling(
     way: Way,
 ) -> Option<Check> {
     let ForeignChain { family, table, name, .. } = chain;
-    let (surely, packet) = between.iter().filter(|(of, _)| sees(family, *of)).find_map(|(of, node)| {
+    let packet = between.iter().filter(|(of, _)| sees(family, *of)).find_map(|(of, node)| {
         let packet = TracedPacket { family: *of, way, node: *node, ours: 0 };
         let fate = firewall::fate(chain, &survey.foreign, packet);
-        let surely = fate.dropped && !fate.accepted;
-        let may = fate.dropped && firewall::drops_by_default(chain, &survey.foreign, packet);
-        (surely || may).then_some((surely, packet))
+        // What a rule may let in, by a set or by an interface that is not known here, is not warned of.
+        (fate.dropped && !fate.accepted).then_some(packet)
     })?;
-    let drops = if surely { "drops" } else { "may drop" };
     let (direction, port) = match way {
         Way::Sent(port) => ("to", port),
         Way::Arrives(port) => ("from", port),
@@ -218,8 +216,11 @@ fn tunnelling(
     };
     let node = packet.node.map_or("other nodes".to_owned(), |net| net.addr().to_string());
     let message =
-        format!("the chain {family} {table} {name} {drops} the tunnel's packets {direction} {node}, UDP port {port}");
+        format!("the chain {family} {table} {name} drops the tunnel's packets {direction} {node}, UDP port {port}");
     let hint = match table.as_str() {
+        _ if survey.chains.iter().flatten().any(|chain| chain.name == "ufw-user-input") => {
+            format!("ufw's: `ufw allow {port}/udp`")
+        }
         "firewalld" => format!("`firewall-cmd --permanent --add-port={port}/udp && firewall-cmd --reload`"),
         _ => format!(
             "`nft insert rule {family} {table} {name} udp dport {port} accept`, in the firewall's own configuration, too"

@@ -133,6 +133,8 @@ pub struct RoundResult {
     pub unfit: BTreeMap<String, String>,
     /// The next time at which something changes without an event: a suspension ends.
     pub wake: Option<Timestamp>,
+    /// The time after which it is worth reading again what the kernel has found of next hops.
+    pub look_again: Option<Duration>,
 }
 
 /// One node: its kernel, its cluster's facts, and what is known of both.
@@ -306,7 +308,7 @@ impl<K: NodeKernel> Reconciler<K> {
                 let next_hops = needed_next_hops(&compiled.exits, &intent.set);
                 self.complete(intent, compiled, &observed, now, &mut done);
                 self.ask_for(&next_hops).await;
-                done.wake = done.wake.into_iter().chain(observed.host_network.look_again(&next_hops, now)).min();
+                done.look_again = observed.host_network.look_again(&next_hops);
                 return Ok(done);
             }
             if done.steps.is_empty() {
@@ -326,7 +328,8 @@ impl<K: NodeKernel> Reconciler<K> {
     }
 
     /// Makes the kernel ask for next hops, so that one that is silent is known before a member sends a packet.
-    async fn ask_for(&self, next_hops: &BTreeSet<LinkNeighbour>) {
+    async fn ask_for(&mut self, next_hops: &BTreeSet<LinkNeighbour>) {
+        self.resolutions.asked(next_hops);
         for hop in next_hops {
             if let Err(error) = self.kernel.ask_for(hop).await {
                 tracing::debug!(interface = hop.0, address = %hop.1, error = chain(&error), "a next hop is not asked for");
@@ -429,7 +432,8 @@ impl<K: NodeKernel> Reconciler<K> {
         let node = self.node.clone();
         let labels = self.cluster.facts().nodes.get(&node).map(|node| node.labels.clone()).unwrap_or_default();
         let mut observed = self.observe(&set.labels_of(&node, &labels)).await?;
-        self.resolutions.correct(&mut observed.host_network.unresolved, now);
+        let HostNetwork { unresolved, resolved, .. } = &mut observed.host_network;
+        self.resolutions.correct(unresolved, resolved, now);
         let facts = facts.unwrap_or_else(|| self.cluster.facts());
         let (host_network, state) = (&observed.host_network, &observed.state);
         let (liveness, holding) = (&self.liveness, &self.holding);

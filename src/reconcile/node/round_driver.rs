@@ -84,6 +84,8 @@ struct Due {
     facts: Option<Instant>,
     /// Everything is compared. Owner: rounds.
     resync: Option<Instant>,
+    /// Next hops that do not answer are looked at again. Owner: rounds.
+    look: Option<Instant>,
     /// By the wall clock: the schedule, and ends of suspensions. Owner: rounds.
     wall: Option<Timestamp>,
     /// Writing the state folder is retried, by a round. Owner: the state store.
@@ -109,7 +111,7 @@ impl Due {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= instant);
         if self.wall.is_some_and(|wall| wall <= now) {
             Wakeup::Wall
-        } else if due(self.retry) || due(self.resync) || due(self.state) {
+        } else if due(self.retry) || due(self.resync) || due(self.state) || due(self.look) {
             Wakeup::Round
         } else if due(self.facts) {
             Wakeup::Facts
@@ -121,7 +123,7 @@ impl Due {
     /// When to check the clock again.
     fn next(&self, instant: Instant, now: Timestamp) -> Instant {
         let wall = self.wall.map(|wall| instant + Duration::try_from(wall.duration_since(now)).unwrap_or_default());
-        [self.retry, self.facts, self.resync, self.state, wall]
+        [self.retry, self.facts, self.resync, self.state, self.look, wall]
             .into_iter()
             .flatten()
             .fold(instant + CLOCK, Instant::min)
@@ -131,12 +133,12 @@ impl Due {
     fn ended(&mut self, instant: Instant, retry: Option<Duration>, wall: Option<Timestamp>) {
         self.retry = retry.map(|wait| instant + wait);
         self.resync = Some(instant + RESYNC);
-        self.wall = wall;
+        (self.wall, self.look) = (wall, None);
     }
 
     /// A round failed.
     fn failed(&mut self, instant: Instant, wait: Duration) {
-        self.retry = Some(instant + wait);
+        (self.retry, self.look) = (Some(instant + wait), None);
     }
 
     /// The facts were read; they are to be read again after this time, if at all.
@@ -322,6 +324,7 @@ impl<K: NodeKernel> RoundDriver<K> {
                 self.fights.extend(std::iter::repeat_n(Instant::now(), done.drifted));
                 let wall = [scheduled, done.wake].into_iter().flatten().min();
                 self.due.ended(Instant::now(), retry, wall);
+                self.due.look = done.look_again.map(|wait| Instant::now() + wait);
                 self.transfer(&intent.set.config);
                 self.watch(&intent);
                 log_round(&intent, done);

@@ -165,6 +165,22 @@ fn a_next_hop_that_is_gone_is_named_on_both_nodes_and_in_the_gateways_log() -> O
 }
 
 #[test]
+fn a_next_hop_whose_entry_another_program_made_stays_as_it_is() -> Outcome {
+    let stand = Stand::applied(Options::default())?;
+    let gateway = stand.lab.node("kind-worker2")?;
+    let entry = ["10.0.3.1", "lladdr", "02:00:0a:00:03:01", "dev", "net1", "nud", "permanent"];
+    gateway.exec(["ip", "neigh", "replace"].into_iter().chain(entry))?;
+    // At the end of each round the gateway would ask for it.
+    stand.push("policies/outpost.yaml", &format!("{}# again\n", Document::default().text()))?;
+    stand.await_settled()?;
+    gateway.exec(["ip", "address", "add", "192.0.2.1/32", "dev", "lo"])?;
+    stand.await_granted("tiefighter")?;
+    let seen = gateway.exec(["ip", "neigh", "show", "10.0.3.1"])?;
+    assert!(seen.trim().ends_with("PERMANENT"), "{seen}");
+    Ok(())
+}
+
+#[test]
 fn an_interface_on_which_somebody_switched_forwarding_off_is_named_with_its_setting() -> Outcome {
     let stand = Stand::applied(Options::default())?;
     stand.lab.node("kind-worker2")?.sysctl("net.ipv4.conf.net1.forwarding", "0")?;
