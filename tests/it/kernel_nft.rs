@@ -259,7 +259,7 @@ fn an_owned_table_withstands_others_and_is_taken_over_by_the_next_process() {
 async fn let_go(kernel: &mut Nft) -> Ruleset {
     let begun = Instant::now();
     loop {
-        let seen = kernel.observe().await.unwrap().0;
+        let seen = kernel.observe().await.expect("a listing").0;
         if seen.values().all(|table| table.abandoned) {
             return seen;
         }

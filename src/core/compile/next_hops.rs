@@ -100,7 +100,7 @@ pub(super) fn findings(input: &CompileInput<'_>, exits: &BTreeMap<ExitKey, NodeE
 /// A router that does not answer, and that all packets need.
 pub(crate) fn silent_next_hop(exit: &ExitKey, (interface, hop): &LinkNeighbour, family: AddressFamily) -> Finding {
     let message = format!("{hop}, the {} next hop on {interface}, does not answer", family.version());
-    let hint = format!("`ip neigh show {hop}` on {}; look at the router, or name another nextHop", exit.gateway);
+    let hint = format!("`ip neigh show {hop}` there; look at the router, or name another nextHop");
     Finding::new(NEXT_HOP_SILENT, exit, message).hint(hint)
 }
 

@@ -256,6 +256,8 @@ fn open(connections: &[OpenConnection], lines: &mut Vec<(&'static str, String)>)
 fn advice(explanation: &Explanation, now: Timestamp) -> Option<String> {
     /// A fault that is reported within this time of the commit may come of it.
     const SOON: SignedDuration = SignedDuration::from_mins(10);
+    /// What a document may ask for in vain.
+    const OF_DOCUMENTS: [&str; 4] = ["EgressIPMissing", "NoGateway", "NoRoute", "PoolAddressMissing"];
     /// What a commit excludes is noticed on the same day.
     const LATELY: SignedDuration = SignedDuration::from_hours(24);
     let Explanation { verdict, changed, live, advice, .. } = explanation;
@@ -267,7 +269,7 @@ fn advice(explanation: &Explanation, now: Timestamp) -> Option<String> {
             return Some(format!("correct {}, or `git revert {commit}`", one.place));
         }
         let is_cause = match verdict {
-            Verdict::Dropped { since, .. } => {
+            Verdict::Dropped { since, reason, .. } if OF_DOCUMENTS.contains(reason) => {
                 let after = since.map(|since| since.duration_since(changed.time));
                 after.is_some_and(|after| after.abs() < SOON && !after.is_negative())
             }

@@ -214,7 +214,8 @@ impl NodeRow {
         let problems: Vec<_> = findings.filter(|(finding, _)| finding.is_problem()).collect();
         let drops = problems.iter().find(|(finding, _)| drops_pods(finding));
         let Some((first, since)) = drops.or(problems.first()) else { return };
-        let cause = format!("{}: {}", first.subject, first.message);
+        let of_node = first.subject == self.node.as_str();
+        let cause = if of_node { first.message.clone() } else { format!("{}: {}", first.subject, first.message) };
         if drops.is_some() && self.urgency != Urgency::Bad {
             (self.urgency, self.state, self.cause) = (Urgency::Bad, "DROPS", Some(cause));
         } else if self.urgency == Urgency::Fine {
