@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use crate::clock::Clock;
 use crate::core::explain::{
     AddressUse, Explanation, KernelView, LiveConnection, LiveOutcome, OpenConnection, Source, Verdict,
 };
@@ -36,7 +37,7 @@ pub(super) struct ExplanationJson<'a> {
     connections: Option<Vec<ConnectionJson<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     live: Option<LiveJson<'a>>,
-    advice: Option<&'a str>,
+    advice: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -236,7 +237,7 @@ impl<'a> ExplanationJson<'a> {
             seen: seen.map(|(address, source)| SeenJson::new(*address, source)),
             connections: found.connections.as_ref().map(|all| all.iter().map(ConnectionJson::from).collect()),
             live: found.live.as_ref().map(LiveJson::from),
-            advice: found.advice.as_deref(),
+            advice: found.advice(Clock::system().now()),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! that previews and assertions ask them; what a kernel holds is read from its state (`kernel`), and what has gone wrong there from the
 //! findings of the node itself. Not here: reading Git, manifests and kernels (`reconcile`), and printing (`cli`).
 
+mod advice;
 mod answer;
 mod claims;
 mod connections;
@@ -135,8 +136,8 @@ pub struct Explanation {
     pub waits: Option<String>,
     /// Documents whose newest version is not active and that concern the answer.
     pub rejected: Vec<Rejected>,
-    /// What to do about it.
-    pub advice: Option<String>,
+    /// What to do about the cause ([`Explanation::advice`] has all).
+    cause_advice: Option<String>,
     /// The commit that last changed the policy's document, as far as the caller has looked.
     pub changed: Option<DocumentChange>,
     /// The pod's connections to the destination, as far as the caller has looked.
@@ -250,7 +251,7 @@ pub fn explain(question: &Question, situation: &Situation<'_>) -> Result<Explana
         pending,
         waits: situation.waits.map(str::to_owned),
         rejected,
-        advice,
+        cause_advice: advice,
         changed: None,
         connections: None,
         live: None,

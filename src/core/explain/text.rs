@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
 
 use super::reverse::leave;
 use super::{AddressUse, Explanation, KernelView, OpenConnection, Source, Verdict};
@@ -85,7 +85,7 @@ pub fn lines(explanation: &Explanation, seen: Option<&(IpAddr, Source)>, now: Ti
         lines.push(("stale", format!("{}: {}. {}", rejected.place, rejected.message, rejected.instead)));
     }
     lines.push(("waits", waits(explanation)));
-    lines.extend(advice(explanation, now).map(|advice| ("do", advice)));
+    lines.extend(explanation.advice(now).map(|advice| ("do", advice)));
     (plain(&head(explanation, now)), lines.into_iter().map(|(label, text)| (label, plain(&text))).collect())
 }
 
@@ -250,38 +250,6 @@ fn open(connections: &[OpenConnection], lines: &mut Vec<(&'static str, String)>)
     if let Some(more) = alike.len().checked_sub(LISTED).filter(|more| *more > 0) {
         lines.push(("", format!("and {}", counted(more, "other kind"))));
     }
-}
-
-/// What to do: about the cause, and if a commit has just brought it, how to take that back.
-fn advice(explanation: &Explanation, now: Timestamp) -> Option<String> {
-    /// A fault that is reported within this time of the commit may come of it.
-    const SOON: SignedDuration = SignedDuration::from_mins(10);
-    /// What a document may ask for in vain.
-    const OF_DOCUMENTS: [&str; 4] = ["EgressIPMissing", "NoGateway", "NoRoute", "PoolAddressMissing"];
-    /// What a commit excludes is noticed on the same day.
-    const LATELY: SignedDuration = SignedDuration::from_hours(24);
-    let Explanation { verdict, changed, live, advice, .. } = explanation;
-    let changed = changed.as_ref().filter(|changed| !changed.summary.is_empty());
-    let back = changed.and_then(|changed| {
-        let commit = short_commit(&changed.commit);
-        let document = explanation.claim.as_ref()?.origin.file.as_str();
-        if let Some(one) = explanation.rejected.iter().find(|one| one.place.split(':').next() == Some(document)) {
-            return Some(format!("correct {}, or `git revert {commit}`", one.place));
-        }
-        let is_cause = match verdict {
-            Verdict::Dropped { since, reason, .. } if OF_DOCUMENTS.contains(reason) => {
-                let after = since.map(|since| since.duration_since(changed.time));
-                after.is_some_and(|after| after.abs() < SOON && !after.is_negative())
-            }
-            Verdict::NotSteered { reason, .. } => *reason == "Excluded" && now.duration_since(changed.time) < LATELY,
-            _ => false,
-        };
-        let age = age(changed.time, now);
-        is_cause.then(|| format!("{document} was changed {age} ago: `git revert {commit}` takes that back"))
-    });
-    let lost = live.as_ref().and_then(|live| live.advice(verdict));
-    let all: Vec<String> = [advice.clone(), back, lost].into_iter().flatten().collect();
-    (!all.is_empty()).then(|| all.join("; "))
 }
 
 fn waits(explanation: &Explanation) -> String {

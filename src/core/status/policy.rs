@@ -216,8 +216,8 @@ fn ready(
         }
     }
     for (gateway, (finding, family)) in silent {
-        let version = family.map_or("", AddressFamily::version);
-        let _ = write!(message, "; not over {version}: {}: {}", gateway.exit, finding.message);
+        let Some(family) = family else { continue };
+        let _ = write!(message, "; not over {}: {}: {}", family.version(), gateway.exit, finding.message);
     }
     (ConditionStatus::True, Reason::Programmed, message)
 }

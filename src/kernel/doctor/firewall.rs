@@ -377,36 +377,8 @@ impl Walk<'_> {
         const STATE_ALONE: u16 = 1;
         match (expression.text(1), expression.number(2)) {
             (Some("comment"), _) => Meets::Yes,
-            // `struct xt_addrtype_info_v1`: what arrives is for this node.
-            (Some("addrtype"), Some(1)) if matches!(self.packet.way, Way::Arrives(_)) => {
-                const LOCAL: u16 = 1 << 2;
-                const INVERT_DEST: u8 = 2;
-                let info = expression.bytes(3).unwrap_or_default();
-                let half =
-                    |at: usize| info.get(at..at + 2).and_then(|two| Some(u16::from_ne_bytes(two.try_into().ok()?)));
-                match (half(0), half(2), info.get(4..8)) {
-                    (Some(0), Some(to), Some(flags)) => {
-                        let flags = u32::from_ne_bytes(flags.try_into().unwrap_or_default());
-                        Meets::of(to & LOCAL != 0).negated(flags & u32::from(INVERT_DEST) != 0)
-                    }
-                    _ => Meets::Perhaps,
-                }
-            }
-            // `struct xt_udp`: ranges of source and destination ports, and which of the two is inverted.
-            (Some("udp"), Some(0)) => {
-                let info = expression.bytes(3).unwrap_or_default();
-                let half =
-                    |at: usize| info.get(at..at + 2).and_then(|two| Some(u16::from_ne_bytes(two.try_into().ok()?)));
-                let (Some(port), Some(first), Some(last), Some(inverted)) =
-                    (self.packet.port(), half(4), half(6), info.get(8))
-                else {
-                    return Meets::Perhaps;
-                };
-                match Meets::of((first..=last).contains(&port)).negated(inverted & 2 != 0) {
-                    Meets::Yes if (half(0), half(2)) != (Some(0), Some(u16::MAX)) => Meets::Perhaps,
-                    by_destination => by_destination,
-                }
-            }
+            (Some("addrtype"), Some(1)) => self.kind_of_address(expression.bytes(3).unwrap_or_default()),
+            (Some("udp"), Some(0)) => self.ports(expression.bytes(3).unwrap_or_default()),
             // `struct xt_mark_mtinfo1`
             (Some("mark"), Some(1)) if self.packet.port().is_none() => {
                 let info = expression.bytes(3).unwrap_or_default();
@@ -422,9 +394,7 @@ impl Walk<'_> {
             }
             (Some("conntrack"), Some(3)) => {
                 let info = expression.bytes(3).unwrap_or_default();
-                let half =
-                    |at: usize| info.get(at..at + 2).and_then(|two| Some(u16::from_ne_bytes(two.try_into().ok()?)));
-                match (half(146), half(148), half(150)) {
+                match (half(info, 146), half(info, 148), half(info, 150)) {
                     (Some(STATE_ALONE), Some(inverted), Some(states)) => {
                         // XT_CONNTRACK_STATE_BIT has the same bits as NF_CT_STATE_BIT, but for one.
                         let state = if self.state() == UNTRACKED { XT_UNTRACKED } else { self.state() };
@@ -437,6 +407,38 @@ impl Walk<'_> {
             _ => Meets::Perhaps,
         }
     }
+
+    /// `struct xt_addrtype_info_v1`: what arrives is for this node.
+    fn kind_of_address(&self, info: &[u8]) -> Meets {
+        const LOCAL: u16 = 1 << 2;
+        const INVERT_DEST: u16 = 2;
+        // The lower half of the flags is the first, or with the other byte order the second.
+        let flags = half(info, 4).zip(half(info, 6)).map(|(first, second)| first | second);
+        match (self.packet.way, half(info, 0), half(info, 2), flags) {
+            (Way::Arrives(_), Some(0), Some(to), Some(flags)) => {
+                Meets::of(to & LOCAL != 0).negated(flags & INVERT_DEST != 0)
+            }
+            _ => Meets::Perhaps,
+        }
+    }
+
+    /// `struct xt_udp`: ranges of source and destination ports, and which of the two is inverted.
+    fn ports(&self, info: &[u8]) -> Meets {
+        let (Some(port), Some(first), Some(last), Some(inverted)) =
+            (self.packet.port(), half(info, 4), half(info, 6), info.get(8))
+        else {
+            return Meets::Perhaps;
+        };
+        match Meets::of((first..=last).contains(&port)).negated(inverted & 2 != 0) {
+            Meets::Yes if (half(info, 0), half(info, 2)) != (Some(0), Some(u16::MAX)) => Meets::Perhaps,
+            by_destination => by_destination,
+        }
+    }
+}
+
+/// 16 bits of a structure, in this machine's order.
+fn half(info: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(info.get(at..at + 2)?.try_into().ok()?))
 }
 
 /// What a rule does with a packet that matches it.
